@@ -1,0 +1,26 @@
+"""The demo: the `cnn` on 5,000 real MNIST digits, 95 % of the weights pruned.
+
+Command:   python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist
+Hardware:  any CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from harp_jax import config as harp
+
+
+def get_config() -> ConfigDict:
+    config = harp.default()
+    config.model = "cnn"
+    config.data.name = "mnist5k"
+    config.data.validation_examples = 400
+    config.data.crop_padding = 2
+    config.data.flip = False
+    config.attack.epsilon = 0.2
+    config.attack.step_size = 0.05
+    config.pretrain.epochs = 8
+    config.prune.epochs = 6
+    config.prune.target = 0.05
+    config.prune.gamma0 = 0.1
+    config.finetune.epochs = 6
+    return config

@@ -1,0 +1,8 @@
+"""HARP, Holistic Adversarially Robust Pruning (Zhao & Wressnegger, ICLR 2023), in JAX and Flax."""
+
+import importlib.metadata
+
+from harp_jax.inference import load
+
+__version__ = importlib.metadata.version("harp_jax")
+__all__ = ["__version__", "load"]

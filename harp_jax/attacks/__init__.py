@@ -1,0 +1,7 @@
+"""Adversarial attacks: frozen dataclasses called as `attack(logits_fn, images, labels, key)`."""
+
+from harp_jax.attacks.pgd import FGSM, PGD, Attack
+
+ATTACKS: dict[str, type[Attack]] = {"FGSM": FGSM, "PGD": PGD}
+
+__all__ = ["ATTACKS", "FGSM", "PGD", "Attack"]

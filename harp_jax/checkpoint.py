@@ -1,0 +1,226 @@
+"""Checkpoints with Orbax: written atomically, read back with or without the model code.
+
+A checkpoint is a folder of items: `variables` (params, batch_stats and, when pruned, scores, rates,
+minimum_rates), `metadata` (JSON) and, where a stage can be resumed from it, `training` (step, key,
+optimiser state, sums). A stage's folder holds
+
+    checkpoints/last/STEP   the newest state, to resume from
+    checkpoints/best/STEP   the network with the best validation accuracy so far
+    result                  the network that the stage hands on; there once the stage is complete
+"""
+
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from harp_jax.training.state import TrainState
+from harp_jax.types import Variables
+
+RESULT = "result"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or does not fit; the message names the path."""
+
+
+class StageCheckpoints:
+    """The `last` and `best` checkpoints of a stage that is being trained.
+
+    Attributes:
+        directory: The folder they are in.
+    """
+
+    def __init__(self, directory: epath.PathLike):
+        self.directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+        self._managers = {
+            name: ocp.CheckpointManager(self.directory / name, options=options)
+            for name in ("last", "best")
+        }
+
+    def save_best(self, state: TrainState, metadata: dict[str, Any]) -> None:
+        """Keeps the network of `state` as the best; returns when it is on disk."""
+        self._save("best", state, {"variables": ocp.args.StandardSave(state.variables)}, metadata)
+        # `last` will say that this one exists, so it must.
+        self._managers["best"].wait_until_finished()
+
+    def save_last(self, state: TrainState, metadata: dict[str, Any]) -> None:
+        """Saves all that a resumed run needs, in the background."""
+        items = {
+            "variables": ocp.args.StandardSave(state.variables),
+            "training": ocp.args.StandardSave(_training_part(state)),
+        }
+        self._save("last", state, items, metadata)
+
+    def _save(
+        self, name: str, state: TrainState, items: dict[str, Any], metadata: dict[str, Any]
+    ) -> None:
+        manager, step = self._managers[name], int(state.step)
+        if step in manager.all_steps():  # a resumed run comes by a second time, with the same bits
+            return
+        manager.save(
+            step, args=ocp.args.Composite(**items, metadata=ocp.args.JsonSave(metadata)), force=True
+        )
+
+    def restore_last(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest saved state and its metadata, or None; `state` gives the structure."""
+        manager = self._managers["last"]
+        step = manager.latest_step()
+        if step is None:
+            return None
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(state.variables),
+                training=ocp.args.StandardRestore(_training_part(state)),
+                metadata=ocp.args.JsonRestore(),
+            ),
+        )
+        state = state.replace(variables=restored["variables"], **restored["training"])
+        return state, restored["metadata"]
+
+    def best(self) -> dict[str, Any] | None:
+        """What `load` reads from the best checkpoint, or None if there is none yet."""
+        step = self._managers["best"].latest_step()
+        return None if step is None else load(self.directory / "best" / str(step))
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        for manager in self._managers.values():
+            manager.close()
+
+
+def _training_part(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "key": state.key,
+        "opt_state": state.opt_state,
+        "sums": state.sums,
+    }
+
+
+def save_result(stage_directory: epath.PathLike, variables: Variables, metadata: Any) -> None:
+    """Writes the network that a stage hands on, and so marks the stage as complete.
+
+    Args:
+        stage_directory: The stage's folder in the workdir.
+        variables: All collections, as numpy arrays.
+        metadata: JSON-like description.
+    """
+    arguments = ocp.args.Composite(
+        variables=ocp.args.StandardSave(dict(variables)), metadata=ocp.args.JsonSave(metadata)
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(epath.Path(stage_directory) / RESULT, args=arguments, force=True)
+
+
+def is_complete(stage_directory: epath.PathLike) -> bool:
+    """Whether a stage has handed on its network."""
+    result = epath.Path(stage_directory) / RESULT
+    return result.exists() and ocp.utils.is_checkpoint_finalized(result)
+
+
+def find(path: epath.PathLike) -> epath.Path:
+    """The checkpoint folder that a path means.
+
+    Args:
+        path: A checkpoint, a stage's folder, or a workdir (then its last complete stage).
+
+    Returns:
+        The folder with the item `variables` in it.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = epath.Path(path).expanduser()
+    candidates = [path, path / RESULT]
+    candidates += [path / stage / RESULT for stage in ("finetune", "prune", "pretrain")]
+    for name in ("best", "last"):
+        folder = path / "checkpoints" / name
+        steps = sorted(
+            (int(step.name) for step in folder.iterdir() if step.name.isdigit())
+            if folder.exists()
+            else (),
+            reverse=True,
+        )
+        candidates += [folder / str(step) for step in steps]
+    for candidate in candidates:
+        if (candidate / "variables").exists() and ocp.utils.is_checkpoint_finalized(candidate):
+            return candidate
+    raise CheckpointError(
+        f"{path}: no checkpoint; allowed are a workdir, a stage's folder in it, or a checkpoint"
+    )
+
+
+def load(path: epath.PathLike) -> dict[str, Any]:
+    """Reads a checkpoint as numpy arrays, without building the model.
+
+    Args:
+        path: A workdir (its last complete stage is read), a stage's folder, or a checkpoint.
+
+    Returns:
+        'params', 'batch_stats' and, for a pruned network, 'scores', 'rates' and 'minimum_rates' as
+        nested dicts of numpy arrays, and 'metadata' as a dict.
+
+    Raises:
+        CheckpointError: if there is no readable checkpoint.
+    """
+    folder = find(path)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = _stored_tree(checkpointer, folder)
+            as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            variables = checkpointer.restore(
+                folder / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            metadata = checkpointer.restore(folder / "metadata")
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}".splitlines()[0]) from error
+    return {**variables, "metadata": metadata}
+
+
+def _stored_tree(checkpointer: ocp.Checkpointer, folder: epath.Path) -> dict[str, Any]:
+    metadata: Any = checkpointer.metadata(folder / "variables")
+    return metadata.item_metadata.tree
+
+
+def _map_leaves(function: Any, tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map_leaves(function, branch) for name, branch in tree.items()}
+    return function(tree)
+
+
+def check_fits(
+    found: Variables, expected: Variables, collections: tuple[str, ...], source: str
+) -> None:
+    """Checks that a checkpoint's arrays are those of the network.
+
+    Args:
+        found: Collections of the checkpoint.
+        expected: Collections of the network; arrays or shape structs.
+        collections: Which of them must agree.
+        source: Where the checkpoint came from, for the error.
+
+    Raises:
+        CheckpointError: listing the keys that are missing, extra and differently shaped.
+    """
+    have = flatten_dict({name: found.get(name, {}) for name in collections}, sep="/")
+    want = flatten_dict({name: expected[name] for name in collections}, sep="/")
+    missing = sorted(want.keys() - have.keys())
+    extra = sorted(have.keys() - want.keys())
+    reshaped = [
+        f"{key} {tuple(have[key].shape)} instead of {tuple(want[key].shape)}"
+        for key in sorted(want.keys() & have.keys())
+        if tuple(have[key].shape) != tuple(want[key].shape)
+    ]
+    problems = [
+        f"{what}: {', '.join(keys)}"
+        for what, keys in (("missing", missing), ("extra", extra), ("other shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: is not of this network; {'; '.join(problems)}")

@@ -1,0 +1,211 @@
+"""Every setting of a run, with its default, and the checks that come before anything compiles.
+
+A file under `configs/` starts from `default()` and overrides fields. The defaults are the authors'
+CIFAR-10 settings.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from harp_jax.attacks import ATTACKS, Attack
+from harp_jax.models import MODELS
+from harp_jax.pruning.strategies import STRATEGIES
+from harp_jax.training.optim import SCHEDULES
+from harp_jax.training.stages import PRUNE_METHODS, STAGES
+from harp_jax.training.step import OBJECTIVES
+
+ALL_STAGES = (*STAGES, "evaluate", "report")
+ABOVE_TARGET = ("shift", "error")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the field, its value and what is allowed."""
+
+
+def default() -> ConfigDict:
+    """The configuration that every experiment overrides."""
+    config = ConfigDict()
+    config.seed = 0  # with the config itself, all that a run depends on
+    config.stages = ALL_STAGES  # which to run, in this order; finished ones are skipped
+    config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
+    config.devices = config_dict.placeholder(int)  # use only the first of this process' devices
+    config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # mnist5k, digits, idx:FOLDER or a TFDS dataset
+    config.data.directory = config_dict.placeholder(str)  # of TFDS; its own default if unset
+    config.data.validation_examples = 1000  # carved from train by the seed; models are chosen on it
+    config.data.train_examples = config_dict.placeholder(int)  # all that are left, if unset
+    config.data.test_examples = config_dict.placeholder(int)  # the first of the test split, or all
+    config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
+    config.data.flip = True  # random horizontal flips
+
+    config.batch_size = 128  # over all devices of all processes
+    config.loss = "pgd"  # of training: natural, pgd
+    config.attack = ConfigDict()  # of training and validation: PGD in the L_inf ball
+    config.attack.epsilon = 0.031  # radius on the [0, 1] pixel scale
+    config.attack.step_size = 0.0078
+    config.attack.steps = 10
+
+    config.optimizer = ConfigDict()  # SGD
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 5e-4  # on everything that trains, scores and rates included
+    config.optimizer.schedule = "cosine"  # of the learning rate over a stage: cosine, step
+
+    config.pretrain = ConfigDict()
+    config.pretrain.epochs = 100
+    config.pretrain.learning_rate = 0.1
+
+    config.prune = ConfigDict()
+    config.prune.epochs = 20
+    config.prune.learning_rate = 0.1
+    config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
+    config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
+    config.prune.target = 0.01  # share of the prunable weights to keep
+    config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
+    config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
+    config.prune.initial_rate = 0.1  # overall rate to start from
+    config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
+    config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
+
+    config.finetune = ConfigDict()
+    config.finetune.epochs = 100
+    config.finetune.learning_rate = 0.01
+    config.finetune.source = ""  # checkpoint of a pruned network; '': this run's prune stage
+
+    config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 500
+    config.evaluate.attacks = ConfigDict()  # by name; epsilon and step_size follow config.attack
+    epsilon = config.attack.get_ref("epsilon")
+    step_size = config.attack.get_ref("step_size")
+    config.evaluate.attacks.fgsm = ConfigDict({"type": "FGSM", "epsilon": epsilon})
+    for name, steps, restarts in (("pgd10", 10, 1), ("pgd20", 20, 5)):
+        config.evaluate.attacks[name] = ConfigDict(
+            {
+                "type": "PGD",
+                "epsilon": epsilon,
+                "step_size": step_size,
+                "steps": steps,
+                "restarts": restarts,
+            }
+        )
+    return config
+
+
+def make_attack(settings: ConfigDict | dict[str, Any], field: str) -> Attack:
+    """The attack that a config section describes.
+
+    Args:
+        settings: 'type' (a key of `ATTACKS`) and that attack's fields.
+        field: Name of the section, for errors.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ConfigError: for an unknown type, an unknown field or a value out of range.
+    """
+    fields = dict(settings)
+    kind = fields.pop("type")
+    _require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
+    known = ATTACKS[kind].__dataclass_fields__
+    for name, value in fields.items():
+        _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
+    try:
+        return ATTACKS[kind](**fields)
+    except ValueError as error:
+        raise ConfigError(f"{field}.{error}") from None
+
+
+def training_attack(config: ConfigDict) -> Attack:
+    """The attack of training and validation."""
+    return make_attack({"type": "PGD", **config.attack}, "attack")
+
+
+def minimum_rate(config: ConfigDict) -> float:
+    """Smallest compression rate that a layer can reach, a_min = alpha * target."""
+    return config.prune.alpha * config.prune.target
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field that can be checked without loading data.
+
+    Args:
+        config: The configuration of a run.
+
+    Raises:
+        ConfigError: naming the first field that is wrong, its value and what is allowed.
+    """
+    choices = {
+        "model": MODELS,
+        "loss": OBJECTIVES,
+        "optimizer.schedule": SCHEDULES,
+        "prune.method": PRUNE_METHODS,
+        "prune.strategy": STRATEGIES,
+        "prune.above_target": ABOVE_TARGET,
+    }
+    for field, allowed in choices.items():
+        value = _get(config, field)
+        _require(value in allowed, field, value, ", ".join(allowed))
+    _require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
+    for stage in config.stages:
+        _require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
+    for field in ("pretrain.epochs", "prune.epochs", "finetune.epochs", "batch_size"):
+        _require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
+    for stage in STAGES:
+        field = f"{stage}.learning_rate"
+        _require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
+    _validate_ranges(config)
+    _validate_prune(config)
+    training_attack(config)
+    for name, settings in config.evaluate.attacks.items():
+        make_attack(settings, f"evaluate.attacks.{name}")
+
+
+def _validate_ranges(config: ConfigDict) -> None:
+    momentum = config.optimizer.momentum
+    _require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
+    not_negative = (
+        "seed",
+        "checkpoint_every_steps",
+        "optimizer.weight_decay",
+        "data.validation_examples",
+        "data.crop_padding",
+    )
+    for field in not_negative:
+        _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
+    validation = config.data.validation_examples
+    _require(validation >= 1, "data.validation_examples", validation, "whole numbers >= 1")
+    batch = config.evaluate.batch_size
+    _require(batch >= 1, "evaluate.batch_size", batch, "whole numbers >= 1")
+    for field in ("data.train_examples", "data.test_examples", "devices"):
+        value = _get(config, field)
+        _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
+
+
+def _validate_prune(config: ConfigDict) -> None:
+    prune = config.prune
+    _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
+    _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
+    _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
+    _require(
+        prune.target <= prune.initial_rate <= 1,
+        "prune.initial_rate",
+        prune.initial_rate,
+        f"numbers from prune.target ({prune.target:g}) to 1",
+    )
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    value: Any = config
+    for part in field.split("."):
+        value = value[part]
+    return value
+
+
+def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field}={value!r}: allowed are {allowed}")

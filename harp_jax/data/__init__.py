@@ -1,0 +1,19 @@
+"""Image sets, their splits, batches cut over devices, and augmentation on the device."""
+
+from harp_jax.data.augment import augment, to_unit
+from harp_jax.data.datasets import load
+from harp_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
+from harp_jax.data.splits import DataError, Dataset, Split
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Split",
+    "augment",
+    "eval_batches",
+    "load",
+    "steps_per_epoch",
+    "to_unit",
+    "train_batches",
+]

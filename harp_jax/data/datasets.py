@@ -1,0 +1,62 @@
+"""The table of image sets, and the one way to load any of them."""
+
+from collections.abc import Callable
+
+from harp_jax.data.bundled import digits, mnist5k
+from harp_jax.data.idx import read_idx
+from harp_jax.data.splits import DataError, Dataset, Source, carve
+from harp_jax.data.tfds_images import read_tfds
+
+BUNDLED: dict[str, Callable[[], Source]] = {"mnist5k": mnist5k, "digits": digits}
+_IDX_PREFIX = "idx:"
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    seed: int,
+    validation_examples: int,
+    train_examples: int | None = None,
+    test_examples: int | None = None,
+) -> Dataset:
+    """Load an image set into memory and cut a seeded validation split from its train split.
+
+    Args:
+        name: 'mnist5k' or 'digits' (bundled with installed packages), 'idx:PATH' (a folder of
+            IDX files), or a set of TensorFlow Datasets such as 'cifar10', 'cifar100',
+            'svhn_cropped', 'fashion_mnist', 'mnist'.
+        data_dir: where TensorFlow Datasets keeps its sets, a path or gs://; None means
+            ~/tensorflow_datasets. The other sets do not use it.
+        seed: chooses the validation and training examples, in [0, 2**64).
+        validation_examples: size of the validation split; 0 means none.
+        train_examples: size of the train split; None means all that remain.
+        test_examples: size of the test split, its first examples in stored order; None means
+            all of it.
+
+    Returns:
+        The data set; train and validation are disjoint parts of the published train split.
+
+    Raises:
+        DataError: an unknown, missing or damaged set, or a size that it cannot fill.
+    """
+    try:
+        source = _read(name, data_dir)
+    except DataError as error:
+        raise DataError(f"data.name={name!r}: {error}") from error
+    return carve(
+        name,
+        source,
+        seed=seed,
+        validation_examples=validation_examples,
+        train_examples=train_examples,
+        test_examples=test_examples,
+    )
+
+
+def _read(name: str, data_dir: str | None) -> Source:
+    if name in BUNDLED:
+        return BUNDLED[name]()
+    if name.startswith(_IDX_PREFIX):
+        return read_idx(name.removeprefix(_IDX_PREFIX))
+    return read_tfds(name, data_dir)

@@ -1,0 +1,134 @@
+"""Batches cut over devices and processes, the same examples however they are cut.
+
+A global batch is `batch_size` consecutive examples of an order that every process knows. Process
+p of P takes the p-th of P equal parts, and its local devices equal parts of that, in order.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from harp_jax.data.splits import DataError, Split, permutation
+
+# 'images' uint8 [devices, per_device, H, W, C]; 'labels' int32, 'index' int32 (the example's place
+# in its split) and 'valid' bool (False on padding), each [devices, per_device].
+Batch = dict[str, np.ndarray]
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Whole batches in a training epoch; the remainder is left out, a different one each epoch."""
+    return len(split) // batch_size
+
+
+def train_batches(
+    split: Split,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    devices: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """One epoch of training in an order that depends on (seed, epoch) alone.
+
+    Args:
+        split: what to train on.
+        seed: of the run, in [0, 2**64).
+        epoch: counts from 0.
+        batch_size: examples in a global batch.
+        devices: local devices of each process.
+        process_index: which process this is, in [0, process_count).
+        process_count: how many processes share a global batch.
+        start: how many batches to skip, to resume in mid-epoch, in [0, steps per epoch].
+
+    Returns:
+        This process's part of each global batch; 'valid' is always True.
+
+    Raises:
+        DataError: an argument out of range, a batch that does not divide evenly or that is larger
+            than the split. Raised at the call, before the first batch.
+    """
+    local = _local_batch(batch_size, devices, process_index, process_count)
+    steps = steps_per_epoch(split, batch_size)
+    if steps == 0:
+        raise DataError(
+            f"batch_size={batch_size}: must be at most the {len(split)} training examples"
+        )
+    if not 0 <= start <= steps:
+        raise DataError(f"start={start}: must be in [0, {steps}], the batches of an epoch")
+    order = permutation(len(split), seed=seed, stream=epoch)
+    table = order[: steps * batch_size].reshape(steps, process_count, devices, local)
+    valid = np.ones((devices, local), bool)
+    return (_gather(split, table[step, process_index], valid) for step in range(start, steps))
+
+
+def eval_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    devices: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every example once in stored order; the last global batch is padded, nothing is dropped.
+
+    Args:
+        split: what to evaluate on; an empty one yields no batch.
+        batch_size: examples in a global batch.
+        devices: local devices of each process.
+        process_index: which process this is, in [0, process_count).
+        process_count: how many processes share a global batch.
+
+    Returns:
+        This process's part of each global batch, as many batches on every process. Padding
+        repeats the last example and has 'valid' False.
+
+    Raises:
+        DataError: an argument out of range or a batch that does not divide evenly. Raised at the
+            call, before the first batch.
+    """
+    local = _local_batch(batch_size, devices, process_index, process_count)
+    steps = -(-len(split) // batch_size)
+    places = np.arange(steps * batch_size, dtype=np.int32)
+    table = np.minimum(places, len(split) - 1).reshape(steps, process_count, devices, local)
+    valid = (places < len(split)).reshape(table.shape)
+    return (
+        _gather(split, table[step, process_index], valid[step, process_index])
+        for step in range(steps)
+    )
+
+
+def _local_batch(batch_size: int, devices: int, process_index: int, process_count: int) -> int:
+    """Examples per device of a global batch, all arguments checked."""
+    for field, value in (
+        ("batch_size", batch_size),
+        ("devices", devices),
+        ("process_count", process_count),
+    ):
+        if value < 1:
+            raise DataError(f"{field}={value}: must be at least 1")
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index={process_index}: must be in [0, {process_count})")
+    per_device, remainder = divmod(batch_size, devices * process_count)
+    if remainder:
+        raise DataError(
+            f"batch_size={batch_size}: must be a multiple of {devices * process_count} "
+            f"({devices} devices in each of {process_count} processes)"
+        )
+    return per_device
+
+
+def _gather(
+    split: Split,
+    index: Int32[np.ndarray, "devices per_device"],
+    valid: Bool[np.ndarray, "devices per_device"],
+) -> Batch:
+    return {
+        "images": split.images[index],
+        "labels": split.labels[index],
+        "index": index,
+        "valid": valid,
+    }

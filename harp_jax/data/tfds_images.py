@@ -1,0 +1,138 @@
+"""Image classification sets of TensorFlow Datasets, read without TensorFlow.
+
+TensorFlow is needed once, to prepare a set (unpack the archive and write ArrayRecord files);
+reading the files back takes only `tensorflow_datasets` itself. With several processes prepare
+the set beforehand: processes that start together would prepare it over each other.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from harp_jax.data.splits import DataError, Source, Split
+
+_ALLOWED = (
+    "allowed are 'mnist5k', 'digits', 'idx:PATH' and the image classification sets of TensorFlow "
+    "Datasets ('mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', ...)"
+)
+
+
+def read_tfds(name: str, data_dir: str | None) -> Source:
+    """Read a set that TensorFlow Datasets knows, preparing it first where that is not done.
+
+    Args:
+        name: as `tfds.builder` takes it: 'cifar10', 'svhn_cropped', 'cifar10:3.0.2', ...
+        data_dir: where prepared sets lie, a path or gs://; None means ~/tensorflow_datasets.
+
+    Returns:
+        The splits 'train' and 'test', each decoded once into memory.
+
+    Raises:
+        DataError: an unknown set, one that is no uint8 image classification set with those
+            splits, one whose images differ in size, or one that cannot be prepared.
+    """
+    builder = _builder(name, data_dir)
+    image_key, label_key = _supervised_keys(builder)
+    num_classes = builder.info.features[label_key].num_classes
+    if not builder.is_prepared():
+        _prepare(builder)
+    train, test = (
+        _decode(_data_source(builder, split), split, image_key, label_key)
+        for split in ("train", "test")
+    )
+    for split, part in (("train", train), ("test", test)):
+        if part.labels.min() < 0 or part.labels.max() >= num_classes:
+            raise DataError(f"split {split!r} has labels outside [0, {num_classes}): unlabelled")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise _sizes_differ(train.images.shape[1:], test.images.shape[1:])
+    return Source(num_classes, train=train, test=test)
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and bundled sets do without
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise DataError(f"unknown; {_ALLOWED}") from error
+    except (AssertionError, ImportError, RuntimeError, ValueError) as error:
+        raise DataError(f"refused ({_first_line(error)}); {_ALLOWED}") from error
+
+
+def _supervised_keys(builder: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    features, keys = builder.info.features, builder.info.supervised_keys
+    if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys):
+        image, label = (features[key] for key in keys)
+        is_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+        if is_image and isinstance(label, tfds.features.ClassLabel):
+            return keys
+    raise DataError(
+        f"{builder.name} of TensorFlow Datasets is not a set of 8-bit images with one class each"
+    )
+
+
+def _prepare(builder: Any) -> None:
+    import tensorflow_datasets as tfds
+
+    # Looked up first: without it TFDS would fail only after the download.
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataError(
+            f"not prepared in {builder.data_dir}, and preparing it needs TensorFlow: "
+            "pip install 'harp_jax[prepare]'"
+        )
+    # The public bucket holds these sets as TFRecord, which only TensorFlow reads.
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+    except Exception as error:  # TFDS raises anything here, from AssertionError to requests' own
+        raise DataError(
+            f"could not be prepared in {builder.data_dir} ({_first_line(error)})"
+        ) from error
+
+
+def _data_source(builder: Any, split: str) -> Any:
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise DataError(
+            f"prepared in {builder.data_dir} as {builder.info.file_format.value}, which needs "
+            "TensorFlow to read; name another data_dir, or delete that folder to prepare it again"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"has no split {split!r}, only {sorted(builder.info.splits)}; 'train' and 'test' "
+            "are needed"
+        ) from error
+
+
+def _decode(source: Sequence[Any], split: str, image_key: str, label_key: str) -> Split:
+    if len(source) == 0:
+        raise DataError(f"split {split!r} is empty")
+    shape = source[0][image_key].shape
+    images = np.empty((len(source), *shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    # `disable=None`: no bar where the output is not a terminal.
+    for place in tqdm(range(len(source)), desc=f"decode {split}", unit="image", disable=None):
+        example = source[place]
+        image = example[image_key]
+        if image.shape != shape:
+            raise _sizes_differ(shape, image.shape)
+        images[place] = image
+        labels[place] = example[label_key]
+    return Split(images, labels)
+
+
+def _sizes_differ(one: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"images of different sizes ({one} and {other}): this set must be streamed, which is not "
+        "yet supported"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,200 @@
+"""Natural and robust accuracy of every stage's network on the test split -> results.json."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from harp_jax import checkpoint
+from harp_jax.attacks import Attack
+from harp_jax.config import make_attack
+from harp_jax.data import Dataset, to_unit
+from harp_jax.pruning.layers import bake
+from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.training import parallel
+from harp_jax.training.accuracy import Accuracy, make_accuracy, make_bake
+from harp_jax.training.loop import InterruptedRunError
+from harp_jax.training.stages import STAGES
+
+_LOGGER = logging.getLogger(__name__)
+
+EXAMPLES = 10  # images in the report's strip
+
+
+def evaluate(
+    config: ConfigDict,
+    workdir: epath.Path,
+    model: nn.Module,
+    dataset: Dataset,
+    devices: Sequence[jax.Device],
+    header: dict[str, Any],
+    stop_requested: Callable[[], bool],
+) -> dict[str, Any]:
+    """Measures the network of every complete stage; goes on where a stopped evaluation was.
+
+    results.json is written after each stage's row, examples.npz (clean and adversarial images with
+    predictions, under the last attack of the list) at the end.
+
+    Args:
+        config: The run's configuration.
+        workdir: Where the stages are and the results go.
+        model: The network.
+        dataset: Its test split is used, every example of it.
+        devices: Local devices.
+        header: What results.json holds beside the rows: config, seed, versions.
+        stop_requested: Asked between measurements.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        CheckpointError: if no stage is complete.
+        InterruptedRunError: if a stop was requested; finished rows are saved.
+    """
+    stages = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
+    if not stages:
+        raise checkpoint.CheckpointError(f"{workdir}: no complete stage to evaluate")
+    settings = config.evaluate.attacks.to_dict()
+    attacks = {name: make_attack(s, f"evaluate.attacks.{name}") for name, s in settings.items()}
+    results = {
+        **header,
+        "complete": False,
+        "dataset": {
+            "name": dataset.name,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+        },
+        "attacks": settings,
+        "notes": [],
+        "rows": _rows_done(workdir / "results.json", settings, len(dataset.test), stages),
+    }
+    options = {"seed": config.seed, "batch_size": config.evaluate.batch_size, "devices": devices}
+    natural = make_accuracy(model, None, label="natural", **options)
+    robust = {
+        name: make_accuracy(model, attack, label=name, **options)
+        for name, attack in attacks.items()
+    }
+    bake_everywhere = make_bake(devices)
+    for stage in stages:
+        variables = checkpoint.load(workdir / stage)
+        metadata = variables.pop("metadata")
+        results["notes"] += metadata["notes"]
+        if stage in [row["stage"] for row in results["rows"]]:
+            continue
+        plain = bake_everywhere(parallel.replicate(variables, devices))
+        measured = _measure(plain, natural, robust, dataset, stage, stop_requested)
+        row = {"stage": stage, **_sizes(variables), **measured}
+        row["checkpoint_epoch"] = metadata["epoch"]
+        results["rows"].append(row)
+        _LOGGER.info("%s", _sentence(row))
+        _write(workdir / "results.json", results)
+    if attacks:
+        _write_examples(workdir, model, dataset, stages, *list(attacks.items())[-1], config.seed)
+    results["complete"] = True
+    _write(workdir / "results.json", results)
+    return results
+
+
+def _rows_done(
+    path: epath.Path, settings: dict[str, Any], images: int, stages: list[str]
+) -> list[dict[str, Any]]:
+    """Rows of an earlier, stopped evaluation that are the ones wanted now."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    if earlier["attacks"] != settings:
+        return []
+    return [row for row in earlier["rows"] if row["stage"] in stages and row["images"] == images]
+
+
+def _measure(
+    plain: Any,
+    natural: Accuracy,
+    robust: dict[str, Accuracy],
+    dataset: Dataset,
+    stage: str,
+    stop_requested: Callable[[], bool],
+) -> dict[str, Any]:
+    started = time.monotonic()
+    measured: dict[str, Any] = {"natural": natural(plain, dataset.test), "robust": {}}
+    for name, accuracy in robust.items():
+        if stop_requested():
+            raise InterruptedRunError(
+                f"evaluate: stopped in stage {stage}; finished stages are saved, the same command"
+                " goes on from here"
+            )
+        measured["robust"][name] = accuracy(plain, dataset.test)
+    return {**measured, "images": len(dataset.test), "seconds": time.monotonic() - started}
+
+
+def _sizes(variables: Any) -> dict[str, Any]:
+    layers = layer_sparsity(variables)
+    total, kept = (sum(getattr(row, field) for row in layers) for field in ("parameters", "kept"))
+    return {
+        "sparsity": 1.0 - kept / total,
+        "parameters": kept,
+        "total": total,
+        "layers": [row._asdict() for row in layers],
+    }
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    robust = "".join(f", {name} {accuracy:.2%}" for name, accuracy in row["robust"].items())
+    return (
+        f"{row['stage']}: {row['parameters']} of {row['total']} weights (sparsity"
+        f" {row['sparsity']:.2%}), natural {row['natural']:.2%}{robust} on {row['images']} images"
+    )
+
+
+def _write(path: epath.Path, results: dict[str, Any]) -> None:
+    if jax.process_index() == 0:
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(results, indent=2) + "\n")
+        unfinished.replace(path)
+
+
+def _write_examples(
+    workdir: epath.Path,
+    model: nn.Module,
+    dataset: Dataset,
+    stages: list[str],
+    name: str,
+    attack: Attack,
+    seed: int,
+) -> None:
+    """A few test images, evenly spread over the split, clean and attacked."""
+    chosen = np.linspace(0, len(dataset.test) - 1, min(EXAMPLES, len(dataset.test))).astype(int)
+    images = to_unit(jnp.asarray(dataset.test.images[chosen]))
+    labels = jnp.asarray(dataset.test.labels[chosen])
+
+    @jax.jit
+    def attacked(variables: Any) -> dict[str, jax.Array]:
+        plain = bake(variables)
+
+        def logits_fn(x):
+            return model.apply(plain, x, train=False)
+
+        adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
+        return {
+            "adversarial": adversarial,
+            "natural_prediction": logits_fn(images).argmax(-1),
+            "adversarial_prediction": logits_fn(adversarial).argmax(-1),
+        }
+
+    arrays = {"images": images, "labels": labels, "attack": name, "epsilon": attack.epsilon}
+    for stage in stages:
+        variables = checkpoint.load(workdir / stage)
+        del variables["metadata"]
+        arrays |= {f"{stage}/{key}": value for key, value in attacked(variables).items()}
+    if jax.process_index() == 0:
+        with (workdir / "examples.npz").open("wb") as file:
+            np.savez(file, **arrays)

@@ -1,0 +1,384 @@
+"""A whole run: the stages in order, each from a named checkpoint, in one workdir."""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from harp_jax import checkpoint, models, report
+from harp_jax.config import ConfigError, minimum_rate, training_attack, validate
+from harp_jax.data import Dataset, augment, steps_per_epoch
+from harp_jax.data import load as load_dataset
+from harp_jax.evaluate import evaluate
+from harp_jax.interrupt import Interrupt
+from harp_jax.pruning import compression
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import layer_name, make_prunable, rates_of
+from harp_jax.pruning.strategies import STRATEGIES
+from harp_jax.training import loop, optim, parallel, stages
+from harp_jax.training import state as train_state
+from harp_jax.training.accuracy import make_accuracy, make_bake
+from harp_jax.training.step import OBJECTIVES, make_train_step
+
+_LOGGER = logging.getLogger(__name__)
+
+# Fields that may differ when a workdir is used again: they do not change the trained networks.
+FREE_FIELDS = ("stages", "devices", "compilation_cache", "checkpoint_every_steps", "evaluate")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run(config: ConfigDict, workdir: epath.PathLike) -> None:
+    """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
+
+    Everything that can be wrong with the input is found before anything compiles or is written.
+
+    Args:
+        config: See `harp_jax.config.default`.
+        workdir: Folder of this run; may be gs://.
+
+    Raises:
+        ValueError: for bad input, in one line (ConfigError, DataError, CheckpointError).
+        TrainingDivergedError: if the loss is not finite.
+        InterruptedRunError: if the run was asked to stop; its state is saved.
+    """
+    validate(config)
+    with Interrupt() as interrupt:
+        experiment = _Experiment(config, epath.Path(workdir).expanduser(), interrupt)
+        for stage in stages.STAGES:
+            if stage in config.stages:
+                experiment.train(stage)
+        if "evaluate" in config.stages:
+            experiment.evaluate()
+        if "report" in config.stages and jax.process_index() == 0:
+            _LOGGER.info("report: %s", report.write(experiment.workdir))
+
+
+class _Experiment:
+    """A checked configuration with its data, network and workdir."""
+
+    def __init__(self, config: ConfigDict, workdir: epath.Path, interrupt: Interrupt):
+        self.config, self.workdir, self.interrupt = config, workdir, interrupt
+        self.devices = parallel.local_devices(config.devices)
+        _check_batches(config, len(self.devices))
+        earlier = _earlier_config(config, workdir)
+        self.dataset = _load_data(config)
+        self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
+        self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
+        self.expected = self._expected_variables()
+        self._check_budget()
+        self._check_sources()
+        self.header = _claim(config, workdir, earlier)
+
+    def _expected_variables(self) -> dict[str, Any]:
+        """Shapes of all collections of the pruned network."""
+        model = models.create(self.config.model, self.dataset.num_classes, granularity="weight")
+        images = jnp.zeros((1, *self.dataset.image_shape))
+        return jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def _check_budget(self) -> None:
+        """Refuses a target that even the smallest rates of this network would miss."""
+        sizes = parameter_costs(self.expected["params"])
+        lowest = dict.fromkeys(sizes, -100.0)
+        target = self.config.prune.target
+        try:
+            compression.shift_to_budget(lowest, minimum_rate(self.config), sizes, target)
+        except ValueError as error:
+            raise ConfigError(f"prune.{error}; allowed are larger targets") from None
+
+    def _check_sources(self) -> None:
+        """Finds and checks the checkpoints that the stages start from."""
+        for stage, producer in (("prune", "pretrain"), ("finetune", "prune")):
+            if stage not in self.config.stages or checkpoint.is_complete(self.workdir / stage):
+                continue
+            if self.config[stage].source or checkpoint.is_complete(self.workdir / producer):
+                self._source(stage)
+            elif producer not in self.config.stages:
+                raise ConfigError(
+                    f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
+                    f" the stages or complete in {self.workdir}"
+                )
+
+    def _source(self, stage: str) -> dict[str, Any]:
+        """The collections that a stage starts from."""
+        producer = {"prune": "pretrain", "finetune": "prune"}[stage]
+        path = self.config[stage].source or self.workdir / producer
+        collections = ("params", "batch_stats")
+        if stage == "finetune":
+            collections += ("scores", "rates", "minimum_rates")
+        try:
+            found = checkpoint.load(path)
+            checkpoint.check_fits(found, self.expected, collections, str(path))
+        except checkpoint.CheckpointError as error:
+            raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
+        return {name: found[name] for name in collections}
+
+    def _start(self, stage: str) -> dict[str, Any]:
+        """Variables before the first step of a stage."""
+        if stage == "pretrain":
+            images = jnp.zeros((1, *self.dataset.image_shape))
+            return dict(jax.jit(self.model.init)(jax.random.key(self.config.seed), images))
+        variables = self._source(stage)
+        if stage == "finetune":
+            return variables
+        prune = self.config.prune
+        rates = STRATEGIES[prune.strategy](parameter_costs(variables["params"]), prune.initial_rate)
+        return make_prunable(variables, rates, minimum_rate(self.config), "weight")
+
+    def train(self, stage: str) -> None:
+        """Trains a stage, unless it is complete, and hands on its network."""
+        directory = self.workdir / stage
+        if checkpoint.is_complete(directory):
+            _LOGGER.info("%s: complete, skipped", stage)
+            return
+        variables = self._start(stage)
+        mode = self.config.prune.method if stage == "prune" else stage
+        schedule = optim.learning_rate(
+            self.config.optimizer.schedule,
+            self.config[stage].learning_rate,
+            self.config[stage].epochs,
+            self.steps_per_epoch,
+        )
+        optimizer = self._optimizer(mode, schedule, variables)
+        plan = loop.Plan(
+            stage=stage,
+            epochs=self.config[stage].epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            devices=self.devices,
+            learning_rate=schedule,
+            checkpoint_every_steps=self.config.checkpoint_every_steps,
+            describe=self._describe_pruning if stage == "prune" else lambda _: {},
+            stop_requested=self.interrupt.requested,
+        )
+        outcome = loop.fit(
+            plan,
+            train_state.create(variables, mode, optimizer, self.config.seed),
+            self._programs(mode, optimizer),
+            self.dataset,
+            directory,
+        )
+        self._hand_on(stage, outcome)
+
+    def _optimizer(
+        self, mode: str, schedule: optax.Schedule, variables: dict[str, Any]
+    ) -> optax.GradientTransformation:
+        gradient = None
+        if "rates" in stages.TRAINS[mode]:
+            gradient = compression.add_compression_gradient(
+                unflatten_dict(parameter_costs(variables["params"])),
+                self.config.prune.target,
+                minimum_rate(self.config),
+                self.config.prune.gamma0,
+                self.steps_per_epoch,
+            )
+        settings = self.config.optimizer
+        return optim.optimizer(schedule, settings.momentum, settings.weight_decay, gradient)
+
+    def _programs(self, mode: str, optimizer: optax.GradientTransformation) -> loop.Programs:
+        config = self.config
+        attack = training_attack(config)
+
+        def augment_batch(images, keys):
+            padding, flip = config.data.crop_padding, config.data.flip
+            return augment(images, keys, crop_padding=padding, flip=flip)
+
+        step = make_train_step(
+            self.model,
+            OBJECTIVES[config.loss],
+            attack,
+            optimizer,
+            mode,
+            augment_batch,
+            self.steps_per_epoch,
+        )
+        options = {
+            "seed": config.seed,
+            "batch_size": config.evaluate.batch_size,
+            "devices": self.devices,
+        }
+        return loop.Programs(
+            train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
+            bake=make_bake(self.devices),
+            natural=make_accuracy(self.model, None, label="validation, natural", **options),
+            robust=make_accuracy(self.model, attack, label="validation, robust", **options),
+        )
+
+    def _describe_pruning(self, state: train_state.TrainState) -> dict[str, Any]:
+        """The entries of an epoch's row that only pruning has."""
+        rates = rates_of(state.variables)
+        sizes = parameter_costs(state.variables["params"])
+        target = self.config.prune.target
+        loss = compression.compression_loss(rates, sizes, target)
+        logits = flatten_dict(state.variables["rates"])
+        entry = {
+            "loss": float(loss),
+            "rate": float(compression.soft_rate(rates, sizes)),
+            "target": target,
+            "reached": bool(compression.target_reached(loss)),
+            "kept": compression.kept_total(logits, minimum_rate(self.config), sizes),
+        }
+        weight = optax.tree.get(state.opt_state, "gamma", filtering=_is_gamma_state)
+        if weight is not None:
+            entry |= {"gamma": float(weight.gamma), "frozen": bool(weight.frozen)}
+        return {
+            "compression": entry,
+            "rates": {layer_name(path): float(rates[path]) for path in sizes},
+        }
+
+    def _hand_on(self, stage: str, outcome: loop.Outcome) -> None:
+        """Writes a stage's result; a pruned network is first brought onto its budget."""
+        variables, notes = dict(outcome.variables), []
+        if stage == "prune":
+            variables["rates"], notes = self._fit_budget(variables, outcome)
+        for note in notes:
+            _LOGGER.warning("%s", note)
+        metadata = {
+            "stage": stage,
+            "epoch": outcome.epoch,
+            "model": self.config.model,
+            "num_classes": self.dataset.num_classes,
+            "image_shape": list(self.dataset.image_shape),
+            "dataset": self.dataset.name,
+            "seed": self.config.seed,
+            "notes": notes,
+        }
+        checkpoint.save_result(self.workdir / stage, variables, metadata)
+
+    def _fit_budget(
+        self, variables: dict[str, Any], outcome: loop.Outcome
+    ) -> tuple[Any, list[str]]:
+        """Rate logits whose masks keep at most the target's share of the weights."""
+        target, minimum = self.config.prune.target, minimum_rate(self.config)
+        sizes = parameter_costs(variables["params"])
+        logits = flatten_dict(variables["rates"])
+        before = compression.kept_total(logits, minimum, sizes)
+        shifted, shift = compression.shift_to_budget(logits, minimum, sizes, target)
+        if shift == 0.0:
+            return variables["rates"], []
+        total = sum(sizes.values())
+        text = (
+            f"prune: epoch {outcome.epoch} kept {before} of {total} weights ({before / total:.4%}),"
+            f" above prune.target={target:g}"
+        )
+        if self.config.prune.above_target == "error" and not outcome.reached:
+            raise ConfigError(
+                f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
+                " or prune.above_target='shift'"
+            )
+        after = compression.kept_total(shifted, minimum, sizes)
+        note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
+        shifted = {path: jax.device_get(logit) for path, logit in shifted.items()}
+        return unflatten_dict(shifted), [note]
+
+    def evaluate(self) -> None:
+        """Measures every complete stage on the test split."""
+        evaluate(
+            self.config,
+            self.workdir,
+            self.model,
+            self.dataset,
+            self.devices,
+            self.header,
+            self.interrupt.requested,
+        )
+
+
+def _is_gamma_state(path: Any, value: Any) -> bool:
+    del path
+    return isinstance(value, compression.GammaState)
+
+
+def _load_data(config: ConfigDict) -> Dataset:
+    data = config.data
+    return load_dataset(
+        data.name,
+        data_dir=data.directory,
+        seed=config.seed,
+        validation_examples=data.validation_examples,
+        train_examples=data.train_examples,
+        test_examples=data.test_examples,
+    )
+
+
+def _check_batches(config: ConfigDict, local_devices: int) -> None:
+    devices = local_devices * jax.process_count()
+    for field, value in (
+        ("batch_size", config.batch_size),
+        ("evaluate.batch_size", config.evaluate.batch_size),
+    ):
+        if value % devices:
+            raise ConfigError(f"{field}={value}: allowed are multiples of the {devices} devices")
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as it reads back from JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _earlier_config(config: ConfigDict, workdir: epath.Path) -> dict[str, Any] | None:
+    """The config.json that is there already, if the workdir belongs to this configuration."""
+    path = workdir / "config.json"
+    try:
+        if not path.exists():
+            return None
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
+    before, now = (flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config)))
+    different = [
+        f"{field}={before.get(field)!r}, not {now.get(field)!r}"
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and field.split(".")[0] not in FREE_FIELDS
+    ]
+    if different:
+        raise ConfigError(
+            f"workdir={str(workdir)!r}: belongs to another configuration"
+            f" ({'; '.join(different)}); allowed are a new folder or the same configuration"
+        )
+    return earlier
+
+
+def _claim(
+    config: ConfigDict, workdir: epath.Path, earlier: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Writes config.json; returns what results.json repeats of it."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    header = {"config": _plain(config), "seed": config.seed, "versions": _versions()}
+    content = {**header, "revision": _revision(), "created": (earlier or {}).get("created", now)}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            (workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
+            " that this user may write to"
+        ) from None
+    return header
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in ("harp_jax", *PACKAGES)}
+    return {"python": platform.python_version(), **versions}
+
+
+def _revision() -> str | None:
+    """The git revision of the code, if it runs from a checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,36 @@
+"""A trained network, ready to call."""
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from harp_jax import checkpoint, models
+from harp_jax.pruning.layers import bake
+from harp_jax.types import Images, Logits, LogitsFn
+
+
+def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
+    """Loads the network of a workdir, a stage's folder or a checkpoint.
+
+    Args:
+        path: As for `harp_jax.checkpoint.load`: a workdir means its last complete stage.
+
+    Returns:
+        (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits with the
+        masks already applied, and the checkpoint's metadata ('model', 'num_classes', 'image_shape',
+        'stage', ...).
+
+    Raises:
+        CheckpointError: if there is no checkpoint.
+    """
+    variables = checkpoint.load(path)
+    metadata = variables.pop("metadata")
+    model = models.create(metadata["model"], metadata["num_classes"])
+    plain = jax.device_put(jax.jit(bake)(variables))
+
+    @jax.jit
+    def logits_fn(images: Images) -> Logits:
+        return model.apply(plain, images, train=False)
+
+    return logits_fn, metadata

@@ -1,0 +1,43 @@
+"""Stopping a run cleanly: the first Ctrl-C or SIGTERM asks, the second one insists."""
+
+import signal
+from types import FrameType
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class Interrupt:
+    """While open, turns SIGINT and SIGTERM (preemption) into a request that loops ask for.
+
+    With several processes they must agree on the step at which they stop, so the request is
+    shared; a process that asks waits for all others to ask.
+    """
+
+    def __init__(self):
+        self._received = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Interrupt":
+        """Installs the handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Puts the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = True
+
+    def requested(self) -> bool:
+        """Whether a stop was asked for, of any process. Every process must call it alike."""
+        if jax.process_count() == 1:
+            return self._received
+        return bool(multihost_utils.process_allgather(np.array(self._received)).any())

@@ -1,0 +1,92 @@
+"""The command line.
+
+python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--config.FIELD=VALUE]
+"""
+
+import logging
+import sys
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+from ml_collections import config_flags
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from harp_jax import experiment
+from harp_jax.training.loop import InterruptedRunError, TrainingDivergedError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File of the configuration; put it before any --config.FIELD=VALUE."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of this run: checkpoints, metrics, results and report. May be gs://."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a TPU pod or cluster (found automatically)."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where the processes cannot find each other."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
+
+
+def _main(arguments: list[str]) -> int:
+    if len(arguments) > 1:
+        print(f"error: unknown arguments {' '.join(arguments[1:])}; see --help", file=sys.stderr)
+        return 2
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    config = _CONFIG.value
+    if config.get("compilation_cache"):
+        _keep_compiled_programs(str(epath.Path(config.compilation_cache).expanduser()))
+    logger = _logger()
+    try:
+        with logging_redirect_tqdm([logger]):
+            experiment.run(config, _WORKDIR.value)
+    except InterruptedRunError as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        return 130
+    except (ValueError, TrainingDivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _logger() -> logging.Logger:
+    """Lines of this package on stderr; of the libraries below it only errors."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logger = logging.getLogger("harp_jax")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    return logger
+
+
+def _keep_compiled_programs(directory: str) -> None:
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses the flags; a misspelt configuration field becomes one line, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        print(f"error: --config: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Entry point."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(_main, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Networks, by name: `create(name, num_classes, granularity=None)`."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from harp_jax.models.convnet import cnn, tiny
+from harp_jax.models.vgg import vgg16_bn
+from harp_jax.pruning.scores import GRANULARITIES, Granularity
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "tiny": tiny, "vgg16_bn": vgg16_bn}
+
+
+def create(
+    name: str,
+    num_classes: int,
+    granularity: Granularity | None = None,
+    *,
+    axis_name: str | None = None,
+) -> nn.Module:
+    """Builds a network.
+
+    Args:
+        name: One of `MODELS`.
+        num_classes: Number of logits, >= 2.
+        granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity;
+            None makes it a dense network. Either one runs pruned or dense variables, since the
+            variables alone decide (see `harp_jax.pruning.layers`).
+        axis_name: Mapped axis over which BatchNorm synchronises its training statistics.
+
+    Returns:
+        A linen module: `model.apply(variables, images, train=False)` gives logits
+        `[batch, num_classes]` for NHWC images in [0, 1].
+
+    Raises:
+        ValueError: for an unknown name or granularity, or fewer than two classes.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model={name!r}: allowed are {', '.join(MODELS)}")
+    if granularity is not None and granularity not in GRANULARITIES:
+        raise ValueError(
+            f"granularity={granularity!r}: allowed are None, {', '.join(GRANULARITIES)}"
+        )
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}: at least 2 are needed")
+    return MODELS[name](num_classes=num_classes, granularity=granularity, axis_name=axis_name)
+
+
+__all__ = ["MODELS", "create"]

@@ -1,0 +1,270 @@
+"""Two-dimensional convolution and its two gradients in the forms XLA compiles well for CPUs.
+
+XLA's CPU backend has fast convolution kernels, but it misses them, by a factor of 10 to 200, when
+
+* the dimension numbers are not canonical (NHWC, HWIO) and the convolution stands inside a loop,
+  as every gradient that JAX derives by itself does in an attack, or
+* the kernel is larger than the image, where the compiler swaps the operands and adds a reversal.
+
+Here every convolution is emitted in canonical form, or as matrix products where those are faster.
+All functions compute the exact sums, in another order. Spatial padding is (low, high) per axis.
+"""
+
+import functools
+import itertools
+import math
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pair: TypeAlias = tuple[int, int]
+Padding: TypeAlias = tuple[Pair, Pair]
+Features: TypeAlias = Float[Array, "batch height width channels"]
+Filters: TypeAlias = Float[Array, "kernel_height kernel_width inputs outputs"]
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# The native kernel computes at least a vector of output channels; up to here that is mostly waste.
+_FEW_OUTPUTS = 4
+# What a kernel gradient copies at a time, so that it is still in cache when it is multiplied; the
+# number of pieces is bounded because each is compiled by itself.
+_PIECE_BYTES = 4 * 2**20
+_MAX_PIECES = 8
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
+    """Number of output positions along one axis; not positive if the kernel does not fit."""
+    return (size + sum(padding) - kernel) // stride + 1
+
+
+def forward(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
+    """Convolves images with filters.
+
+    Args:
+        x: images.
+        w: filters.
+        strides: step of the output along height and width.
+        padding: zeros to add before and after, along height and width; negative values crop.
+
+    Returns:
+        What `lax.conv_general_dilated` returns for the same arguments.
+    """
+    (_, height, width, inputs), (kh, kw, _, outputs) = x.shape, w.shape
+    if (kh, kw) == (1, 1):
+        return _pointwise(x, w, strides, padding)
+    if kh * kw > height * width:
+        return _tiny(x, w, strides, padding)
+    if outputs <= _FEW_OUTPUTS and strides == (1, 1):
+        return _few_outputs(x, w, padding)
+    if inputs == 1:
+        return _one_input(x, w, strides, padding)
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=LAYOUT)
+
+
+def input_gradient(
+    g: Features, w: Filters, size: Pair, strides: Pair, padding: Padding
+) -> Features:
+    """Gradient of the convolution with respect to its images.
+
+    With strides, the input pixels fall into phases, one for each remainder of their (padded)
+    position modulo the stride. Each phase meets its own part of the filters, in one convolution of
+    stride 1, so nothing is multiplied by the zeros of a dilated gradient.
+
+    Args:
+        g: gradient with respect to the output.
+        w: filters.
+        size: height and width of the images.
+        strides: strides of the convolution.
+        padding: padding of the convolution.
+
+    Returns:
+        An array of the images' shape.
+    """
+    batch, *output, _ = g.shape
+    flipped = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    if strides == (1, 1):
+        pads = [
+            (k - 1 - p[0], n - o + p[0])
+            for k, p, n, o in zip(w.shape[:2], padding, size, output, strict=True)
+        ]
+        return forward(g, flipped, (1, 1), (pads[0], pads[1]))
+    (sh, sw), inputs = strides, w.shape[2]
+    rows, columns = (-(-(n + sum(p)) // s) for n, p, s in zip(size, padding, strides, strict=True))
+
+    def phase(a: int, b: int) -> Features:
+        part = w[a::sh, b::sw]
+        kh, kw = part.shape[:2]
+        if kh * kw == 0:  # the stride steps over these pixels
+            return jnp.zeros((batch, rows, columns, inputs), g.dtype)
+        part = part[::-1, ::-1].transpose(0, 1, 3, 2)
+        return forward(g, part, (1, 1), ((kh - 1, rows - output[0]), (kw - 1, columns - output[1])))
+
+    phases = [jnp.stack([phase(a, b) for b in range(sw)], axis=3) for a in range(sh)]
+    whole = jnp.stack(phases, axis=2).reshape(batch, rows * sh, columns * sw, inputs)
+    top, left = padding[0][0], padding[1][0]
+    return whole[:, top : top + size[0], left : left + size[1]]
+
+
+def kernel_gradient(
+    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
+) -> Filters:
+    """Gradient of the convolution with respect to its filters.
+
+    Args:
+        x: images.
+        g: gradient with respect to the output.
+        kernel: height and width of the filters.
+        strides: strides of the convolution.
+        padding: padding of the convolution.
+
+    Returns:
+        An array of the filters' shape.
+    """
+    (batch, height, width, inputs), outputs, (kh, kw) = x.shape, g.shape[-1], kernel
+    if kh * kw > height * width:
+        filters = jax.ShapeDtypeStruct((kh, kw, inputs, outputs), x.dtype)
+        (gradient,) = jax.linear_transpose(lambda w: _tiny(x, w, strides, padding), filters)(g)
+        return gradient
+    shared, patched = kw * inputs + kh * outputs, kh * kw * inputs + outputs
+    product = _kernel_gradient_by_rows if shared < patched else _kernel_gradient_by_patches
+    copied = 4 * math.prod(g.shape[:3]) * min(shared, patched) if kernel != (1, 1) else 0
+    pieces = min(max(copied // _PIECE_BYTES, 1), _MAX_PIECES, batch)
+    bounds = [batch * i // pieces for i in range(pieces + 1)]
+    parts = (
+        product(x[low:high], g[low:high], kernel, strides, padding)
+        for low, high in itertools.pairwise(bounds)
+    )
+    return functools.reduce(jnp.add, parts)
+
+
+def _pad(x: Features, padding: Padding) -> Features:
+    """Adds zeros around images, or crops them where the padding is negative."""
+    if padding == ((0, 0), (0, 0)):
+        return x
+    spatial = [(low, high, 0) for low, high in padding]
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
+
+
+def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
+    """A 1x1 convolution is one matrix product over the pixels."""
+    x = _pad(x, padding)[:, :: strides[0], :: strides[1]]
+    inputs, outputs = w.shape[2:]
+    return (x.reshape(-1, inputs) @ w.reshape(inputs, outputs)).reshape(*x.shape[:3], outputs)
+
+
+def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
+    """One matrix product per output pixel, over the pixels that are really there."""
+    batch, outputs = x.shape[0], w.shape[3]
+    rows, columns = (
+        [_window(o, s, k, p[0], n) for o in range(output_size(n, k, s, p))]
+        for n, k, s, p in zip(x.shape[1:3], w.shape[:2], strides, padding, strict=True)
+    )
+    pixels = []
+    for taps_y, pixels_y in rows:
+        for taps_x, pixels_x in columns:
+            seen = x[:, pixels_y, pixels_x].reshape(batch, -1)
+            met = w[taps_y, taps_x].reshape(-1, outputs)
+            pixels.append(seen @ met if len(met) else jnp.zeros((batch, outputs), x.dtype))
+    return jnp.stack(pixels, axis=1).reshape(batch, len(rows), len(columns), outputs)
+
+
+def _window(position: int, stride: int, kernel: int, low: int, size: int) -> tuple[slice, slice]:
+    """The filter taps that meet the image at an output position, and the pixels they meet."""
+    start = position * stride - low
+    first = min(max(-start, 0), kernel)
+    last = max(min(kernel, size - start), first)
+    return slice(first, last), slice(start + first, start + last)
+
+
+def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
+    """One matrix product for all taps at once, then the sum of the shifted planes."""
+    kh, kw, inputs, outputs = w.shape
+    batch, height, width = x.shape[:3]
+    rows = output_size(height, kh, 1, padding[0])
+    columns = output_size(width, kw, 1, padding[1])
+    taps = x.reshape(-1, inputs) @ w.transpose(2, 0, 1, 3).reshape(inputs, -1)
+    planes = _pad(taps.reshape(batch, height, width, -1), padding)
+    total = jnp.zeros((batch, rows, columns, outputs), x.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            first = (i * kw + j) * outputs
+            total += planes[:, i : i + rows, j : j + columns, first : first + outputs]
+    return total
+
+
+def _one_input(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
+    """The rows under the filter become channels: the native kernel then has some to work on."""
+    kh, kw, _, outputs = w.shape
+    rows = output_size(x.shape[1], kh, strides[0], padding[0])
+    x = _pad(x, (padding[0], (0, 0)))
+    stacked = jnp.concatenate([_strided(x, 1, i, rows, strides[0]) for i in range(kh)], axis=3)
+    flat = w.transpose(1, 0, 2, 3).reshape(1, kw, -1, outputs)
+    return lax.conv_general_dilated(
+        stacked, flat, (1, strides[1]), ((0, 0), padding[1]), dimension_numbers=LAYOUT
+    )
+
+
+def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Features:
+    """`count` rows or columns, `stride` apart."""
+    return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
+
+
+def _kernel_gradient_by_patches(
+    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
+) -> Filters:
+    """One product of the output gradient with the patches of the images."""
+    (kh, kw), (sh, sw), (inputs, outputs) = kernel, strides, (x.shape[3], g.shape[3])
+    rows, columns = g.shape[1:3]
+    x = _pad(x, padding)
+    patches = jnp.concatenate(
+        [
+            _strided(_strided(x, 1, i, rows, sh), 2, j, columns, sw)
+            for i in range(kh)
+            for j in range(kw)
+        ],
+        axis=3,
+    )
+    product = _contract_pixels(g, patches)
+    return product.reshape(outputs, kh, kw, inputs).transpose(1, 2, 3, 0)
+
+
+def _kernel_gradient_by_rows(
+    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
+) -> Filters:
+    """One product per row phase: images shifted along the width, gradients along the height.
+
+    Sharing the shifts out costs kw + kh copies where patches cost kw * kh, and the product
+    has a better shape. Row r of the images meets the output rows (r + low - i) / stride.
+    """
+    (kh, kw), (sh, sw), low, height = kernel, strides, padding[0][0], x.shape[1]
+    inputs, rows, columns, outputs = x.shape[3], *g.shape[1:]
+    x = _pad(x, ((0, 0), padding[1]))
+    shifted = jnp.concatenate([_strided(x, 2, j, columns, sw) for j in range(kw)], axis=3)
+    by_row = {}
+    for phase in range(min(sh, kh)):
+        taps = range(phase, kh, sh)
+        # Image rows phase + sh * m - low, for m from first to last, are those of this phase.
+        first = max(-(-(low - phase) // sh), 0)
+        last = min((height - 1 + low - phase) // sh, rows + len(taps) - 2)
+        if last < first:
+            by_row |= dict.fromkeys(taps, jnp.zeros((kw, inputs, outputs), x.dtype))
+            continue
+        images = _strided(shifted, 1, phase + sh * first - low, last - first + 1, sh)
+        gradients = jnp.concatenate(
+            [_pad(g, ((n - first, last + 1 - rows - n), (0, 0))) for n in range(len(taps))], axis=3
+        )
+        product = _contract_pixels(images, gradients)
+        by_tap = product.reshape(kw, inputs, len(taps), outputs).transpose(2, 0, 1, 3)
+        by_row |= dict(zip(taps, by_tap, strict=True))
+    return jnp.stack([by_row[i] for i in range(kh)])
+
+
+def _contract_pixels(
+    a: Float[Array, "batch height width left"], b: Float[Array, "batch height width right"]
+) -> Float[Array, "left right"]:
+    """Sum over all pixels of all images of the outer products of their channels."""
+    a, b = a.reshape(-1, a.shape[3]), b.reshape(-1, b.shape[3])
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))

@@ -1,0 +1,98 @@
+"""Max-pooling whose gradient is fast on CPUs too."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array
+
+
+def max_pool(
+    x: Array,
+    window_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> Array:
+    """`flax.linen.max_pool`, with another gradient where 2x2 pooling runs on a CPU.
+
+    It serves windows and strides of 2x2 over batches of images of even size and any padding that
+    adds nothing; everything else, and every other platform, gets `flax.linen.max_pool`. Where
+    pixels tie, the first one (row by row) receives the gradient, on every platform. Where it
+    serves, on any platform, only reverse-mode differentiation works.
+
+    Args:
+        x: images [batch, height, width, channels], or as `flax.linen.max_pool` takes them.
+        window_shape: window, per spatial axis.
+        strides: step of the window, per spatial axis; None means 1.
+        padding: 'SAME', 'VALID', or (low, high) per spatial axis.
+
+    Returns:
+        The maximum of each window.
+    """
+    window_shape = tuple(window_shape)
+    strides = None if strides is None else tuple(strides)
+    unpadded = padding in ("SAME", "VALID") or not any(sum(pad) for pad in padding)
+    if (
+        window_shape == strides == (2, 2)
+        and unpadded
+        and x.ndim == 4
+        and x.dtype == jnp.float32
+        and x.shape[1] % 2 == x.shape[2] % 2 == 0
+        and 0 not in x.shape
+    ):
+        return _pool(x)
+    return nn.max_pool(x, window_shape, strides, padding)
+
+
+def _native(x: Array) -> Array:
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def _corners(x: Array) -> list[Array]:
+    """The four pixels of each window, row by row."""
+    return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
+def _pool_cpu(x: Array) -> Array:
+    first, second, third, fourth = _corners(x)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
+
+
+def _gradient_cpu(x: Array, y: Array, g: Array) -> Array:
+    batch, rows, columns, channels = y.shape
+    taken = jnp.zeros(y.shape, bool)
+    parts = []
+    for corner in _corners(x):
+        wins = (corner == y) & ~taken
+        taken |= wins
+        parts.append(jnp.where(wins, g, jnp.zeros((), g.dtype)))
+    halves = [jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)]
+    return jnp.stack(halves, axis=2).reshape(batch, 2 * rows, 2 * columns, channels)
+
+
+@jax.custom_vjp
+def _pool(x: Array) -> Array:
+    """Maximum over 2x2 windows, with the platform chosen when the program is lowered."""
+    return lax.platform_dependent(x, cpu=_pool_cpu, default=_native)
+
+
+def _pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    y = _pool(x)
+    return y, (x, y)
+
+
+def _pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
+    x, y = residuals
+    gradient = lax.platform_dependent(
+        x,
+        y,
+        g,
+        cpu=_gradient_cpu,
+        default=lambda x, y, g: jax.vjp(_native, x)[1](g)[0],
+    )
+    return (gradient,)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)

@@ -1,0 +1,380 @@
+"""The figures of the report: plain numbers in, a matplotlib figure out.
+
+Figures are built from `matplotlib.figure.Figure` alone. `pyplot` keeps a global list of figures
+and looks for a display; without it a figure is a value, and the same data give the same bytes.
+"""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their lightness.
+NATURAL = "#0072B2"
+ROBUST = "#D55E00"
+CORRECT = "#00795A"
+WRONG = "#C0300A"
+INK = "#2b2f33"
+MUTED = "#7d848a"
+TRACK = "#e9ecee"
+
+WIDTH = 8.6  # inches; the page shows an inch as about 100 pixels
+DOTS_PER_INCH = 200
+MAXIMUM_MARKED = 30  # epochs up to which each one gets a dot of its own
+WRITING: dict[str, Any] = {"fontsize": 7.5, "color": INK}
+DASHED: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 2))}
+DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": ":"}
+GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+Series = Float[np.ndarray, " epoch"]
+Epochs = Int[np.ndarray, " epoch"]
+Pictures = Float[np.ndarray, "example height width channels"]
+Classes = Int[np.ndarray, " example"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCount:
+    """How many prunable weights of one layer are kept."""
+
+    layer: str
+    kept: int
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCurves:
+    """What one stage logged, one value an epoch; accuracies in [0, 1], nan where not measured."""
+
+    name: str
+    epochs: Epochs
+    loss: Series
+    natural: Series
+    robust: Series
+    chosen: int | None  # the epoch whose checkpoint was kept
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionCurves:
+    """The course of the compression loss; rates and target are kept shares in (0, 1]."""
+
+    epochs: Epochs
+    loss: Series
+    gamma: Series
+    rate: Series
+    target: float
+    frozen: int | None  # first epoch with a frozen γ
+    reached: int | None  # first epoch that reached the target
+
+
+@dataclasses.dataclass(frozen=True)
+class StageExamples:
+    """Attacked images of one stage's network and the classes it sees in them."""
+
+    name: str
+    adversarial: Pictures
+    natural_prediction: Classes
+    adversarial_prediction: Classes
+
+
+def kept_shares(layers: Sequence[LayerCount]) -> Figure:
+    """Draws one horizontal bar a layer: the share of its weights that is kept.
+
+    Args:
+        layers: Counts in the network's order, drawn from top to bottom; at least one.
+
+    Returns:
+        A figure with one axes, logarithmic where the shares span more than a factor of ten.
+    """
+    shares = np.array([layer.kept / layer.parameters for layer in layers])
+    overall = sum(layer.kept for layer in layers) / sum(layer.parameters for layer in layers)
+    smallest = min(shares[shares > 0], default=1.0)
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * len(layers)), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(layers))
+    if smallest < 0.1:
+        axes.set_xscale("log")
+        axes.set_xlim(10 ** np.floor(np.log10(smallest * 0.9)), 1)
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, 1)
+    axes.barh(rows, np.ones(len(layers)), height=0.68, color=TRACK, label="all")
+    axes.barh(rows, shares, height=0.68, color=NATURAL, label="kept")
+    axes.axvline(overall, label="whole network", **DASHED)
+    above, beside = axes.get_xaxis_transform(), axes.get_yaxis_transform()
+    note = f"whole network {_percent(overall)}"
+    axes.text(overall, 1.0, note, transform=above, ha="center", va="bottom", **WRITING)
+    for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
+        count = f"{layer.kept:,} of {layer.parameters:,}"
+        axes.text(1.085, row, _percent(share), ha="right", va="center", transform=beside, **WRITING)
+        axes.text(1.1, row, count, ha="left", va="center", transform=beside, **WRITING)
+    axes.set_yticks(rows, [layer.layer for layer in layers])
+    axes.set_ylim(len(layers) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(_percent_ticks())
+    axes.set_xlabel("kept share of the layer's weights", **WRITING)
+    _calm(axes)
+    axes.grid(False)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def compression(curves: CompressionCurves) -> Figure:
+    """Draws compression loss, γ and global rate over the epochs of pruning, side by side.
+
+    Args:
+        curves: The logged values, at least one epoch.
+
+    Returns:
+        A figure with three axes, in this order.
+    """
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    loss, gamma, rate = figure.subplots(1, 3)
+    _line(loss, curves.epochs, curves.loss, NATURAL, "compression loss")
+    _line(gamma, curves.epochs, curves.gamma, NATURAL, GAMMA)
+    _line(rate, curves.epochs, curves.rate, NATURAL, "rate")
+    rate.axhline(curves.target, label="target", **DASHED)
+    _note(rate, f"target {_percent(curves.target)}", (0.98, curves.target), "right")
+    rate.set_yscale("log")
+    lowest = np.nanmin([curves.target, *curves.rate])
+    highest = np.nanmax([curves.target, *curves.rate])
+    rate.set_ylim(0.75 * lowest, 1.35 * highest)
+    _plain_log_axis(rate)
+    for axes in (loss, gamma):
+        axes.set_ylim(bottom=0)
+    for axes, epoch in ((loss, curves.reached), (gamma, curves.frozen), (rate, curves.reached)):
+        if epoch is not None:
+            axes.axvline(epoch, label="since", **DOTTED)
+    titles = ("compression loss", f"its weight {GAMMA}", "kept share (soft)")
+    for axes, title in zip((loss, gamma, rate), titles, strict=True):
+        _title(axes, title)
+        _epoch_axis(axes, curves.epochs)
+    return figure
+
+
+def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | None) -> Figure:
+    """Draws every layer's rate over the epochs of pruning, with the names at the lines' ends.
+
+    Args:
+        epochs: The epochs.
+        rates: Layer name -> kept share in (0, 1] by epoch, in the network's order; at least one.
+        target: The global kept share aimed at, or None for no line.
+
+    Returns:
+        A figure with one logarithmic axes.
+    """
+    figure = Figure(figsize=(WIDTH, max(3.2, 0.8 + 0.165 * len(rates))), layout="constrained")
+    axes = figure.subplots()
+    # The upper end of the map is too light to be read on white.
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.86, len(rates)))
+    for shade, (layer, values) in zip(shades, rates.items(), strict=True):
+        _line(axes, epochs, values, tuple(shade), layer)
+    shown = np.concatenate([*rates.values(), [target]] if target else list(rates.values()))
+    low, high = 0.8 * np.nanmin(shown), min(1.0, np.nanmax(shown)) * 1.2
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    _plain_log_axis(axes)
+    if target:
+        axes.axhline(target, label="target", **DASHED)
+        _note(axes, f"target {_percent(target)}", (0.01, target), "left")
+    ends = np.array([values[-1] for values in rates.values()])
+    places = _spread(np.log(ends / low) / np.log(high / low), gap=0.155 / figure.get_figheight())
+    for shade, layer, end, place in zip(shades, rates, ends, places, strict=True):
+        leader = {"arrowstyle": "-", "color": tuple(shade), "linewidth": 0.7, "shrinkB": 3}
+        axes.annotate(
+            layer,
+            (float(epochs[-1]), end),
+            xytext=(1.045, place),
+            textcoords="axes fraction",
+            va="center",
+            arrowprops=leader,
+            **WRITING,
+        )
+    _title(axes, "kept share of each layer (soft)")
+    _epoch_axis(axes, epochs)
+    axes.margins(x=0.01)
+    return figure
+
+
+def accuracies(stages: Sequence[StageCurves]) -> Figure:
+    """Draws natural and robust validation accuracy over the epochs, one panel a stage.
+
+    Args:
+        stages: The stages in order; at least one.
+
+    Returns:
+        A figure with one axes a stage, all on one scale.
+    """
+    figure, panels = _stage_panels(stages, height=2.9)
+    for axes, stage in zip(panels, stages, strict=True):
+        at = stage.epochs == stage.chosen
+        for values, colour, label in (
+            (stage.natural, NATURAL, "natural"),
+            (stage.robust, ROBUST, "robust"),
+        ):
+            _line(axes, stage.epochs, values, colour, label)
+            axes.scatter(
+                stage.epochs[at], values[at], s=46, facecolor="white", edgecolor=colour, zorder=4
+            )
+    panels[0].yaxis.set_major_formatter(_percent_ticks())
+    # The last panel's curves are the likeliest to leave the lower right corner free.
+    panels[-1].legend(loc="lower right", frameon=False, fontsize=7.5, labelcolor=INK)
+    return figure
+
+
+def training_loss(stages: Sequence[StageCurves]) -> Figure:
+    """Draws the mean training loss over the epochs, one panel a stage.
+
+    Args:
+        stages: The stages in order; at least one.
+
+    Returns:
+        A figure with one axes a stage, all on one scale.
+    """
+    figure, panels = _stage_panels(stages, height=2.3)
+    for axes, stage in zip(panels, stages, strict=True):
+        _line(axes, stage.epochs, stage.loss, INK, "training loss")
+    return figure
+
+
+def examples(
+    images: Pictures, labels: Classes, stages: Sequence[StageExamples], scale: float
+) -> Figure:
+    """Draws clean images and, for each stage, the attacked images and their perturbations.
+
+    Args:
+        images: Clean images in [0, 1], with 1 or 3 channels; at least one.
+        labels: Their classes.
+        stages: The attacked images by stage; at least one.
+        scale: The change of a pixel, in (0, 1], that is drawn as black or white.
+
+    Returns:
+        A figure with 1 + 2·stages rows and one column an image.
+    """
+    rows: list[tuple[str, Pictures, StageExamples | None]] = [("clean", images, None)]
+    for stage in stages:
+        change = 0.5 + (stage.adversarial - images) / (2 * scale)
+        rows.append((f"{stage.name},\nattacked", stage.adversarial, stage))
+        rows.append((f"change\n{TIMES} {0.5 / scale:.3g}", change, None))
+    side = min(1.2, (WIDTH - 1.1) / len(images) - 0.06)  # this and the gaps below in inches
+    gaps = [0.24] + [0.16, 0.24] * len(stages)
+    height = side * len(rows) + sum(gaps) + 0.06
+    figure = Figure(figsize=(WIDTH, height))
+    top = height
+    for gap, (name, shown, stage) in zip(gaps, rows, strict=True):
+        top -= side + gap
+        place = (0.98 / WIDTH, (top + side / 2) / height)
+        figure.text(*place, name, ha="right", va="center", linespacing=1.4, **WRITING)
+        for column, label in enumerate(labels):
+            left = 1.1 + column * (side + 0.06)
+            axes = figure.add_axes((left / WIDTH, top / height, side / WIDTH, side / height))
+            _picture(axes, shown[column])
+            if shown is images:
+                axes.set_title(f"label {label}", pad=3, **WRITING)
+            if stage is not None:
+                _verdict(axes, stage, column, int(label))
+    return figure
+
+
+def to_png_bytes(figure: Figure) -> bytes:
+    """Renders a figure as PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _stage_panels(stages: Sequence[StageCurves], height: float) -> tuple[Figure, list[Axes]]:
+    """One empty panel a stage, side by side on one scale, the chosen epoch marked."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panels = list(figure.subplots(1, len(stages), sharey=True, squeeze=False)[0])
+    for axes, stage in zip(panels, stages, strict=True):
+        _title(axes, stage.name)
+        _epoch_axis(axes, stage.epochs)
+        if stage.chosen is not None:
+            axes.axvline(stage.chosen, label="chosen epoch", **DOTTED)
+    return figure, panels
+
+
+def _line(axes: Axes, epochs: Epochs, values: Series, colour: object, label: str) -> None:
+    marker = "o" if len(epochs) <= MAXIMUM_MARKED else None
+    axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
+
+
+def _picture(axes: Axes, image: Float[np.ndarray, "height width channels"]) -> None:
+    pixels = np.clip(image[..., 0] if image.shape[-1] == 1 else image, 0.0, 1.0)
+    axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color="#c9ced2", linewidth=0.6)
+
+
+def _verdict(axes: Axes, stage: StageExamples, column: int, label: int) -> None:
+    """Writes under an attacked image what the network saw before and after the attack."""
+    style: dict[str, Any] = {"va": "top", "transform": axes.transAxes, "fontsize": 7.5}
+    before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
+    for x, side, seen in ((0.38, "right", before), (0.62, "left", after)):
+        mark, colour = ("✓", CORRECT) if seen == label else ("✗", WRONG)
+        axes.text(x, -0.04, f"{seen} {mark}", ha=side, color=colour, **style)
+    axes.text(0.5, -0.04, "→", ha="center", color=MUTED, **style)
+
+
+def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n"]:
+    """Moves places in [0, 1] apart until neighbours are `gap` from each other, in their order."""
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(wanted))
+    even = wanted[order] - steps
+    # Pushing up and pushing down each keep the distance, and so does their mean.
+    upward = np.maximum.accumulate(even)
+    downward = np.minimum.accumulate(even[::-1])[::-1]
+    highest = max(1.0 - steps[-1], 0.0)
+    placed = np.empty_like(wanted)
+    placed[order] = np.clip((upward + downward) / 2, 0.0, highest) + steps
+    return placed
+
+
+def _calm(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set(color="#b9bfc4", linewidth=0.8)
+    axes.tick_params(labelsize=7.5, labelcolor=INK, color="#b9bfc4", length=3)
+    axes.grid(axis="y", color=TRACK, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _epoch_axis(axes: Axes, epochs: Epochs) -> None:
+    _calm(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch", **WRITING)
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+
+
+def _plain_log_axis(axes: Axes) -> None:
+    """Labels 1, 2 and 5 of each decade as percentages."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(_percent_ticks())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=8.5, color=INK, loc="left", pad=7)
+
+
+def _note(axes: Axes, text: str, place: tuple[float, float], side: str) -> None:
+    """Writes just above a horizontal line: x in parts of the axes, y on its scale."""
+    axes.text(*place, text, transform=axes.get_yaxis_transform(), ha=side, va="bottom", **WRITING)
+
+
+def _percent_ticks() -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"

@@ -1,0 +1,210 @@
+"""The compression (hardware) loss L_hw, its step-wise weight, and fitting rates onto a budget."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.rates import rate_from_logit
+from harp_jax.types import Scalar
+
+# L_hw counts as zero once it rounds to zero at this many decimals (the authors' rule).
+REACHED_DECIMALS = 4
+
+
+def soft_rate(rates: Any, costs: Any) -> Scalar:
+    """Share of the dense cost that the (continuous) rates keep: sum(n_l * a_l) / sum(n_l).
+
+    Args:
+        rates: Scalars in (0, 1], as a sequence or any tree.
+        costs: Positive numbers in the same structure, e.g. parameter counts.
+
+    Returns:
+        A scalar in (0, 1].
+    """
+    rates, costs = jax.tree.leaves(rates), jax.tree.leaves(costs)
+    kept = sum(cost * rate for cost, rate in zip(costs, rates, strict=True))
+    return jnp.asarray(kept / sum(costs), jnp.float32)
+
+
+def compression_loss(rates: Any, costs: Any, target: float) -> Scalar:
+    """L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5, on parameters).
+
+    It uses the continuous rates; what the masks really keep is `sparsity.layer_sparsity`. At
+    exactly the target the gradient is half the slope, above it the slope, below it zero.
+
+    Args:
+        rates: Compression rates in (0, 1], as a sequence or any tree of scalars.
+        costs: Parameter counts, in the same structure.
+        target: Wanted share of the dense cost, in (0, 1].
+
+    Returns:
+        The loss, a scalar >= 0, not multiplied by gamma.
+    """
+    return jnp.maximum(soft_rate(rates, costs) / target - 1.0, 0.0)
+
+
+def target_reached(loss: Scalar) -> Bool[Array, ""]:
+    """True where a compression loss rounds to zero."""
+    return jnp.round(loss, REACHED_DECIMALS) == 0.0
+
+
+class GammaState(NamedTuple):
+    """State of the step-wise weight.
+
+    Attributes:
+        epoch: Current epoch, from 0.
+        gamma: Weight of the compression loss in this epoch.
+        frozen: Whether the target was reached in an earlier epoch, so that gamma stays.
+    """
+
+    epoch: Int[Array, ""]
+    gamma: Scalar
+    frozen: Bool[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepwiseGamma:
+    """See `stepwise_gamma`."""
+
+    gamma0: float
+
+    def init(self) -> GammaState:
+        """State of epoch 0: gamma = gamma0, not frozen."""
+        return GammaState(jnp.int32(0), jnp.float32(self.gamma0), jnp.bool_(False))
+
+    def update(self, state: GammaState, loss_at_epoch_end: Float[Array, ""]) -> GammaState:
+        """State of the next epoch, given the compression loss at the end of this one."""
+        frozen = state.frozen | target_reached(jnp.asarray(loss_at_epoch_end))
+        epoch = state.epoch + 1
+        grown = jnp.float32(self.gamma0) * (epoch + 1).astype(jnp.float32)
+        return GammaState(epoch, jnp.where(frozen, state.gamma, grown), frozen)
+
+
+def stepwise_gamma(gamma0: float) -> StepwiseGamma:
+    """The step-wise weight of the compression loss (HARP, Section 3.3).
+
+    gamma is (epoch + 1) * gamma0. At the end of the first epoch in which the loss rounds to zero at
+    four decimals it freezes at that epoch's value for good.
+
+    Args:
+        gamma0: First value and growth per epoch, > 0.
+
+    Returns:
+        A pure rule: `init() -> state`, `update(state, loss_at_epoch_end) -> state`, `state.gamma`.
+    """
+    return StepwiseGamma(gamma0)
+
+
+class CompressionState(NamedTuple):
+    """State of `add_compression_gradient`: steps done and the weight's state."""
+
+    count: Int[Array, ""]
+    gamma: GammaState
+
+
+def add_compression_gradient(
+    costs: Any, target: float, minimum: float, gamma0: float, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Adds gamma * dL_hw/dlogit to the gradients of the rate logits.
+
+    The first link of the rates' optax chain. Its state holds the step-wise gamma with its epoch
+    counter and frozen flag, so they are checkpointed with the optimiser. An epoch ends after
+    `steps_per_epoch` updates; the rule then sees the loss of the rates as that epoch left them.
+
+    Args:
+        costs: Parameter counts, as a tree in the structure of the logits.
+        target: Wanted share of the dense cost, in (0, 1].
+        minimum: Smallest rate a_min, in [0, 1).
+        gamma0: See `stepwise_gamma`.
+        steps_per_epoch: Updates in an epoch, >= 1.
+
+    Returns:
+        A gradient transformation over the tree of logits.
+    """
+    rule = stepwise_gamma(gamma0)
+
+    def loss_of(logits: Any) -> Scalar:
+        rates = jax.tree.map(lambda logit: rate_from_logit(logit, minimum), logits)
+        return compression_loss(rates, costs, target)
+
+    def init(logits: Any) -> CompressionState:
+        del logits
+        return CompressionState(jnp.int32(0), rule.init())
+
+    def update(updates: Any, state: CompressionState, params: Any = None) -> Any:
+        if params is None:
+            raise ValueError(optax.NO_PARAMS_MSG)
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        epoch_begins = (state.count > 0) & (state.count % steps_per_epoch == 0)
+        gamma = lax.cond(epoch_begins, rule.update, lambda kept, _: kept, state.gamma, loss)
+        updates = jax.tree.map(lambda u, g: u + gamma.gamma * g, updates, gradient)
+        return updates, CompressionState(state.count + 1, gamma)
+
+    return optax.GradientTransformation(init, update)
+
+
+def kept_total(logits: Mapping[Any, Any], minimum: float, sizes: Mapping[Any, int]) -> int:
+    """Number of weights that the masks of these logits keep (whole numbers, all layers).
+
+    Args:
+        logits: Rate logits by kernel path.
+        minimum: Smallest rate a_min, in [0, 1).
+        sizes: Number of weights by kernel path.
+
+    Returns:
+        The total kept count.
+    """
+    return sum(
+        int(kept_weights(rate_from_logit(logit, minimum), sizes[path]))
+        for path, logit in logits.items()
+    )
+
+
+def shift_to_budget(
+    logits: Mapping[Any, Any], minimum: float, sizes: Mapping[Any, int], target: float
+) -> tuple[dict[Any, jax.Array], float]:
+    """Moves rates onto the budget by one common shift of all logits.
+
+    One shift keeps the order of the layers' rates that was learned. It is found by bisection on the
+    counts that the masks really keep.
+
+    Args:
+        logits: Rate logits by kernel path.
+        minimum: Smallest rate a_min, in [0, 1).
+        sizes: Number of weights by kernel path.
+        target: Largest allowed share of all weights, in (0, 1].
+
+    Returns:
+        The shifted logits and the shift (0 or negative); with 0 the logits met the budget already.
+
+    Raises:
+        ValueError: if even the minimum rates keep more than the target allows.
+    """
+    budget = target * sum(sizes.values())
+
+    def shifted(shift: float) -> dict[Any, jax.Array]:
+        return {path: jnp.float32(logit) + jnp.float32(shift) for path, logit in logits.items()}
+
+    def fits(shift: float) -> bool:
+        return kept_total(shifted(shift), minimum, sizes) <= budget
+
+    if fits(0.0):
+        return shifted(0.0), 0.0
+    low, high = -100.0, 0.0  # sigmoid(logit - 100) is zero for every logit that training can reach
+    if not fits(low):
+        least = kept_total(shifted(low), minimum, sizes)
+        raise ValueError(
+            f"target={target}: the smallest rates (minimum {minimum:g}, one weight a layer at least)"
+            f" keep {least} weights, the target allows {int(budget)}"
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return shifted(low), low

@@ -1,0 +1,154 @@
+"""Linen layers whose kernel is multiplied by a mask, and the functions that add and apply masks.
+
+A pruned network carries three collections beside `params` and `batch_stats`, each with one leaf at
+the path of every kernel:
+
+- `scores`: the kernel's shape (weight granularity) or `[C_in]` (channel granularity);
+- `rates`: the scalar logit of the layer's compression rate;
+- `minimum_rates`: the scalar a_min that turns the logit into a rate. It never trains; it is kept
+  with the logits so that they can always be read rightly, from any checkpoint.
+
+Without them the very same modules are a plain dense network.
+"""
+
+import re
+from typing import Any, no_type_check
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from harp_jax.pruning.masks import kernel_mask
+from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
+from harp_jax.pruning.scores import Granularity, initial_scores
+from harp_jax.types import Kernel, Rate, Scalar, Scores, Variables
+
+PRUNING_COLLECTIONS = ("scores", "rates", "minimum_rates")
+Path = tuple[str, ...]
+
+
+def masked_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar) -> Kernel:
+    """The kernel that the network computes with: kernel * M(scores, rate).
+
+    Args:
+        kernel: `[height, width, in, out]` or `[in, out]`.
+        scores: The kernel's shape, or `[in]`.
+        logit: Scalar rate logit.
+        minimum: Scalar smallest rate, in [0, 1).
+
+    Returns:
+        The masked kernel; differentiable in all of kernel, scores and logit (straight through).
+    """
+    return kernel * kernel_mask(scores, rate_from_logit(logit, minimum), kernel.ndim)
+
+
+@no_type_check  # nn.Conv has a Protocol field that run-time type checkers cannot check
+class PrunableConv(nn.Conv):
+    """`nn.Conv` with its kernel masked wherever the variables hold scores for it.
+
+    Attributes:
+        granularity: 'weight' or 'channel' adds scores and rates at initialisation; None does not.
+    """
+
+    granularity: Granularity | None = None
+
+    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the parameter, masked if it is the kernel."""
+        return _maybe_masked(self, name, super().param(name, init_fn, *args, **kwargs))
+
+
+@no_type_check
+class PrunableDense(nn.Dense):
+    """`nn.Dense` with its kernel masked wherever the variables hold scores for it.
+
+    Attributes:
+        granularity: 'weight' or 'channel' adds scores and rates at initialisation; None does not.
+    """
+
+    granularity: Granularity | None = None
+
+    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the parameter, masked if it is the kernel."""
+        return _maybe_masked(self, name, super().param(name, init_fn, *args, **kwargs))
+
+
+def _maybe_masked(layer: PrunableConv | PrunableDense, name: str, value: Any) -> Any:
+    if name != "kernel":
+        return value
+    if layer.granularity is not None and layer.is_initializing():
+        granularity = layer.granularity
+        layer.variable("scores", name, lambda: initial_scores(value, granularity))
+        layer.variable("rates", name, lambda: logit_from_rate(1.0, 0.0))
+        layer.variable("minimum_rates", name, lambda: jnp.float32(0.0))
+    if not layer.has_variable("scores", name):
+        return value
+    return masked_kernel(
+        value, *(layer.get_variable(collection, name) for collection in PRUNING_COLLECTIONS)
+    )
+
+
+def layer_name(path: Path) -> str:
+    """Name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'."""
+    return "/".join(path[:-1])
+
+
+def kernel_paths(params: Variables) -> list[Path]:
+    """Paths of all prunable tensors: every convolution's and dense layer's kernel.
+
+    They come in natural order of their names (conv2 before conv10). The models name their layers so
+    that this is the order of the network.
+    """
+    paths = (path for path in flatten_dict(params) if path[-1] == "kernel")
+    return sorted(paths, key=_natural_order)
+
+
+def _natural_order(path: Path) -> list[list[int | str]]:
+    return [[int(c) if c.isdigit() else c for c in re.split(r"(\d+)", part)] for part in path]
+
+
+def make_prunable(
+    variables: Variables, rates: dict[Path, float], minimum: float, granularity: Granularity
+) -> dict[str, Any]:
+    """Adds scores, rates and minimum rates to the variables of a dense network.
+
+    Args:
+        variables: At least `params`; other collections are carried over.
+        rates: Initial compression rate of every kernel path, in (minimum, 1].
+        minimum: Smallest rate a_min, in [0, 1).
+        granularity: 'weight' or 'channel'.
+
+    Returns:
+        New variables that share the arrays of the given ones.
+    """
+    kernels = {path: flatten_dict(variables["params"])[path] for path in rates}
+    added = {
+        "scores": {path: initial_scores(kernel, granularity) for path, kernel in kernels.items()},
+        "rates": {path: logit_from_rate(rate, minimum) for path, rate in rates.items()},
+        "minimum_rates": {path: jnp.float32(minimum) for path in rates},
+    }
+    return {**variables, **{name: unflatten_dict(leaves) for name, leaves in added.items()}}
+
+
+def rates_of(variables: Variables) -> dict[Path, Rate]:
+    """Compression rate of every pruned kernel, by path."""
+    logits, minima = flatten_dict(variables["rates"]), flatten_dict(variables["minimum_rates"])
+    return {path: rate_from_logit(logits[path], minima[path]) for path in logits}
+
+
+def bake(variables: Variables) -> dict[str, Any]:
+    """The plain network: masks applied to the kernels, pruning collections gone.
+
+    Args:
+        variables: Variables of a pruned network; those of a dense one come back as they are.
+
+    Returns:
+        Variables without 'scores', 'rates' and 'minimum_rates' that give the same outputs.
+    """
+    plain = {name: tree for name, tree in variables.items() if name not in PRUNING_COLLECTIONS}
+    if "scores" not in variables:
+        return plain
+    collections = [flatten_dict(variables[name]) for name in PRUNING_COLLECTIONS]
+    params = flatten_dict(variables["params"])
+    for path in collections[0]:
+        params[path] = masked_kernel(params[path], *(leaves[path] for leaves in collections))
+    return {**plain, "params": unflatten_dict(params)}

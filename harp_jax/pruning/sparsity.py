@@ -1,0 +1,50 @@
+"""Realised sparsity: what the masks keep, counted, not what the rates promise."""
+
+from typing import NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from harp_jax.pruning.layers import kernel_paths, layer_name, rates_of
+from harp_jax.pruning.masks import kernel_mask
+from harp_jax.types import Variables
+
+
+class LayerSparsity(NamedTuple):
+    """Weights of one layer's kernel.
+
+    Attributes:
+        layer: The layer's name, e.g. 'conv1'.
+        parameters: Number of weights in its kernel.
+        kept: Number of weights its mask keeps.
+        rate: Its compression rate in (0, 1], or None in a dense network.
+    """
+
+    layer: str
+    parameters: int
+    kept: int
+    rate: float | None
+
+
+def layer_sparsity(variables: Variables) -> list[LayerSparsity]:
+    """Counts kernel weights per layer. Biases and BatchNorm are not pruned and not counted.
+
+    Args:
+        variables: Variables of a pruned or dense network.
+
+    Returns:
+        One row per convolution and dense layer, in tree order.
+    """
+    params = flatten_dict(variables["params"])
+    scores = flatten_dict(variables.get("scores", {}))
+    rates = rates_of(variables) if scores else {}
+    rows = []
+    for path in kernel_paths(variables["params"]):
+        kernel = params[path]
+        if path not in scores:
+            rows.append(LayerSparsity(layer_name(path), kernel.size, kernel.size, None))
+            continue
+        mask = kernel_mask(scores[path], rates[path], kernel.ndim)
+        kept = int(np.broadcast_to(mask, kernel.shape).sum(dtype=np.int64))
+        rows.append(LayerSparsity(layer_name(path), kernel.size, kept, float(rates[path])))
+    return rows

@@ -1,0 +1,393 @@
+"""A finished workdir as one page: tables, curves, layer-wise rates and attacked images.
+
+The page needs nothing but itself: figures are embedded, there are no scripts. What the workdir does
+not hold is left out of the page. Epochs count from 0, as in the logs.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from harp_jax import plots
+
+STAGES = {"pretrain": "dense (pretrain)", "prune": "pruned", "finetune": "finetuned"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+MAXIMUM_EXAMPLES = 8
+MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
+
+Record = Mapping[str, Any]
+
+
+class ReportError(ValueError):
+    """The workdir does not hold what a report needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as the template embeds it."""
+
+    key: str  # names the caption in the template
+    source: str  # data URI
+    alt: str
+
+
+def write(workdir: epath.PathLike) -> epath.Path:
+    """Writes `report/index.html` of a finished run.
+
+    Args:
+        workdir: Folder with `results.json` and, where there are any, `config.json`,
+            `<stage>/metrics.jsonl` and `examples.npz`.
+
+    Returns:
+        The path of the page. Its content depends on the files read alone.
+
+    Raises:
+        ReportError: If `results.json` is missing or has no rows, or a file cannot be read.
+    """
+    workdir = epath.Path(workdir)
+    results = _read_results(workdir)
+    run = _read_json(workdir / "config.json") if (workdir / "config.json").exists() else results
+    metrics = {stage: _read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    metrics = {stage: lines for stage, lines in metrics.items() if lines}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harp_jax"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("report.html").render(
+        **_headline(run, results, metrics),
+        table=_table(results["rows"]),
+        summary=_summary(results["rows"]),
+        precision=_precision(results["rows"]),
+        attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
+        dataset=results.get("dataset", {}),
+        complete=results.get("complete", True),
+        notes=results.get("notes", []),
+        pictures=_pictures(results["rows"], metrics, workdir / "examples.npz"),
+        training=_training(results["rows"], metrics),
+        environment=_environment(run, results),
+        settings=list(_flat(run.get("config", {}))),
+    )
+    page = workdir / "report" / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(html)
+    return page
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}: not valid JSON ({error})") from error
+
+
+def _read_results(workdir: epath.Path) -> dict[str, Any]:
+    path = workdir / "results.json"
+    pending = [stage for stage in STAGES if not (workdir / stage / "metrics.jsonl").exists()]
+    advice = f"run stage {pending[0]!r}" if pending else "run the evaluation of stage 'finetune'"
+    if not path.exists():
+        raise ReportError(f"{path}: missing, so there is nothing to report; {advice} first")
+    results = _read_json(path)
+    if not results.get("rows"):
+        raise ReportError(f"{path}: has no rows, so there is nothing to report; {advice} first")
+    order = list(STAGES)
+    results["rows"] = sorted(
+        results["rows"],
+        key=lambda row: order.index(row["stage"]) if row["stage"] in order else len(order),
+    )
+    return results
+
+
+def _read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """The log's lines by epoch; of an epoch logged twice (a resumed run) the later line counts."""
+    if not path.exists():
+        return []
+    lines = {}
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
+        lines[line["epoch"]] = line
+    return [lines[epoch] for epoch in sorted(lines)]
+
+
+def _headline(run: Record, results: Record, metrics: Mapping[str, list]) -> dict[str, Any]:
+    """Title and facts at the head of the page."""
+    config = run.get("config", {})
+    target = _target(metrics.get("prune", []))
+    sparsity = 1 - target if target else max(row["sparsity"] for row in results["rows"])
+    model, data = _name(config.get("model")), _name(results.get("dataset"))
+    data = data or _name(config.get("dataset"))
+    title = " on ".join(name for name in (model, data) if name) or "Robust pruning"
+    facts = [("dataset", data), ("model", model)]
+    if sparsity > 0:
+        facts.append(("target sparsity" if target else "sparsity", _percent(sparsity)))
+    facts.append(("seed", str(results.get("seed", run.get("seed", "")))))
+    facts.append(("run of", str(run.get("created") or "")[:10]))
+    return {
+        "title": title,
+        "subtitle": f"pruned to {_percent(sparsity)} sparsity" if sparsity > 0 else "",
+        "facts": [(label, fact) for label, fact in facts if fact],
+    }
+
+
+def _name(entry: object) -> str:
+    """A dataset's or model's name, given plainly or in a mapping's field `name`."""
+    return str(entry.get("name", "")) if isinstance(entry, Mapping) else str(entry or "")
+
+
+def _table(rows: Sequence[Record]) -> dict[str, Any]:
+    attacks = list(dict.fromkeys(name for row in rows for name in row["robust"]))
+    body = []
+    for row in rows:
+        digits = _digits(row)
+        scores = [row["natural"], *(row["robust"].get(name) for name in attacks)]
+        body.append(
+            {
+                "stage": STAGES.get(row["stage"], row["stage"]),
+                "sparsity": _percent(row["sparsity"]),
+                "kept": f"{row['parameters']:,}",
+                "total": f"{row['total']:,}",
+                "scores": ["" if score is None else _percent(score, digits) for score in scores],
+                "images": f"{row['images']:,}",
+            }
+        )
+    return {"attacks": attacks, "rows": body}
+
+
+def _summary(rows: Sequence[Record]) -> dict[str, str]:
+    """The last network beside the dense one, under the attack that hurts it most."""
+    last = rows[-1]
+    if len(rows) < 2 or rows[0]["stage"] != "pretrain":
+        return {}
+    shared = [name for name in last["robust"] if name in rows[0]["robust"]]
+    worst = min(shared, key=lambda name: last["robust"][name], default=None)
+    return {
+        "stage": STAGES.get(last["stage"], last["stage"]),
+        "kept": f"{last['parameters']:,}",
+        "total": f"{last['total']:,}",
+        "sparsity": _percent(last["sparsity"]),
+        "attack": worst or "",
+        "natural": _percent(last["natural"], _digits(last)),
+        "dense_natural": _percent(rows[0]["natural"], _digits(rows[0])),
+        "robust": _percent(last["robust"][worst], _digits(last)) if worst else "",
+        "dense_robust": _percent(rows[0]["robust"][worst], _digits(rows[0])) if worst else "",
+    }
+
+
+def _precision(rows: Sequence[Record]) -> dict[str, str]:
+    """How many test images there were, and the largest standard error that follows."""
+    counts = sorted({row["images"] for row in rows})
+    errors = [
+        math.sqrt(score * (1 - score) / row["images"])
+        for row in rows
+        for score in (row["natural"], *row["robust"].values())
+    ]
+    return {
+        "images": " or ".join(f"{count:,}" for count in counts),
+        "error": f"{100 * max(errors):.2g}",
+    }
+
+
+def _attack(settings: Record) -> str:
+    """An attack's settings in words: what is known in a fixed order, then the rest by name."""
+    rest = dict(settings)
+    words = [str(rest.pop("type"))] if "type" in rest else []
+    if "norm" in rest:
+        norm = str(rest.pop("norm"))
+        words.append(NORMS.get(norm.lower(), norm))
+    if "epsilon" in rest:
+        words.append(f"ε = {_pixels(rest.pop('epsilon'))}")
+    if rest.get("step_size") is not None:
+        words.append(f"step size {_pixels(rest.pop('step_size'))}")
+    for field in ("steps", "restarts"):
+        if isinstance(rest.get(field), int):
+            count = rest.pop(field)
+            words.append(f"{count:,} {field if count != 1 else field[:-1]}")
+    for field, value in rest.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"{field.replace('_', ' ')} {shown}")
+    return ", ".join(words)
+
+
+def _pixels(value: float) -> str:
+    """A length on the [0, 1] scale, as a fraction of 255 where that is the shorter way."""
+    levels = value * 255
+    if abs(value * 1000 - round(value * 1000)) > 1e-6 and abs(levels - round(levels)) < 1e-3:
+        return f"{round(levels)}/255"
+    return f"{value:.4g}"
+
+
+def _pictures(
+    rows: Sequence[Record], metrics: Mapping[str, list], examples: epath.Path
+) -> list[Picture]:
+    figures: list[tuple[str, Figure, str]] = []
+    layers = [layer for layer in rows[-1].get("layers", []) if layer["parameters"]]
+    if layers and rows[-1]["parameters"] < rows[-1]["total"]:
+        counts = [
+            plots.LayerCount(each["layer"], each["kept"], each["parameters"]) for each in layers
+        ]
+        figures.append(
+            ("layers", plots.kept_shares(counts), "Bars: share of weights kept in each layer")
+        )
+    figures.extend(_compression_figures(metrics.get("prune", [])))
+    chosen = {row["stage"]: row.get("checkpoint_epoch") for row in rows}
+    curves = [_curves(stage, lines, chosen.get(stage)) for stage, lines in metrics.items()]
+    if curves:
+        figures.append(
+            (
+                "accuracy",
+                plots.accuracies(curves),
+                "Curves: natural and robust validation accuracy over the epochs of each stage",
+            )
+        )
+        figures.append(
+            ("loss", plots.training_loss(curves), "Curves: training loss over the epochs")
+        )
+    if examples.exists():
+        figures.extend(_example_figure(examples, [row["stage"] for row in rows]))
+    return [
+        Picture(
+            key,
+            f"data:image/png;base64,{base64.b64encode(plots.to_png_bytes(figure)).decode()}",
+            alt,
+        )
+        for key, figure, alt in figures
+    ]
+
+
+def _target(lines: Sequence[Record]) -> float | None:
+    return lines[-1]["compression"]["target"] if lines and "compression" in lines[-1] else None
+
+
+def _compression_figures(lines: Sequence[Record]) -> list[tuple[str, Figure, str]]:
+    figures = []
+    epochs = np.array([line["epoch"] for line in lines], dtype=np.int64)
+    target = _target(lines)
+    if target is not None:
+        curves = plots.CompressionCurves(
+            epochs=epochs,
+            loss=_series(lines, "compression", "loss"),
+            gamma=_series(lines, "compression", "gamma"),
+            rate=_series(lines, "compression", "rate"),
+            target=target,
+            frozen=_first(lines, "frozen"),
+            reached=_first(lines, "reached"),
+        )
+        alt = "Curves: compression loss, its weight and the kept share over the epochs of pruning"
+        figures.append(("compression", plots.compression(curves), alt))
+    if lines and lines[-1].get("rates"):
+        rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
+        alt = "Curves: kept share of each layer over the epochs of pruning"
+        figures.append(("rates", plots.layer_rates(epochs, rates, target), alt))
+    return figures
+
+
+def _first(lines: Sequence[Record], flag: str) -> int | None:
+    return next((line["epoch"] for line in lines if line["compression"].get(flag)), None)
+
+
+def _series(lines: Sequence[Record], group: str, field: str) -> np.ndarray:
+    """One logged number by epoch, nan where it was not measured."""
+    values = [(line.get(group) or {}).get(field) for line in lines]
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _curves(stage: str, lines: Sequence[Record], chosen: int | None) -> plots.StageCurves:
+    if chosen is None:
+        chosen = max((line["epoch"] for line in lines if line.get("best")), default=None)
+    return plots.StageCurves(
+        name=STAGES[stage],
+        epochs=np.array([line["epoch"] for line in lines], dtype=np.int64),
+        loss=_series(lines, "train", "loss"),
+        natural=_series(lines, "validation", "natural"),
+        robust=_series(lines, "validation", "robust"),
+        chosen=chosen,
+    )
+
+
+def _example_figure(path: epath.Path, stages: Sequence[str]) -> list[tuple[str, Figure, str]]:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    shown = slice(MAXIMUM_EXAMPLES)
+    attacked = [
+        plots.StageExamples(
+            name=STAGES.get(stage, stage).split()[0],
+            adversarial=arrays[f"{stage}/adversarial"][shown],
+            natural_prediction=arrays[f"{stage}/natural_prediction"][shown],
+            adversarial_prediction=arrays[f"{stage}/adversarial_prediction"][shown],
+        )
+        for stage in stages
+        if f"{stage}/adversarial" in arrays
+    ]
+    images = arrays["images"][shown]
+    if not attacked or not len(images):
+        return []
+    largest = max(float(np.abs(each.adversarial - images).max()) for each in attacked)
+    figure = plots.examples(images, arrays["labels"][shown], attacked, largest or 1.0)
+    attack, epsilon = str(arrays["attack"]), _pixels(float(arrays["epsilon"]))
+    alt = f"Test images, clean and attacked ({attack}, ε = {epsilon}), and the changes"
+    return [("examples", figure, alt)]
+
+
+def _training(rows: Sequence[Record], metrics: Mapping[str, list]) -> list[dict[str, str]]:
+    """How each stage was run: epochs, the chosen one, speed."""
+    evaluated = {row["stage"]: row for row in rows}
+    table = []
+    for stage in dict.fromkeys([*metrics, *evaluated]):
+        lines, row = metrics.get(stage, []), evaluated.get(stage, {})
+        speed = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+        chosen, seconds = row.get("checkpoint_epoch"), row.get("seconds")
+        table.append(
+            {
+                "stage": STAGES.get(stage, stage),
+                "epochs": str(len(lines)) if lines else "",
+                "chosen": "" if chosen is None else str(chosen),
+                "speed": f"{np.median(speed):,.0f}" if speed else "",
+                "evaluation": "" if seconds is None else f"{seconds:,.1f} s",
+            }
+        )
+    return table
+
+
+def _environment(run: Record, results: Record) -> list[tuple[str, str]]:
+    versions = run.get("versions") or results.get("versions") or {}
+    known = [("created", run.get("created")), ("revision", run.get("revision"))]
+    facts = [(label, str(value)) for label, value in known if value]
+    return facts + [(name, str(version)) for name, version in versions.items()]
+
+
+def _flat(tree: Record, prefix: str = "") -> list[tuple[str, str]]:
+    """The config's fields by dotted name, as flags spell them."""
+    fields = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            fields.extend(_flat(value, f"{prefix}{name}."))
+        else:
+            fields.append((f"{prefix}{name}", json.dumps(value, ensure_ascii=False)))
+    return fields
+
+
+def _digits(row: Record) -> int:
+    return 2 if row["images"] >= MEASURED_FINELY else 1
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    if share > 0.99 and digits == 1:
+        digits = 1 if math.isclose(round(share, 3), share, abs_tol=5e-6) else 2
+    return f"{100 * share:.{digits}f} %"

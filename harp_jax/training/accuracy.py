@@ -1,0 +1,79 @@
+"""Accuracy of a network on a split, clean or under attack, over all devices."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from tqdm import tqdm
+
+from harp_jax.attacks import Attack
+from harp_jax.data import Split, eval_batches, to_unit
+from harp_jax.pruning.layers import bake
+from harp_jax.training import parallel
+from harp_jax.types import Variables
+
+Accuracy = Callable[[Any, Split], float]
+
+
+def make_accuracy(
+    model: nn.Module,
+    attack: Attack | None,
+    *,
+    seed: int,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+    label: str,
+) -> Accuracy:
+    """Builds a function that measures accuracy; it compiles once.
+
+    Args:
+        model: The network.
+        attack: Attack to measure under, or None for natural accuracy.
+        seed: Seed of the attack's noise, which is keyed by the example's place in the split.
+        batch_size: Examples at once over all devices of all processes.
+        devices: Local devices.
+        label: Shown in front of the progress bar.
+
+    Returns:
+        (replicated plain variables, see `bake_everywhere`; split) -> share of the split's examples
+        that are classified rightly, in [0, 1]. Every example counts once.
+    """
+
+    def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def logits_fn(x):
+            return model.apply(variables, x, train=False)
+
+        images, labels = to_unit(batch["images"]), batch["labels"]
+        if attack is not None:
+            key = jax.random.key(seed)
+            keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(batch["index"])
+            images = attack(logits_fn, images, labels, keys)
+        correct = (logits_fn(images).argmax(-1) == labels) & batch["valid"]
+        return parallel.total({"correct": correct.sum(), "examples": batch["valid"].sum()})
+
+    count_everywhere = parallel.parallel(count, devices)
+
+    def accuracy(variables: Any, split: Split) -> float:
+        batches = eval_batches(
+            split,
+            batch_size=batch_size,
+            devices=len(devices),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        correct = examples = 0
+        bar = tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None)
+        with bar:
+            for batch in parallel.prefetch(batches, devices):
+                counts = parallel.to_host(count_everywhere(variables, batch))
+                correct, examples = correct + counts["correct"], examples + counts["examples"]
+                bar.update(int(counts["examples"]))
+        return float(correct / examples)
+
+    return accuracy
+
+
+def make_bake(devices: Sequence[jax.Device]) -> Callable[[Any], Any]:
+    """`bake` for replicated variables: masks are applied once, before a whole evaluation."""
+    return parallel.parallel(bake, devices)

@@ -1,0 +1,266 @@
+"""The loop over a stage's epochs: train, validate, record, checkpoint, resume."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+from tqdm import tqdm
+
+from harp_jax.checkpoint import StageCheckpoints
+from harp_jax.data import Dataset, train_batches
+from harp_jax.training import parallel
+from harp_jax.training.accuracy import Accuracy
+from harp_jax.training.metrics import MetricsLog, Row
+from harp_jax.training.state import TrainState, zero_sums
+
+SECONDS_BETWEEN_CHECKS = 1.0
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class InterruptedRunError(RuntimeError):
+    """The user or the system asked the run to stop; its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a stage does, apart from its compiled programs.
+
+    Attributes:
+        stage: 'pretrain', 'prune' or 'finetune'.
+        epochs: Epochs to train.
+        steps_per_epoch: Updates in an epoch.
+        batch_size: Examples in an update, over all devices of all processes.
+        seed: Seed of the order of the examples.
+        devices: Local devices.
+        learning_rate: For the record.
+        checkpoint_every_steps: Saves also inside an epoch; 0 does not.
+        describe: Adds to an epoch's row from the state at its end; for pruning the entries
+            'compression' (with 'reached') and 'rates'.
+        stop_requested: Asked after every step.
+    """
+
+    stage: str
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    seed: int
+    devices: Sequence[jax.Device]
+    learning_rate: optax.Schedule
+    checkpoint_every_steps: int
+    describe: Callable[[TrainState], Row]
+    stop_requested: Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The compiled functions of a stage, each mapped over the devices.
+
+    Attributes:
+        train_step: (state, batch) -> state.
+        bake: Variables -> plain variables.
+        natural: Accuracy on clean images.
+        robust: Accuracy under the training attack.
+    """
+
+    train_step: Callable[[TrainState, Any], TrainState]
+    bake: Callable[[Any], Any]
+    natural: Accuracy
+    robust: Accuracy
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop remembers between epochs; saved with every checkpoint.
+
+    Attributes:
+        best_epoch: Epoch of the best network, or None.
+        best_accuracy: Its robust validation accuracy.
+        reached: Whether an epoch ended at or below the compression target (always, if none is set).
+    """
+
+    best_epoch: int | None = None
+    best_accuracy: float = -1.0
+    reached: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The end of a stage.
+
+    Attributes:
+        variables: The best network, or the last one if no epoch could count as best.
+        epoch: The epoch that it comes from.
+        reached: Whether the compression target was reached.
+    """
+
+    variables: dict[str, Any]
+    epoch: int
+    reached: bool
+
+
+def fit(
+    plan: Plan, state: TrainState, programs: Programs, dataset: Dataset, directory: epath.Path
+) -> Outcome:
+    """Trains a stage to its end, from its last checkpoint if there is one.
+
+    The best network is the one with the highest robust accuracy on the validation split; while
+    pruning only epochs count from the first one on that reaches the target.
+
+    Args:
+        plan: What to do.
+        state: State before the first step, on the host.
+        programs: The compiled functions.
+        dataset: Its train and validation splits are used.
+        directory: The stage's folder.
+
+    Returns:
+        The network to hand on.
+
+    Raises:
+        TrainingDivergedError: if the loss is not finite; names the step and the last checkpoint.
+        InterruptedRunError: if a stop was requested; the state is saved.
+    """
+    loop = _Loop(plan, programs, dataset, directory, state)
+    try:
+        return loop.run()
+    finally:
+        loop.close()
+
+
+class _Loop:
+    """The files, the progress and the device state of a stage that is being trained."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        programs: Programs,
+        dataset: Dataset,
+        directory: epath.Path,
+        state: TrainState,
+    ):
+        self.plan, self.programs, self.dataset = plan, programs, dataset
+        self.checkpoints = StageCheckpoints(directory / "checkpoints")
+        self.progress = Progress()
+        restored = self.checkpoints.restore_last(state)
+        if restored is not None:
+            state, metadata = restored
+            self.progress = Progress(**metadata["progress"])
+        self.first_step = int(state.step)
+        self.last_saved = None if restored is None else self.first_step
+        self.state = parallel.replicate(state, plan.devices)
+        self.log = MetricsLog(directory, resume_at=self.first_step // plan.steps_per_epoch)
+        self.bar = tqdm(
+            total=plan.epochs * plan.steps_per_epoch * plan.batch_size,
+            initial=self.first_step * plan.batch_size,
+            unit="img",
+            disable=None,  # shown on terminals only
+        )
+
+    def run(self) -> Outcome:
+        first_epoch, start = divmod(self.first_step, self.plan.steps_per_epoch)
+        for epoch in range(first_epoch, self.plan.epochs):
+            self.bar.set_description(f"{self.plan.stage} {epoch + 1}/{self.plan.epochs}")
+            started = time.monotonic()
+            self.train_epoch(epoch, start)
+            seconds = time.monotonic() - started
+            images = (self.plan.steps_per_epoch - start) * self.plan.batch_size
+            self.finish_epoch(epoch, {"seconds": seconds, "images_per_second": images / seconds})
+            start = 0
+        best = self.checkpoints.best()
+        if best is None:
+            last = parallel.to_host(self.state.variables)
+            return Outcome(last, self.plan.epochs - 1, self.progress.reached)
+        return Outcome(best, best.pop("metadata")["epoch"], self.progress.reached)
+
+    def train_epoch(self, epoch: int, start: int) -> None:
+        """Runs the steps of an epoch from `start` on."""
+        plan = self.plan
+        batches = train_batches(
+            self.dataset.train,
+            seed=plan.seed,
+            epoch=epoch,
+            batch_size=plan.batch_size,
+            devices=len(plan.devices),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            start=start,
+        )
+        step, checked = epoch * plan.steps_per_epoch + start, time.monotonic()
+        for batch in parallel.prefetch(batches, plan.devices):
+            self.state = self.programs.train_step(self.state, batch)
+            step += 1
+            if time.monotonic() - checked > SECONDS_BETWEEN_CHECKS:
+                self.check(step)
+                checked = time.monotonic()
+            if plan.checkpoint_every_steps and step % plan.checkpoint_every_steps == 0:
+                self.save(step)
+            if plan.stop_requested():
+                self.save(step)
+                raise InterruptedRunError(
+                    f"{plan.stage}: stopped in epoch {epoch} after step {step}; all is saved,"
+                    " the same command goes on from here"
+                )
+        self.check(step)
+
+    def check(self, step: int) -> None:
+        """Waits for the device, shows the progress, and stops a run whose loss is not finite."""
+        bad_step = int(parallel.to_host(self.state.sums["bad_step"]))
+        if bad_step >= 0:
+            good = "none" if self.last_saved is None else f"step {self.last_saved}"
+            raise TrainingDivergedError(
+                f"{self.plan.stage}: the loss is not finite in epoch"
+                f" {bad_step // self.plan.steps_per_epoch}, step {bad_step}; last good checkpoint:"
+                f" {good} in {self.checkpoints.directory}; try a smaller"
+                f" {self.plan.stage}.learning_rate"
+            )
+        self.bar.update(step * self.plan.batch_size - self.bar.n)
+
+    def finish_epoch(self, epoch: int, timing: Row) -> None:
+        """Validates, records and saves; leaves the sums at zero for the next epoch."""
+        state = parallel.to_host(self.state)
+        plain = self.programs.bake(self.state.variables)
+        validation = {
+            "natural": self.programs.natural(plain, self.dataset.validation),
+            "robust": self.programs.robust(plain, self.dataset.validation),
+        }
+        row = {
+            "stage": self.plan.stage,
+            "epoch": epoch,
+            "step": int(state.step),
+            **timing,
+            "learning_rate": float(self.plan.learning_rate(state.step - 1)),
+            "train": {
+                "loss": float(state.sums["loss"] / state.sums["examples"]),
+                "accuracy": float(state.sums["correct"] / state.sums["examples"]),
+            },
+            "validation": validation,
+            **self.plan.describe(state),
+        }
+        self.progress.reached |= row.get("compression", {"reached": True})["reached"]
+        row["best"] = self.progress.reached and validation["robust"] > self.progress.best_accuracy
+        if row["best"]:
+            self.progress.best_accuracy = validation["robust"]
+            self.progress.best_epoch = epoch
+            self.checkpoints.save_best(state, {"epoch": epoch, "validation": validation})
+        self.log.add(row)
+        self.state = self.state.replace(sums=parallel.replicate(zero_sums(), self.plan.devices))
+        self.save(int(state.step))
+
+    def save(self, step: int) -> None:
+        """Saves the state to resume from; never one that is not finite."""
+        self.check(step)
+        metadata = {"stage": self.plan.stage, "progress": dataclasses.asdict(self.progress)}
+        self.checkpoints.save_last(parallel.to_host(self.state), metadata)
+        self.last_saved = step
+
+    def close(self) -> None:
+        self.bar.close()
+        self.log.close()
+        self.checkpoints.close()

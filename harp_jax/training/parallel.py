@@ -1,0 +1,71 @@
+"""The one place that knows how a step runs on several devices: `jax.pmap` over one axis.
+
+Every process holds a batch of shape `[local devices, per device, ...]` and a state that is the same
+on all devices. Gradients and counts are reduced inside the mapped function, after differentiation:
+`mean(grad(loss))` is right, `grad(mean(loss))` would not be.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import flax.jax_utils
+import jax
+from jax import lax
+
+AXIS = "device"
+
+
+def local_devices(limit: int | None = None) -> list[jax.Device]:
+    """The devices of this process that take part: all, or the first `limit`.
+
+    Raises:
+        ValueError: if there are fewer than `limit`, or a limit is given to a run of many processes.
+    """
+    devices = jax.local_devices()
+    if limit is None:
+        return devices
+    if jax.process_count() > 1:
+        raise ValueError(f"devices={limit}: leave it unset when several processes run")
+    if not 1 <= limit <= len(devices):
+        raise ValueError(f"devices={limit}: this machine has {len(devices)}, allowed are 1 to that")
+    return devices[:limit]
+
+
+def parallel(
+    function: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    donate_argnums: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiles a function to run on all devices, its arguments split on their first axis."""
+    everywhere = len(devices) == jax.local_device_count()
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        donate_argnums=donate_argnums,
+        devices=None if everywhere else devices,
+    )
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """A copy of the tree on every device, stacked on a new first axis."""
+    return flax.jax_utils.replicate(tree, devices)
+
+
+def to_host(tree: Any) -> Any:
+    """One copy of a replicated tree, as numpy arrays."""
+    return jax.device_get(jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree))
+
+
+def prefetch(batches: Iterable[Any], devices: Sequence[jax.Device]) -> Iterator[Any]:
+    """Batches on their devices, the next one already under way while one is in use."""
+    return flax.jax_utils.prefetch_to_device(iter(batches), 2, devices)
+
+
+def mean(tree: Any) -> Any:
+    """Mean over all devices of all processes; inside a mapped function."""
+    return lax.pmean(tree, AXIS)
+
+
+def total(tree: Any) -> Any:
+    """Sum over all devices of all processes; inside a mapped function."""
+    return lax.psum(tree, AXIS)

@@ -1,0 +1,69 @@
+"""What each stage trains: freezing as data.
+
+| mode     | stage    | weights, biases | BatchNorm scale, bias | scores | rates |
+|----------|----------|-----------------|-----------------------|--------|-------|
+| pretrain | pretrain | yes             | yes                   |        |       |
+| harp     | prune    |                 | yes                   | yes    | yes   |
+| score    | prune    |                 | yes                   | yes    |       |
+| rate     | prune    |                 | yes                   |        | yes   |
+| finetune | finetune | yes             | yes                   |        |       |
+
+BatchNorm's affine parameters keep training while the weights are fixed, as in the authors' code,
+and its running statistics always follow. What a stage does not train is neither differentiated
+nor seen by the optimiser.
+"""
+
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from harp_jax.types import Variables
+
+STAGES = ("pretrain", "prune", "finetune")
+PRUNE_METHODS = ("harp", "score", "rate")
+
+TRAINS: dict[str, frozenset[str]] = {
+    "pretrain": frozenset({"weights", "norm"}),
+    "harp": frozenset({"scores", "rates", "norm"}),
+    "score": frozenset({"scores", "norm"}),
+    "rate": frozenset({"rates", "norm"}),
+    "finetune": frozenset({"weights", "norm"}),
+}
+_FROZEN_COLLECTIONS = ("batch_stats", "minimum_rates")
+
+
+def _group(path: tuple[str, ...], norms: set[tuple[str, ...]]) -> str:
+    collection = path[0]
+    if collection == "params":
+        return "norm" if path[:-1] in norms else "weights"
+    if collection in ("scores", "rates"):
+        return collection
+    if collection in _FROZEN_COLLECTIONS:
+        return "never"
+    raise ValueError(f"variables: unknown collection {collection!r} at {'/'.join(path)}")
+
+
+def split(variables: Variables, mode: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits variables into those that a mode trains and the rest.
+
+    Args:
+        variables: All collections of the network.
+        mode: A key of `TRAINS`.
+
+    Returns:
+        (trainable, frozen): nested dicts that `merge` puts together again.
+
+    Raises:
+        ValueError: if a collection belongs to no group.
+    """
+    leaves = flatten_dict(dict(variables))
+    norms = {path[:-1] for path in leaves if path[-1] == "scale"}
+    chosen = {path for path in leaves if _group(path, norms) in TRAINS[mode]}
+    trainable = {path: leaf for path, leaf in leaves.items() if path in chosen}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in chosen}
+    return unflatten_dict(trainable), unflatten_dict(frozen)
+
+
+def merge(trainable: Variables, frozen: Variables) -> dict[str, Any]:
+    """The whole variables again from the two parts of `split`."""
+    return unflatten_dict({**flatten_dict(dict(frozen)), **flatten_dict(dict(trainable))})

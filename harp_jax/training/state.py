@@ -1,0 +1,64 @@
+"""Everything that changes while a stage trains, in one tree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from harp_jax.training import stages
+from harp_jax.types import Variables
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """State of a stage. All of it is checkpointed, so that a resumed run repeats the bits.
+
+    Attributes:
+        step: Updates done in this stage.
+        key: Data of the run's PRNG key; everything random is folded from it.
+        variables: All collections of the network.
+        opt_state: Optimiser state of the trainable part; it holds gamma and its frozen flag.
+        sums: Sums over the current epoch: 'loss' (times examples), 'correct', 'examples', and
+            'bad_step', the first step whose loss was not finite, or -1.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    variables: dict[str, Any]
+    opt_state: Any
+    sums: dict[str, jax.Array]
+
+
+def zero_sums() -> dict[str, np.ndarray]:
+    """Sums of an epoch that has not begun."""
+    zero = np.zeros((), np.float32)
+    return {"loss": zero, "correct": zero, "examples": zero, "bad_step": np.full((), -1, np.int32)}
+
+
+def create(
+    variables: Variables, mode: str, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """State before the first step of a stage.
+
+    Args:
+        variables: All collections of the network.
+        mode: A key of `stages.TRAINS`.
+        optimizer: Over the trainable part of the variables.
+        seed: The run's seed.
+
+    Returns:
+        The state, on the host.
+    """
+    trainable, _ = stages.split(variables, mode)
+    state = TrainState(
+        step=jnp.int32(0),
+        key=jax.random.key_data(
+            jax.random.fold_in(jax.random.key(seed), list(stages.TRAINS).index(mode))
+        ),
+        variables=dict(variables),
+        opt_state=optimizer.init(trainable),
+        sums=zero_sums(),
+    )
+    return jax.tree.map(np.asarray, state)

@@ -1,0 +1,144 @@
+"""The training step: augmentation, masks, attack, loss and update in one compiled program."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from harp_jax import losses
+from harp_jax.attacks import Attack
+from harp_jax.pruning.layers import bake
+from harp_jax.training import parallel, stages
+from harp_jax.training.state import TrainState
+from harp_jax.types import Images, Labels, Logits, RawImages, Scalar
+
+Forward = Callable[[Images], Logits]
+Augment = Callable[[RawImages, jax.Array], Images]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How a training loss is computed from forward passes.
+
+    Attributes:
+        loss: (forward, clean images, adversarial images, labels) -> (loss, logits that count for
+            the training accuracy). `forward` runs the network in training mode; each call updates
+            BatchNorm's running statistics, in the order of the calls.
+        adversarial: Whether the loss wants adversarial images; if not it gets the clean ones twice.
+    """
+
+    loss: Callable[[Forward, Images, Images, Labels], tuple[Scalar, Logits]]
+    adversarial: bool
+
+
+def _natural(forward: Forward, clean: Images, _: Images, labels: Labels) -> tuple[Scalar, Logits]:
+    logits = forward(clean)
+    return losses.natural(logits, labels), logits
+
+
+def _pgd(forward: Forward, _: Images, adversarial: Images, labels: Labels) -> tuple[Scalar, Logits]:
+    logits = forward(adversarial)
+    return losses.pgd(logits, labels), logits
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "natural": Objective(_natural, adversarial=False),
+    "pgd": Objective(_pgd, adversarial=True),
+}
+
+
+def make_train_step(
+    model: nn.Module,
+    objective: Objective,
+    attack: Attack,
+    optimizer: optax.GradientTransformation,
+    mode: str,
+    augment: Augment,
+    steps_per_epoch: int,
+) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
+    """Builds the step that `parallel.parallel` maps over the devices.
+
+    The masks are computed once: `jax.vjp` of `bake` gives the plain kernels that the attack and the
+    loss share, and the pull-back that turns the gradient of those kernels into straight-through
+    gradients of scores, rates or weights. Only what the mode trains is differentiated.
+
+    Args:
+        model: Network whose BatchNorm synchronises over `parallel.AXIS`.
+        objective: The training loss.
+        attack: Finds the adversarial images, with BatchNorm in inference mode.
+        optimizer: Over the trainable part of the variables.
+        mode: A key of `stages.TRAINS`.
+        augment: (uint8 images, one key per image) -> images in [0, 1].
+        steps_per_epoch: Updates in an epoch.
+
+    Returns:
+        (state, batch) -> state, to be run under the axis `parallel.AXIS`. A batch holds this
+        device's 'images' (uint8), 'labels' and 'index' (each example's place in its split).
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> TrainState:
+        keys = _example_keys(state, batch["index"], steps_per_epoch)
+        images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
+        trainable, frozen = stages.split(state.variables, mode)
+        params, pull_back = jax.vjp(lambda t: bake(stages.merge(t, frozen))["params"], trainable)
+        batch_stats = state.variables["batch_stats"]
+
+        def logits_fn(x: Images) -> Logits:
+            return model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
+
+        adversarial = images
+        if objective.adversarial:
+            adversarial = attack(logits_fn, images, labels, keys[:, 1])
+
+        def loss_fn(params: Any) -> tuple[Scalar, tuple[Logits, Any]]:
+            forward = _TrainingForward(model, params, batch_stats)
+            loss, logits = objective.loss(forward, images, adversarial, labels)
+            return loss, (logits, forward.batch_stats)
+
+        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        gradient = parallel.mean(pull_back(gradient)[0])
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trainable)
+        variables = stages.merge(optax.apply_updates(trainable, updates), frozen)
+        return state.replace(
+            step=state.step + 1,
+            variables={**variables, "batch_stats": batch_stats},
+            opt_state=opt_state,
+            sums=_add(state, loss, logits, labels),
+        )
+
+    return train_step
+
+
+class _TrainingForward:
+    """Forward passes in training mode; BatchNorm's running statistics pass from call to call."""
+
+    def __init__(self, model: nn.Module, params: Any, batch_stats: Any):
+        self.model, self.params, self.batch_stats = model, params, batch_stats
+
+    def __call__(self, images: Images) -> Logits:
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        logits, changed = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        self.batch_stats = changed["batch_stats"]
+        return logits
+
+
+def _example_keys(state: TrainState, index: jax.Array, steps_per_epoch: int) -> jax.Array:
+    """Keys `[batch, 2]` (augmentation, attack), folded from the epoch and the example's place."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step // steps_per_epoch)
+    return jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(index)
+
+
+def _add(state: TrainState, loss: Scalar, logits: Logits, labels: Labels) -> dict[str, jax.Array]:
+    """The epoch's sums with this step's batch, the same on every device."""
+    examples = len(labels)
+    correct = (logits.argmax(-1) == labels).sum().astype(jnp.float32)
+    batch = parallel.total(
+        {"loss": loss * examples, "correct": correct, "examples": jnp.float32(examples)}
+    )
+    sums = {name: state.sums[name] + value for name, value in batch.items()}
+    first_bad = (state.sums["bad_step"] < 0) & ~jnp.isfinite(batch["loss"])
+    return {**sums, "bad_step": jnp.where(first_bad, state.step, state.sums["bad_step"])}
