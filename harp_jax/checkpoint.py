@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from flax.traverse_util import flatten_dict
 
+from harp_jax.pruning.layers import leaves_by_path
 from harp_jax.training.state import TrainState
 from harp_jax.types import Variables
 
@@ -188,6 +188,10 @@ def _stored_tree(checkpointer: ocp.Checkpointer, folder: epath.Path) -> dict[str
     return metadata.item_metadata.tree
 
 
+def _leaves(tree: Variables) -> dict[str, Any]:
+    return {"/".join(path): leaf for path, leaf in leaves_by_path(tree).items()}
+
+
 def _map_leaves(function: Any, tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _map_leaves(function, branch) for name, branch in tree.items()}
@@ -208,8 +212,8 @@ def check_fits(
     Raises:
         CheckpointError: listing the keys that are missing, extra and differently shaped.
     """
-    have = flatten_dict({name: found.get(name, {}) for name in collections}, sep="/")
-    want = flatten_dict({name: expected[name] for name in collections}, sep="/")
+    have = _leaves({name: found.get(name, {}) for name in collections})
+    want = _leaves({name: expected[name] for name in collections})
     missing = sorted(want.keys() - have.keys())
     extra = sorted(have.keys() - want.keys())
     reshaped = [

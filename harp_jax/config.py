@@ -4,7 +4,8 @@ A file under `configs/` starts from `default()` and overrides fields. The defaul
 CIFAR-10 settings.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
@@ -15,6 +16,9 @@ from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
 from harp_jax.training.step import OBJECTIVES
 
+# A ConfigDict; its fields are made at run time, where `validate` checks them.
+Config: TypeAlias = Any
+
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
 
@@ -23,9 +27,9 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message names the field, its value and what is allowed."""
 
 
-def default() -> ConfigDict:
+def default() -> Config:
     """The configuration that every experiment overrides."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0  # with the config itself, all that a run depends on
     config.stages = ALL_STAGES  # which to run, in this order; finished ones are skipped
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
@@ -95,7 +99,7 @@ def default() -> ConfigDict:
     return config
 
 
-def make_attack(settings: ConfigDict | dict[str, Any], field: str) -> Attack:
+def make_attack(settings: Config, field: str) -> Attack:
     """The attack that a config section describes.
 
     Args:
@@ -111,7 +115,7 @@ def make_attack(settings: ConfigDict | dict[str, Any], field: str) -> Attack:
     fields = dict(settings)
     kind = fields.pop("type")
     _require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
-    known = ATTACKS[kind].__dataclass_fields__
+    known = [field.name for field in dataclasses.fields(ATTACKS[kind])]
     for name, value in fields.items():
         _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
     try:
@@ -120,17 +124,17 @@ def make_attack(settings: ConfigDict | dict[str, Any], field: str) -> Attack:
         raise ConfigError(f"{field}.{error}") from None
 
 
-def training_attack(config: ConfigDict) -> Attack:
+def training_attack(config: Config) -> Attack:
     """The attack of training and validation."""
     return make_attack({"type": "PGD", **config.attack}, "attack")
 
 
-def minimum_rate(config: ConfigDict) -> float:
+def minimum_rate(config: Config) -> float:
     """Smallest compression rate that a layer can reach, a_min = alpha * target."""
     return config.prune.alpha * config.prune.target
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks every field that can be checked without loading data.
 
     Args:
@@ -165,7 +169,7 @@ def validate(config: ConfigDict) -> None:
         make_attack(settings, f"evaluate.attacks.{name}")
 
 
-def _validate_ranges(config: ConfigDict) -> None:
+def _validate_ranges(config: Config) -> None:
     momentum = config.optimizer.momentum
     _require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
     not_negative = (
@@ -186,7 +190,7 @@ def _validate_ranges(config: ConfigDict) -> None:
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
 
 
-def _validate_prune(config: ConfigDict) -> None:
+def _validate_prune(config: Config) -> None:
     prune = config.prune
     _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
     _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
@@ -199,7 +203,7 @@ def _validate_prune(config: ConfigDict) -> None:
     )
 
 
-def _get(config: ConfigDict, field: str) -> Any:
+def _get(config: Config, field: str) -> Any:
     value: Any = config
     for part in field.split("."):
         value = value[part]

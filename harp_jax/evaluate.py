@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
-from harp_jax import checkpoint
+from harp_jax import checkpoint, models
 from harp_jax.attacks import Attack
-from harp_jax.config import make_attack
+from harp_jax.config import Config, make_attack
 from harp_jax.data import Dataset, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
@@ -23,6 +22,7 @@ from harp_jax.training import parallel
 from harp_jax.training.accuracy import Accuracy, make_accuracy, make_bake
 from harp_jax.training.loop import InterruptedRunError
 from harp_jax.training.stages import STAGES
+from harp_jax.types import Device
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ EXAMPLES = 10  # images in the report's strip
 
 
 def evaluate(
-    config: ConfigDict,
+    config: Config,
     workdir: epath.Path,
     model: nn.Module,
     dataset: Dataset,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     header: dict[str, Any],
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -178,11 +178,7 @@ def _write_examples(
 
     @jax.jit
     def attacked(variables: Any) -> dict[str, jax.Array]:
-        plain = bake(variables)
-
-        def logits_fn(x):
-            return model.apply(plain, x, train=False)
-
+        logits_fn = models.logits_fn(model, bake(variables))
         adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
         return {
             "adversarial": adversarial,

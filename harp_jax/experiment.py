@@ -13,18 +13,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import ConfigDict
+from flax import traverse_util
 
 from harp_jax import checkpoint, models, report
-from harp_jax.config import ConfigError, minimum_rate, training_attack, validate
+from harp_jax.config import Config, ConfigError, minimum_rate, training_attack, validate
 from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import layer_name, make_prunable, rates_of
+from harp_jax.pruning.layers import (
+    layer_name,
+    leaves_by_path,
+    make_prunable,
+    rates_of,
+    tree_of_leaves,
+)
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training import loop, optim, parallel, stages
 from harp_jax.training import state as train_state
@@ -38,7 +43,7 @@ FREE_FIELDS = ("stages", "devices", "compilation_cache", "checkpoint_every_steps
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def run(config: ConfigDict, workdir: epath.PathLike) -> None:
+def run(config: Config, workdir: epath.PathLike) -> None:
     """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
 
     Everything that can be wrong with the input is found before anything compiles or is written.
@@ -67,7 +72,7 @@ def run(config: ConfigDict, workdir: epath.PathLike) -> None:
 class _Experiment:
     """A checked configuration with its data, network and workdir."""
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, interrupt: Interrupt):
+    def __init__(self, config: Config, workdir: epath.Path, interrupt: Interrupt):
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
         _check_batches(config, len(self.devices))
@@ -177,7 +182,7 @@ class _Experiment:
         gradient = None
         if "rates" in stages.TRAINS[mode]:
             gradient = compression.add_compression_gradient(
-                unflatten_dict(parameter_costs(variables["params"])),
+                tree_of_leaves(parameter_costs(variables["params"])),
                 self.config.prune.target,
                 minimum_rate(self.config),
                 self.config.prune.gamma0,
@@ -221,7 +226,7 @@ class _Experiment:
         sizes = parameter_costs(state.variables["params"])
         target = self.config.prune.target
         loss = compression.compression_loss(rates, sizes, target)
-        logits = flatten_dict(state.variables["rates"])
+        logits = leaves_by_path(state.variables["rates"])
         entry = {
             "loss": float(loss),
             "rate": float(compression.soft_rate(rates, sizes)),
@@ -262,7 +267,7 @@ class _Experiment:
         """Rate logits whose masks keep at most the target's share of the weights."""
         target, minimum = self.config.prune.target, minimum_rate(self.config)
         sizes = parameter_costs(variables["params"])
-        logits = flatten_dict(variables["rates"])
+        logits = leaves_by_path(variables["rates"])
         before = compression.kept_total(logits, minimum, sizes)
         shifted, shift = compression.shift_to_budget(logits, minimum, sizes, target)
         if shift == 0.0:
@@ -280,7 +285,7 @@ class _Experiment:
         after = compression.kept_total(shifted, minimum, sizes)
         note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
         shifted = {path: jax.device_get(logit) for path, logit in shifted.items()}
-        return unflatten_dict(shifted), [note]
+        return tree_of_leaves(shifted), [note]
 
     def evaluate(self) -> None:
         """Measures every complete stage on the test split."""
@@ -300,7 +305,7 @@ def _is_gamma_state(path: Any, value: Any) -> bool:
     return isinstance(value, compression.GammaState)
 
 
-def _load_data(config: ConfigDict) -> Dataset:
+def _load_data(config: Config) -> Dataset:
     data = config.data
     return load_dataset(
         data.name,
@@ -312,7 +317,7 @@ def _load_data(config: ConfigDict) -> Dataset:
     )
 
 
-def _check_batches(config: ConfigDict, local_devices: int) -> None:
+def _check_batches(config: Config, local_devices: int) -> None:
     devices = local_devices * jax.process_count()
     for field, value in (
         ("batch_size", config.batch_size),
@@ -322,12 +327,12 @@ def _check_batches(config: ConfigDict, local_devices: int) -> None:
             raise ConfigError(f"{field}={value}: allowed are multiples of the {devices} devices")
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def _plain(config: Config) -> dict[str, Any]:
     """The configuration as it reads back from JSON."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def _earlier_config(config: ConfigDict, workdir: epath.Path) -> dict[str, Any] | None:
+def _earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
     """The config.json that is there already, if the workdir belongs to this configuration."""
     path = workdir / "config.json"
     try:
@@ -336,7 +341,9 @@ def _earlier_config(config: ConfigDict, workdir: epath.Path) -> dict[str, Any] |
         earlier = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
-    before, now = (flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config)))
+    before, now = (
+        traverse_util.flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config))
+    )
     different = [
         f"{field}={before.get(field)!r}, not {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
@@ -350,9 +357,7 @@ def _earlier_config(config: ConfigDict, workdir: epath.Path) -> dict[str, Any] |
     return earlier
 
 
-def _claim(
-    config: ConfigDict, workdir: epath.Path, earlier: dict[str, Any] | None
-) -> dict[str, Any]:
+def _claim(config: Config, workdir: epath.Path, earlier: dict[str, Any] | None) -> dict[str, Any]:
     """Writes config.json; returns what results.json repeats of it."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     header = {"config": _plain(config), "seed": config.seed, "versions": _versions()}

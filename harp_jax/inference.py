@@ -7,7 +7,7 @@ from etils import epath
 
 from harp_jax import checkpoint, models
 from harp_jax.pruning.layers import bake
-from harp_jax.types import Images, Logits, LogitsFn
+from harp_jax.types import LogitsFn
 
 
 def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
@@ -27,10 +27,4 @@ def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")
     model = models.create(metadata["model"], metadata["num_classes"])
-    plain = jax.device_put(jax.jit(bake)(variables))
-
-    @jax.jit
-    def logits_fn(images: Images) -> Logits:
-        return model.apply(plain, images, train=False)
-
-    return logits_fn, metadata
+    return jax.jit(models.logits_fn(model, jax.jit(bake)(variables))), metadata

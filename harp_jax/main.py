@@ -20,7 +20,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration; put it before any --config.FIELD=VALUE."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of this run: checkpoints, metrics, results and report. May be gs://."
+    "workdir",
+    None,
+    "Folder of this run: checkpoints, metrics, results and report. May be gs://.",
+    required=True,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of a TPU pod or cluster (found automatically)."
@@ -84,7 +87,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point."""
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     app.run(_main, flags_parser=_parse)
 
 

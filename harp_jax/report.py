@@ -169,7 +169,7 @@ def _table(rows: Sequence[Record]) -> dict[str, Any]:
     return {"attacks": attacks, "rows": body}
 
 
-def _summary(rows: Sequence[Record]) -> dict[str, str]:
+def _summary(rows: Sequence[Record]) -> dict[str, Any]:
     """The last network beside the dense one, under the attack that hurts it most."""
     last = rows[-1]
     if len(rows) < 2 or rows[0]["stage"] != "pretrain":

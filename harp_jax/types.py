@@ -6,7 +6,7 @@ nothing otherwise.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
@@ -27,6 +27,8 @@ PRNGKey = Key[Array, ""]
 # One key for all examples, or one each: with one each, what is drawn for an example does not
 # depend on how the batch is cut over devices.
 ExampleKeys = Key[Array, ""] | Key[Array, " batch"]
+
+Device: TypeAlias = Any  # a jax.Device, which type checkers do not take for a type
 
 Variables = Mapping[str, Any]  # 'params', 'batch_stats' and, when pruned, 'scores', 'rates', ...
 LogitsFn = Callable[[Images], Logits]

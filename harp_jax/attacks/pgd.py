@@ -16,6 +16,11 @@ from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Sc
 class Attack(Protocol):
     """What every attack is: a pure function with its settings as frozen fields."""
 
+    @property
+    def epsilon(self) -> float:
+        """Radius of the ball, on the [0, 1] scale."""
+        ...
+
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:

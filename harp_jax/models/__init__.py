@@ -1,12 +1,14 @@
 """Networks, by name: `create(name, num_classes, granularity=None)`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 
 from harp_jax.models.convnet import cnn, tiny
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
+from harp_jax.types import Images, Logits, LogitsFn, Variables
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "tiny": tiny, "vgg16_bn": vgg16_bn}
 
@@ -46,4 +48,22 @@ def create(
     return MODELS[name](num_classes=num_classes, granularity=granularity, axis_name=axis_name)
 
 
-__all__ = ["MODELS", "create"]
+def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
+    """The network in inference mode as a function of the images alone, as attacks take it.
+
+    Args:
+        model: A network made by `create`.
+        variables: Its variables, pruned or plain.
+
+    Returns:
+        Images in [0, 1] -> logits.
+    """
+
+    def logits(images: Images) -> Logits:
+        output: Any = model.apply(variables, images, train=False)
+        return output
+
+    return logits
+
+
+__all__ = ["MODELS", "create", "logits_fn"]

@@ -150,20 +150,20 @@ def _conv_backward(
     geometry: _Geometry, residuals: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     x, w = residuals
-    size, kernel = x.shape[1:3], w.shape[:2]
+    (_, height, width, _), (kh, kw, _, _) = x.shape, w.shape
     strides, padding, _ = geometry
     # Two choices, not one: an attack needs only the first gradient, and the compiler drops the
     # second.
     input_gradient = lax.platform_dependent(
         g,
         w,
-        cpu=lambda g, w: cpu_conv.input_gradient(g, w, size, strides, padding),
+        cpu=lambda g, w: cpu_conv.input_gradient(g, w, (height, width), strides, padding),
         default=lambda g, w: jax.linear_transpose(lambda x: _native(x, w, geometry), x)(g)[0],
     )
     kernel_gradient = lax.platform_dependent(
         x,
         g,
-        cpu=lambda x, g: cpu_conv.kernel_gradient(x, g, kernel, strides, padding),
+        cpu=lambda x, g: cpu_conv.kernel_gradient(x, g, (kh, kw), strides, padding),
         default=lambda x, g: jax.linear_transpose(lambda w: _native(x, w, geometry), w)(g)[0],
     )
     return input_gradient, kernel_gradient

@@ -22,8 +22,9 @@ from jaxtyping import Array, Float
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
-Features: TypeAlias = Float[Array, "batch height width channels"]
-Filters: TypeAlias = Float[Array, "kernel_height kernel_width inputs outputs"]
+# Sizes are unnamed, because the input and the output of a convolution differ in theirs.
+Features: TypeAlias = Float[Array, "_ _ _ _"]  # NHWC
+Filters: TypeAlias = Float[Array, "_ _ _ _"]  # HWIO
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -140,7 +141,7 @@ def kernel_gradient(
     return functools.reduce(jnp.add, parts)
 
 
-def _pad(x: Features, padding: Padding) -> Features:
+def _pad(x: Features, padding: Padding) -> Array:
     """Adds zeros around images, or crops them where the padding is negative."""
     if padding == ((0, 0), (0, 0)):
         return x

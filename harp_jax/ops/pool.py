@@ -1,6 +1,7 @@
 """Max-pooling whose gradient is fast on CPUs too."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,10 @@ def max_pool(
     """
     window_shape = tuple(window_shape)
     strides = None if strides is None else tuple(strides)
-    unpadded = padding in ("SAME", "VALID") or not any(sum(pad) for pad in padding)
+    if isinstance(padding, str):
+        unpadded = padding in ("SAME", "VALID")
+    else:
+        unpadded = all(tuple(pad) == (0, 0) for pad in padding)
     if (
         window_shape == strides == (2, 2)
         and unpadded
@@ -43,7 +47,8 @@ def max_pool(
         and 0 not in x.shape
     ):
         return _pool(x)
-    return nn.max_pool(x, window_shape, strides, padding)
+    pool: Any = nn.max_pool  # its annotation knows no padding but strings
+    return pool(x, window_shape, strides, padding)
 
 
 def _native(x: Array) -> Array:

@@ -134,13 +134,13 @@ def add_compression_gradient(
         rates = jax.tree.map(lambda logit: rate_from_logit(logit, minimum), logits)
         return compression_loss(rates, costs, target)
 
-    def init(logits: Any) -> CompressionState:
-        del logits
+    def init(params: Any) -> CompressionState:
+        del params
         return CompressionState(jnp.int32(0), rule.init())
 
-    def update(updates: Any, state: CompressionState, params: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("params=None: the compression gradient needs the rate logits")
         loss, gradient = jax.value_and_grad(loss_of)(params)
         epoch_begins = (state.count > 0) & (state.count % steps_per_epoch == 0)
         gamma = lax.cond(epoch_begins, rule.update, lambda kept, _: kept, state.gamma, loss)
@@ -201,7 +201,7 @@ def shift_to_budget(
     if not fits(low):
         least = kept_total(shifted(low), minimum, sizes)
         raise ValueError(
-            f"target={target}: the smallest rates (minimum {minimum:g}, one weight a layer at least)"
+            f"target={target}: the smallest rates (minimum {minimum:g}, at least 1 weight a layer)"
             f" keep {least} weights, the target allows {int(budget)}"
         )
     for _ in range(60):

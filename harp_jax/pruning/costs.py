@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from flax.traverse_util import flatten_dict
-
-from harp_jax.pruning.layers import Path, kernel_paths
+from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
 from harp_jax.types import Variables
 
 
@@ -18,5 +16,5 @@ def parameter_costs(params: Variables, paths: Sequence[Path] | None = None) -> d
     Returns:
         Kernel sizes by path, in tree order.
     """
-    leaves = flatten_dict(params)
+    leaves = leaves_by_path(params)
     return {path: leaves[path].size for path in (paths or kernel_paths(params))}

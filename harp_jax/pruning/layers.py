@@ -12,11 +12,12 @@ Without them the very same modules are a plain dense network.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, no_type_check
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax import traverse_util
 
 from harp_jax.pruning.masks import kernel_mask
 from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
@@ -87,6 +88,16 @@ def _maybe_masked(layer: PrunableConv | PrunableDense, name: str, value: Any) ->
     )
 
 
+def leaves_by_path(tree: Variables) -> dict[Path, Any]:
+    """The leaves of a nested dict, by path."""
+    return dict(traverse_util.flatten_dict(dict(tree)))
+
+
+def tree_of_leaves(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+    """The nested dict of leaves by path; the inverse of `leaves_by_path`."""
+    return traverse_util.unflatten_dict(dict(leaves))
+
+
 def layer_name(path: Path) -> str:
     """Name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'."""
     return "/".join(path[:-1])
@@ -98,7 +109,7 @@ def kernel_paths(params: Variables) -> list[Path]:
     They come in natural order of their names (conv2 before conv10). The models name their layers so
     that this is the order of the network.
     """
-    paths = (path for path in flatten_dict(params) if path[-1] == "kernel")
+    paths = (path for path in leaves_by_path(params) if path[-1] == "kernel")
     return sorted(paths, key=_natural_order)
 
 
@@ -120,18 +131,18 @@ def make_prunable(
     Returns:
         New variables that share the arrays of the given ones.
     """
-    kernels = {path: flatten_dict(variables["params"])[path] for path in rates}
+    kernels = {path: leaves_by_path(variables["params"])[path] for path in rates}
     added = {
         "scores": {path: initial_scores(kernel, granularity) for path, kernel in kernels.items()},
         "rates": {path: logit_from_rate(rate, minimum) for path, rate in rates.items()},
         "minimum_rates": {path: jnp.float32(minimum) for path in rates},
     }
-    return {**variables, **{name: unflatten_dict(leaves) for name, leaves in added.items()}}
+    return {**variables, **{name: tree_of_leaves(leaves) for name, leaves in added.items()}}
 
 
 def rates_of(variables: Variables) -> dict[Path, Rate]:
     """Compression rate of every pruned kernel, by path."""
-    logits, minima = flatten_dict(variables["rates"]), flatten_dict(variables["minimum_rates"])
+    logits, minima = leaves_by_path(variables["rates"]), leaves_by_path(variables["minimum_rates"])
     return {path: rate_from_logit(logits[path], minima[path]) for path in logits}
 
 
@@ -147,8 +158,8 @@ def bake(variables: Variables) -> dict[str, Any]:
     plain = {name: tree for name, tree in variables.items() if name not in PRUNING_COLLECTIONS}
     if "scores" not in variables:
         return plain
-    collections = [flatten_dict(variables[name]) for name in PRUNING_COLLECTIONS]
-    params = flatten_dict(variables["params"])
+    collections = [leaves_by_path(variables[name]) for name in PRUNING_COLLECTIONS]
+    params = leaves_by_path(variables["params"])
     for path in collections[0]:
         params[path] = masked_kernel(params[path], *(leaves[path] for leaves in collections))
-    return {**plain, "params": unflatten_dict(params)}
+    return {**plain, "params": tree_of_leaves(params)}

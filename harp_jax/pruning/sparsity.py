@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-from harp_jax.pruning.layers import kernel_paths, layer_name, rates_of
+from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.pruning.masks import kernel_mask
 from harp_jax.types import Variables
 
@@ -35,8 +34,8 @@ def layer_sparsity(variables: Variables) -> list[LayerSparsity]:
     Returns:
         One row per convolution and dense layer, in tree order.
     """
-    params = flatten_dict(variables["params"])
-    scores = flatten_dict(variables.get("scores", {}))
+    params = leaves_by_path(variables["params"])
+    scores = leaves_by_path(variables.get("scores", {}))
     rates = rates_of(variables) if scores else {}
     rows = []
     for path in kernel_paths(variables["params"]):

@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 from tqdm import tqdm
 
+from harp_jax import models
 from harp_jax.attacks import Attack
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel
-from harp_jax.types import Variables
+from harp_jax.types import Device, Variables
 
 Accuracy = Callable[[Any, Split], float]
 
@@ -22,7 +23,7 @@ def make_accuracy(
     *,
     seed: int,
     batch_size: int,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     label: str,
 ) -> Accuracy:
     """Builds a function that measures accuracy; it compiles once.
@@ -41,9 +42,7 @@ def make_accuracy(
     """
 
     def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        def logits_fn(x):
-            return model.apply(variables, x, train=False)
-
+        logits_fn = models.logits_fn(model, variables)
         images, labels = to_unit(batch["images"]), batch["labels"]
         if attack is not None:
             key = jax.random.key(seed)
@@ -74,6 +73,6 @@ def make_accuracy(
     return accuracy
 
 
-def make_bake(devices: Sequence[jax.Device]) -> Callable[[Any], Any]:
+def make_bake(devices: Sequence[Device]) -> Callable[[Any], Any]:
     """`bake` for replicated variables: masks are applied once, before a whole evaluation."""
     return parallel.parallel(bake, devices)

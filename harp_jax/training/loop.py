@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from etils import epath
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from harp_jax.training import parallel
 from harp_jax.training.accuracy import Accuracy
 from harp_jax.training.metrics import MetricsLog, Row
 from harp_jax.training.state import TrainState, zero_sums
+from harp_jax.types import Device
 
 SECONDS_BETWEEN_CHECKS = 1.0
 
@@ -51,7 +53,7 @@ class Plan:
     steps_per_epoch: int
     batch_size: int
     seed: int
-    devices: Sequence[jax.Device]
+    devices: Sequence[Device]
     learning_rate: optax.Schedule
     checkpoint_every_steps: int
     describe: Callable[[TrainState], Row]
@@ -235,7 +237,7 @@ class _Loop:
             "epoch": epoch,
             "step": int(state.step),
             **timing,
-            "learning_rate": float(self.plan.learning_rate(state.step - 1)),
+            "learning_rate": float(np.asarray(self.plan.learning_rate(state.step - 1))),
             "train": {
                 "loss": float(state.sums["loss"] / state.sums["examples"]),
                 "accuracy": float(state.sums["correct"] / state.sums["examples"]),

@@ -1,7 +1,7 @@
 """Learning-rate schedules and the optimiser of a stage, as optax chains."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def learning_rate(name: str, base: float, epochs: int, steps_per_epoch: int) -> 
         A function from the number of updates done to the learning rate.
     """
     schedule = SCHEDULES[name]
-    return lambda count: schedule(count // steps_per_epoch, base, epochs)
+    return lambda count: schedule(jnp.asarray(count) // steps_per_epoch, base, epochs)
 
 
 def optimizer(
@@ -74,5 +74,5 @@ def optimizer(
         )
 
     rates = optax.chain(compression_gradient or optax.identity(), sgd())
-    per_collection = {"params": sgd(), "scores": sgd(), "rates": rates}
+    per_collection: dict[Hashable, Any] = {"params": sgd(), "scores": sgd(), "rates": rates}
     return optax.partition(per_collection, lambda trainable: {name: name for name in trainable})

@@ -12,10 +12,12 @@ import flax.jax_utils
 import jax
 from jax import lax
 
+from harp_jax.types import Device
+
 AXIS = "device"
 
 
-def local_devices(limit: int | None = None) -> list[jax.Device]:
+def local_devices(limit: int | None = None) -> list[Device]:
     """The devices of this process that take part: all, or the first `limit`.
 
     Raises:
@@ -33,7 +35,7 @@ def local_devices(limit: int | None = None) -> list[jax.Device]:
 
 def parallel(
     function: Callable[..., Any],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     donate_argnums: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Compiles a function to run on all devices, its arguments split on their first axis."""
@@ -46,7 +48,7 @@ def parallel(
     )
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def replicate(tree: Any, devices: Sequence[Device]) -> Any:
     """A copy of the tree on every device, stacked on a new first axis."""
     return flax.jax_utils.replicate(tree, devices)
 
@@ -56,7 +58,7 @@ def to_host(tree: Any) -> Any:
     return jax.device_get(jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree))
 
 
-def prefetch(batches: Iterable[Any], devices: Sequence[jax.Device]) -> Iterator[Any]:
+def prefetch(batches: Iterable[Any], devices: Sequence[Device]) -> Iterator[Any]:
     """Batches on their devices, the next one already under way while one is in use."""
     return flax.jax_utils.prefetch_to_device(iter(batches), 2, devices)
 

@@ -15,8 +15,7 @@ nor seen by the optimiser.
 
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
-
+from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 from harp_jax.types import Variables
 
 STAGES = ("pretrain", "prune", "finetune")
@@ -56,14 +55,14 @@ def split(variables: Variables, mode: str) -> tuple[dict[str, Any], dict[str, An
     Raises:
         ValueError: if a collection belongs to no group.
     """
-    leaves = flatten_dict(dict(variables))
+    leaves = leaves_by_path(variables)
     norms = {path[:-1] for path in leaves if path[-1] == "scale"}
     chosen = {path for path in leaves if _group(path, norms) in TRAINS[mode]}
     trainable = {path: leaf for path, leaf in leaves.items() if path in chosen}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in chosen}
-    return unflatten_dict(trainable), unflatten_dict(frozen)
+    return tree_of_leaves(trainable), tree_of_leaves(frozen)
 
 
 def merge(trainable: Variables, frozen: Variables) -> dict[str, Any]:
     """The whole variables again from the two parts of `split`."""
-    return unflatten_dict({**flatten_dict(dict(frozen)), **flatten_dict(dict(trainable))})
+    return tree_of_leaves({**leaves_by_path(frozen), **leaves_by_path(trainable)})

@@ -28,7 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
     key: jax.Array
     variables: dict[str, Any]
     opt_state: Any
-    sums: dict[str, jax.Array]
+    sums: dict[str, Any]
 
 
 def zero_sums() -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from harp_jax import losses
+from harp_jax import losses, models
 from harp_jax.attacks import Attack
 from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel, stages
@@ -86,10 +86,7 @@ def make_train_step(
         trainable, frozen = stages.split(state.variables, mode)
         params, pull_back = jax.vjp(lambda t: bake(stages.merge(t, frozen))["params"], trainable)
         batch_stats = state.variables["batch_stats"]
-
-        def logits_fn(x: Images) -> Logits:
-            return model.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
-
+        logits_fn = models.logits_fn(model, {"params": params, "batch_stats": batch_stats})
         adversarial = images
         if objective.adversarial:
             adversarial = attack(logits_fn, images, labels, keys[:, 1])
@@ -102,7 +99,8 @@ def make_train_step(
         (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         gradient = parallel.mean(pull_back(gradient)[0])
         updates, opt_state = optimizer.update(gradient, state.opt_state, trainable)
-        variables = stages.merge(optax.apply_updates(trainable, updates), frozen)
+        trained: Any = optax.apply_updates(trainable, updates)
+        variables = stages.merge(trained, frozen)
         return state.replace(
             step=state.step + 1,
             variables={**variables, "batch_stats": batch_stats},

@@ -8,9 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 import harp_jax
-from harp_jax.data import DataError, load
+from harp_jax.data import DataError, load, tfds_images
 
-# `mock_data` replaces what lies on disk; only whether something lies there is left to say.
+# `mock_data` replaces what lies on disk. Left to say are that something lies there, and how to read
+# several records: its own `_getitems` takes a `self` that it is never given.
 READ_IN_A_FRESH_PROCESS = """
 import sys
 from unittest import mock
@@ -19,7 +20,11 @@ from harp_jax.data import load
 
 load("digits", seed=0, validation_examples=10)
 prepared = mock.patch.object(tfds.core.DatasetBuilder, "is_prepared", lambda builder: True)
-with tfds.testing.mock_data(num_examples=8), prepared:
+several = mock.patch(
+    "tensorflow_datasets.testing.mocking._getitems",
+    lambda places, generator: [generator[place] for place in places],
+)
+with tfds.testing.mock_data(num_examples=8), prepared, several:
     dataset = load("cifar10", seed=0, validation_examples=2)
 assert len(dataset.train) == 6, dataset
 loaded = sorted(name for name in sys.modules if name.split(".")[0] == "tensorflow")
@@ -30,11 +35,22 @@ assert not loaded, loaded
 @pytest.fixture
 def prepared(monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda builder: True)
+    monkeypatch.setattr(
+        "tensorflow_datasets.testing.mocking._getitems",
+        lambda places, generator: [generator[place] for place in places],
+    )
+
+
+class Examples(list):
+    """A data source in memory."""
+
+    def __getitems__(self, places):
+        return [self[place] for place in places]
 
 
 def stored(examples):
     """Mocks the data source by a list, the same for each split."""
-    return tfds.testing.mock_data(as_data_source_fn=lambda builder, split: examples)
+    return tfds.testing.mock_data(as_data_source_fn=lambda builder, split: Examples(examples))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped", "fashion_mnist", "mnist"])
@@ -63,6 +79,18 @@ def test_images_labels_and_stored_order_are_kept(prepared):
     )
 
 
+def test_more_examples_than_are_read_together(prepared):
+    count = 2 * tfds_images._READ_TOGETHER + 5
+    examples = [
+        {"image": np.full((32, 32, 3), place % 251, np.uint8), "label": place % 10}
+        for place in range(count)
+    ]
+    with stored(examples):
+        test = load("cifar10", seed=0, validation_examples=0).test
+    np.testing.assert_array_equal(test.images[:, 31, 31, 2], np.arange(count) % 251)
+    np.testing.assert_array_equal(test.labels, np.arange(count) % 10)
+
+
 def test_images_of_different_sizes_must_be_streamed(prepared):
     examples = [{"image": np.zeros((height, 8, 3), np.uint8), "label": 0} for height in (8, 8, 9)]
     text = r"'imagenet2012': images of different sizes \(\(8, 8, 3\) and \(9, 8, 3\)\).* streamed"
@@ -73,7 +101,7 @@ def test_images_of_different_sizes_must_be_streamed(prepared):
 def test_splits_of_different_sizes_must_be_streamed(prepared):
     def source(builder, split):
         size = 8 if split == "train" else 9
-        return [{"image": np.zeros((size, size, 3), np.uint8), "label": 0}]
+        return Examples([{"image": np.zeros((size, size, 3), np.uint8), "label": 0}])
 
     with (
         tfds.testing.mock_data(as_data_source_fn=source),

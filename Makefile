@@ -1,0 +1,38 @@
+# Every target sets up what it needs in $(VENV); nothing else has to be installed but Python.
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test slow lint format clean
+
+# Prunes a network to 5 % of its weights on 5,000 real digits; see runs/mnist/report/index.html.
+demo: $(VENV)/.installed
+	$(RUN) -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist
+	@echo "Open runs/mnist/report/index.html"
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+slow: $(VENV)/.installed-dev
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyright --pythonpath $(RUN)
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.installed: pyproject.toml setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(RUN) -m pip install --quiet -e ".[dev]"
+	touch $@

@@ -1,0 +1,81 @@
+"""Finding the mask's threshold: bisection on the bits of the floats against sorting.
+
+    python -m benchmarks.masks --network vgg16_bn
+
+Per layer of the network: the project's mask, the mask from a full sort of |scores| (as the authors
+compute it), and plain `lax.top_k`, which would need the count at compile time. Each round times all
+three one after the other; the ratios are medians over the rounds.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from harp_jax import models
+from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path
+from harp_jax.pruning.masks import kept_weights, weight_mask
+
+IMAGE_SHAPES = {"cnn": (28, 28, 1), "vgg16_bn": (32, 32, 3)}
+
+
+def sorted_mask(scores: jax.Array, rate: jax.Array) -> jax.Array:
+    """The mask of a stable full sort, with a traced rate."""
+    magnitudes = jnp.abs(scores).ravel()
+    order = jnp.argsort(-magnitudes, stable=True)
+    kept = jnp.arange(magnitudes.size) < kept_weights(rate, magnitudes.size)
+    return jnp.zeros(magnitudes.size).at[order].set(kept).reshape(scores.shape)
+
+
+def top_k_mask(scores: jax.Array, rate: jax.Array, count: int) -> jax.Array:
+    """The mask of `lax.top_k`, which needs the count as a constant."""
+    del rate
+    places = lax.top_k(jnp.abs(scores).ravel(), count)[1]
+    return jnp.zeros(scores.size).at[places].set(1.0).reshape(scores.shape)
+
+
+def seconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=sorted(IMAGE_SHAPES), default="vgg16_bn")
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    model = models.create(options.network, 10)
+    images = jnp.zeros((1, *IMAGE_SHAPES[options.network]))
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    rate, totals = jnp.float32(options.rate), [0.0, 0.0, 0.0]
+    print(f"{'layer':8} {'weights':>9} {'bisection':>10} {'sort':>10} {'top_k':>10} {'speedup':>8}")
+    for path in kernel_paths(params):
+        scores = leaves_by_path(params)[path]
+        count = int(kept_weights(rate, scores.size))
+        masks = [
+            jax.jit(weight_mask),
+            jax.jit(sorted_mask),
+            jax.jit(lambda scores, rate, count=count: top_k_mask(scores, rate, count)),
+        ]
+        results = [mask(scores, rate) for mask in masks]
+        assert all(bool((result == results[0]).all()) for result in results)
+        times = [[seconds(mask, scores, rate) for mask in masks] for _ in range(options.rounds)]
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        ratio = statistics.median(row[1] / row[0] for row in times)
+        totals = [total + median for total, median in zip(totals, medians, strict=True)]
+        shown = " ".join(f"{1e3 * median:7.2f} ms" for median in medians)
+        print(f"{layer_name(path):8} {scores.size:9} {shown} {ratio:7.1f}x")
+    shown = " ".join(f"{1e3 * total:7.2f} ms" for total in totals)
+    print(f"{'total':18} {shown} {totals[1] / totals[0]:7.1f}x")
+
+
+if __name__ == "__main__":
+    main()
