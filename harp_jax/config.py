@@ -39,7 +39,7 @@ def default() -> Config:
     config.data = ConfigDict()
     config.data.name = "cifar10"  # mnist5k, digits, idx:FOLDER or a TFDS dataset
     config.data.directory = config_dict.placeholder(str)  # of TFDS; its own default if unset
-    config.data.validation_examples = 1000  # carved from train by the seed; models are chosen on it
+    config.data.validation_examples = 1000  # carved from train by the seed; to choose on
     config.data.train_examples = config_dict.placeholder(int)  # all that are left, if unset
     config.data.test_examples = config_dict.placeholder(int)  # the first of the test split, or all
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
@@ -69,7 +69,7 @@ def default() -> Config:
     config.prune.target = 0.01  # share of the prunable weights to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
     config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
-    config.prune.initial_rate = 0.1  # overall rate to start from
+    config.prune.initial_rate = 0.1  # overall rate to start from; 'score' starts at the target
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
@@ -157,7 +157,8 @@ def validate(config: Config) -> None:
     _require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
     for stage in config.stages:
         _require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
-    for field in ("pretrain.epochs", "prune.epochs", "finetune.epochs", "batch_size"):
+    counts = [f"{stage}.epochs" for stage in STAGES]
+    for field in (*counts, "batch_size", "evaluate.batch_size", "data.validation_examples"):
         _require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
     for stage in STAGES:
         field = f"{stage}.learning_rate"
@@ -176,15 +177,10 @@ def _validate_ranges(config: Config) -> None:
         "seed",
         "checkpoint_every_steps",
         "optimizer.weight_decay",
-        "data.validation_examples",
         "data.crop_padding",
     )
     for field in not_negative:
         _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    validation = config.data.validation_examples
-    _require(validation >= 1, "data.validation_examples", validation, "whole numbers >= 1")
-    batch = config.evaluate.batch_size
-    _require(batch >= 1, "evaluate.batch_size", batch, "whole numbers >= 1")
     for field in ("data.train_examples", "data.test_examples", "devices"):
         value = _get(config, field)
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")

@@ -93,6 +93,8 @@ class _Experiment:
 
     def _check_budget(self) -> None:
         """Refuses a target that even the smallest rates of this network would miss."""
+        if "prune" not in self.config.stages:
+            return
         sizes = parameter_costs(self.expected["params"])
         lowest = dict.fromkeys(sizes, -100.0)
         target = self.config.prune.target
@@ -136,9 +138,17 @@ class _Experiment:
         variables = self._source(stage)
         if stage == "finetune":
             return variables
-        prune = self.config.prune
-        rates = STRATEGIES[prune.strategy](parameter_costs(variables["params"]), prune.initial_rate)
-        return make_prunable(variables, rates, minimum_rate(self.config), "weight")
+        prune, minimum = self.config.prune, minimum_rate(self.config)
+        sizes = parameter_costs(variables["params"])
+        # Rates that learn start above the target and are pulled down; fixed ones must be on it.
+        fixed = "rates" not in stages.TRAINS[prune.method]
+        rates = STRATEGIES[prune.strategy](sizes, prune.target if fixed else prune.initial_rate)
+        variables = make_prunable(variables, rates, minimum, "weight")
+        if fixed:
+            logits = leaves_by_path(variables["rates"])
+            logits, _ = compression.shift_to_budget(logits, minimum, sizes, prune.target)
+            variables["rates"] = tree_of_leaves(logits)
+        return variables
 
     def train(self, stage: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""

@@ -8,11 +8,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
+SHARED_EVERY = 20
+
+
 class Interrupt:
     """While open, turns SIGINT and SIGTERM (preemption) into a request that loops ask for.
 
-    With several processes they must agree on the step at which they stop, so the request is
-    shared; a process that asks waits for all others to ask.
+    With several processes they must agree on the step at which they stop, so they ask each other;
+    since that makes all of them wait, they do it at every `SHARED_EVERY`-th step only.
     """
 
     def __init__(self):
@@ -36,8 +39,14 @@ class Interrupt:
             raise KeyboardInterrupt
         self._received = True
 
-    def requested(self) -> bool:
-        """Whether a stop was asked for, of any process. Every process must call it alike."""
+    def requested(self, step: int = 0) -> bool:
+        """Whether a stop was asked for, of any process.
+
+        Args:
+            step: The loop's step; every process must call this with the same steps.
+        """
         if jax.process_count() == 1:
             return self._received
+        if step % SHARED_EVERY:
+            return False
         return bool(multihost_utils.process_allgather(np.array(self._received)).any())

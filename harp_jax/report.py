@@ -5,11 +5,10 @@ not hold is left out of the page. Epochs count from 0, as in the logs.
 """
 
 import base64
-import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -25,19 +24,11 @@ MAXIMUM_EXAMPLES = 8
 MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
 
 Record = Mapping[str, Any]
+Log = Sequence[Record]  # one record an epoch
 
 
 class ReportError(ValueError):
     """The workdir does not hold what a report needs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure as the template embeds it."""
-
-    key: str  # names the caption in the template
-    source: str  # data URI
-    alt: str
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
@@ -55,9 +46,11 @@ def write(workdir: epath.PathLike) -> epath.Path:
     """
     workdir = epath.Path(workdir)
     results = _read_results(workdir)
+    rows = results["rows"]
     run = _read_json(workdir / "config.json") if (workdir / "config.json").exists() else results
-    metrics = {stage: _read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
-    metrics = {stage: lines for stage, lines in metrics.items() if lines}
+    logs = {stage: _read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    logs = {stage: lines for stage, lines in logs.items() if lines}
+    examples = _read_examples(workdir / "examples.npz")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harp_jax"),
         autoescape=True,
@@ -66,16 +59,17 @@ def write(workdir: epath.PathLike) -> epath.Path:
         lstrip_blocks=True,
     )
     html = environment.get_template("report.html").render(
-        **_headline(run, results, metrics),
-        table=_table(results["rows"]),
-        summary=_summary(results["rows"]),
-        precision=_precision(results["rows"]),
+        **_headline(run, results),
+        table=_table(rows),
+        summary=_summary(rows),
+        precision=_precision(rows),
         attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
         dataset=results.get("dataset", {}),
         complete=results.get("complete", True),
         notes=results.get("notes", []),
-        pictures=_pictures(results["rows"], metrics, workdir / "examples.npz"),
-        training=_training(results["rows"], metrics),
+        figures={name: _embedded(figure) for name, figure in _figures(rows, logs, examples)},
+        shown_attack=_shown_attack(examples),
+        training=_training(rows, logs),
         environment=_environment(run, results),
         settings=list(_flat(run.get("config", {}))),
     )
@@ -125,29 +119,32 @@ def _read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     return [lines[epoch] for epoch in sorted(lines)]
 
 
-def _headline(run: Record, results: Record, metrics: Mapping[str, list]) -> dict[str, Any]:
+def _read_examples(path: epath.Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _headline(run: Record, results: Record) -> dict[str, Any]:
     """Title and facts at the head of the page."""
-    config = run.get("config", {})
-    target = _target(metrics.get("prune", []))
-    sparsity = 1 - target if target else max(row["sparsity"] for row in results["rows"])
-    model, data = _name(config.get("model")), _name(results.get("dataset"))
-    data = data or _name(config.get("dataset"))
-    title = " on ".join(name for name in (model, data) if name) or "Robust pruning"
-    facts = [("dataset", data), ("model", model)]
-    if sparsity > 0:
-        facts.append(("target sparsity" if target else "sparsity", _percent(sparsity)))
-    facts.append(("seed", str(results.get("seed", run.get("seed", "")))))
-    facts.append(("run of", str(run.get("created") or "")[:10]))
+    config, rows = run.get("config", {}), results["rows"]
+    model = str(config.get("model", ""))
+    data = results.get("dataset", {}).get("name") or config.get("data", {}).get("name", "")
+    pruned = [row for row in rows if row["sparsity"] > 0]
+    target = config.get("prune", {}).get("target") if pruned else None
+    facts = [
+        ("dataset", data),
+        ("model", model),
+        ("target sparsity", _sparsity(1 - target) if target else ""),
+        ("seed", str(results.get("seed", ""))),
+        ("date", str(run.get("created") or "")[:10]),
+    ]
     return {
-        "title": title,
-        "subtitle": f"pruned to {_percent(sparsity)} sparsity" if sparsity > 0 else "",
+        "title": " on ".join(name for name in (model, data) if name) or "A run",
+        "subtitle": f"pruned to {_sparsity(pruned[-1]['sparsity'])} sparsity" if pruned else "",
         "facts": [(label, fact) for label, fact in facts if fact],
     }
-
-
-def _name(entry: object) -> str:
-    """A dataset's or model's name, given plainly or in a mapping's field `name`."""
-    return str(entry.get("name", "")) if isinstance(entry, Mapping) else str(entry or "")
 
 
 def _table(rows: Sequence[Record]) -> dict[str, Any]:
@@ -159,7 +156,7 @@ def _table(rows: Sequence[Record]) -> dict[str, Any]:
         body.append(
             {
                 "stage": STAGES.get(row["stage"], row["stage"]),
-                "sparsity": _percent(row["sparsity"]),
+                "sparsity": _sparsity(row["sparsity"]),
                 "kept": f"{row['parameters']:,}",
                 "total": f"{row['total']:,}",
                 "scores": ["" if score is None else _percent(score, digits) for score in scores],
@@ -175,13 +172,13 @@ def _summary(rows: Sequence[Record]) -> dict[str, Any]:
     if len(rows) < 2 or rows[0]["stage"] != "pretrain":
         return {}
     shared = [name for name in last["robust"] if name in rows[0]["robust"]]
-    worst = min(shared, key=lambda name: last["robust"][name], default=None)
+    worst = min(shared, key=lambda name: last["robust"][name]) if shared else ""
     return {
         "stage": STAGES.get(last["stage"], last["stage"]),
         "kept": f"{last['parameters']:,}",
         "total": f"{last['total']:,}",
-        "sparsity": _percent(last["sparsity"]),
-        "attack": worst or "",
+        "sparsity": _sparsity(last["sparsity"]),
+        "attack": worst,
         "natural": _percent(last["natural"], _digits(last)),
         "dense_natural": _percent(rows[0]["natural"], _digits(rows[0])),
         "robust": _percent(last["robust"][worst], _digits(last)) if worst else "",
@@ -233,53 +230,34 @@ def _pixels(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _pictures(
-    rows: Sequence[Record], metrics: Mapping[str, list], examples: epath.Path
-) -> list[Picture]:
-    figures: list[tuple[str, Figure, str]] = []
+def _embedded(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(plots.to_png_bytes(figure)).decode()}"
+
+
+def _figures(
+    rows: Sequence[Record], logs: Mapping[str, Log], examples: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, Figure]]:
+    """All figures that there are data for, by the name of their caption in the template."""
     layers = [layer for layer in rows[-1].get("layers", []) if layer["parameters"]]
-    if layers and rows[-1]["parameters"] < rows[-1]["total"]:
+    if rows[-1]["sparsity"] > 0 and layers:
         counts = [
             plots.LayerCount(each["layer"], each["kept"], each["parameters"]) for each in layers
         ]
-        figures.append(
-            ("layers", plots.kept_shares(counts), "Bars: share of weights kept in each layer")
-        )
-    figures.extend(_compression_figures(metrics.get("prune", [])))
+        yield "layers", plots.kept_shares(counts)
+    yield from _pruning_figures(logs.get("prune", []))
     chosen = {row["stage"]: row.get("checkpoint_epoch") for row in rows}
-    curves = [_curves(stage, lines, chosen.get(stage)) for stage, lines in metrics.items()]
+    curves = [_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
     if curves:
-        figures.append(
-            (
-                "accuracy",
-                plots.accuracies(curves),
-                "Curves: natural and robust validation accuracy over the epochs of each stage",
-            )
-        )
-        figures.append(
-            ("loss", plots.training_loss(curves), "Curves: training loss over the epochs")
-        )
-    if examples.exists():
-        figures.extend(_example_figure(examples, [row["stage"] for row in rows]))
-    return [
-        Picture(
-            key,
-            f"data:image/png;base64,{base64.b64encode(plots.to_png_bytes(figure)).decode()}",
-            alt,
-        )
-        for key, figure, alt in figures
-    ]
+        yield "accuracy", plots.accuracies(curves)
+        yield "loss", plots.training_loss(curves)
+    yield from _example_figure(examples, [row["stage"] for row in rows])
 
 
-def _target(lines: Sequence[Record]) -> float | None:
-    return lines[-1]["compression"]["target"] if lines and "compression" in lines[-1] else None
-
-
-def _compression_figures(lines: Sequence[Record]) -> list[tuple[str, Figure, str]]:
-    figures = []
+def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
     epochs = np.array([line["epoch"] for line in lines], dtype=np.int64)
-    target = _target(lines)
-    if target is not None:
+    target = None
+    if lines and lines[-1].get("compression"):
+        target = lines[-1]["compression"]["target"]
         curves = plots.CompressionCurves(
             epochs=epochs,
             loss=_series(lines, "compression", "loss"),
@@ -289,26 +267,23 @@ def _compression_figures(lines: Sequence[Record]) -> list[tuple[str, Figure, str
             frozen=_first(lines, "frozen"),
             reached=_first(lines, "reached"),
         )
-        alt = "Curves: compression loss, its weight and the kept share over the epochs of pruning"
-        figures.append(("compression", plots.compression(curves), alt))
+        yield "compression", plots.compression(curves)
     if lines and lines[-1].get("rates"):
         rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
-        alt = "Curves: kept share of each layer over the epochs of pruning"
-        figures.append(("rates", plots.layer_rates(epochs, rates, target), alt))
-    return figures
+        yield "rates", plots.layer_rates(epochs, rates, target)
 
 
-def _first(lines: Sequence[Record], flag: str) -> int | None:
+def _first(lines: Log, flag: str) -> int | None:
     return next((line["epoch"] for line in lines if line["compression"].get(flag)), None)
 
 
-def _series(lines: Sequence[Record], group: str, field: str) -> np.ndarray:
+def _series(lines: Log, group: str, field: str) -> np.ndarray:
     """One logged number by epoch, nan where it was not measured."""
     values = [(line.get(group) or {}).get(field) for line in lines]
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _curves(stage: str, lines: Sequence[Record], chosen: int | None) -> plots.StageCurves:
+def _curves(stage: str, lines: Log, chosen: int | None) -> plots.StageCurves:
     if chosen is None:
         chosen = max((line["epoch"] for line in lines if line.get("best")), default=None)
     return plots.StageCurves(
@@ -321,36 +296,38 @@ def _curves(stage: str, lines: Sequence[Record], chosen: int | None) -> plots.St
     )
 
 
-def _example_figure(path: epath.Path, stages: Sequence[str]) -> list[tuple[str, Figure, str]]:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    shown = slice(MAXIMUM_EXAMPLES)
+def _example_figure(
+    examples: Mapping[str, np.ndarray], stages: Sequence[str]
+) -> Iterator[tuple[str, Figure]]:
+    first = {name: array[:MAXIMUM_EXAMPLES] for name, array in examples.items() if array.ndim}
     attacked = [
         plots.StageExamples(
             name=STAGES.get(stage, stage).split()[0],
-            adversarial=arrays[f"{stage}/adversarial"][shown],
-            natural_prediction=arrays[f"{stage}/natural_prediction"][shown],
-            adversarial_prediction=arrays[f"{stage}/adversarial_prediction"][shown],
+            adversarial=first[f"{stage}/adversarial"],
+            natural_prediction=first[f"{stage}/natural_prediction"],
+            adversarial_prediction=first[f"{stage}/adversarial_prediction"],
         )
         for stage in stages
-        if f"{stage}/adversarial" in arrays
+        if f"{stage}/adversarial" in first
     ]
-    images = arrays["images"][shown]
-    if not attacked or not len(images):
-        return []
-    largest = max(float(np.abs(each.adversarial - images).max()) for each in attacked)
-    figure = plots.examples(images, arrays["labels"][shown], attacked, largest or 1.0)
-    attack, epsilon = str(arrays["attack"]), _pixels(float(arrays["epsilon"]))
-    alt = f"Test images, clean and attacked ({attack}, ε = {epsilon}), and the changes"
-    return [("examples", figure, alt)]
+    if attacked:
+        images = first["images"]
+        largest = max(float(np.abs(each.adversarial - images).max()) for each in attacked)
+        yield "examples", plots.examples(images, first["labels"], attacked, largest or 1.0)
 
 
-def _training(rows: Sequence[Record], metrics: Mapping[str, list]) -> list[dict[str, str]]:
+def _shown_attack(examples: Mapping[str, np.ndarray]) -> str:
+    if not examples:
+        return ""
+    return f"{examples['attack'].item()}, ε = {_pixels(examples['epsilon'].item())}"
+
+
+def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str, str]]:
     """How each stage was run: epochs, the chosen one, speed."""
     evaluated = {row["stage"]: row for row in rows}
     table = []
-    for stage in dict.fromkeys([*metrics, *evaluated]):
-        lines, row = metrics.get(stage, []), evaluated.get(stage, {})
+    for stage in dict.fromkeys([*logs, *evaluated]):
+        lines, row = logs.get(stage, []), evaluated.get(stage, {})
         speed = [line["images_per_second"] for line in lines if line.get("images_per_second")]
         chosen, seconds = row.get("checkpoint_epoch"), row.get("seconds")
         table.append(
@@ -388,6 +365,9 @@ def _digits(row: Record) -> int:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    if share > 0.99 and digits == 1:
-        digits = 1 if math.isclose(round(share, 3), share, abs_tol=5e-6) else 2
     return f"{100 * share:.{digits}f} %"
+
+
+def _sparsity(share: float) -> str:
+    """With as many digits as tell the kept share from its neighbours: 95.0 %, 99.95 %."""
+    return _percent(share, 2 if share > 0.99 else 1)

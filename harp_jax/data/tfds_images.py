@@ -85,7 +85,7 @@ def _prepare(builder: Any) -> None:
             f"not prepared in {builder.data_dir}, and preparing it needs TensorFlow: "
             "pip install 'harp_jax[prepare]'"
         )
-    # The public bucket holds these sets as TFRecord, which only TensorFlow reads.
+    # The public bucket holds these sets as TFRecord alone: no use asking it.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         builder.download_and_prepare(file_format="array_record", download_config=config)

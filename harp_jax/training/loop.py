@@ -45,7 +45,7 @@ class Plan:
         checkpoint_every_steps: Saves also inside an epoch; 0 does not.
         describe: Adds to an epoch's row from the state at its end; for pruning the entries
             'compression' (with 'reached') and 'rates'.
-        stop_requested: Asked after every step.
+        stop_requested: Asked with the number of every step, after it.
     """
 
     stage: str
@@ -57,7 +57,7 @@ class Plan:
     learning_rate: optax.Schedule
     checkpoint_every_steps: int
     describe: Callable[[TrainState], Row]
-    stop_requested: Callable[[], bool]
+    stop_requested: Callable[[int], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _Loop:
                 checked = time.monotonic()
             if plan.checkpoint_every_steps and step % plan.checkpoint_every_steps == 0:
                 self.save(step)
-            if plan.stop_requested():
+            if plan.stop_requested(step):
                 self.save(step)
                 raise InterruptedRunError(
                     f"{plan.stage}: stopped in epoch {epoch} after step {step}; all is saved,"

@@ -80,7 +80,7 @@ def test_flip_mirrors_the_width_of_about_half():
     assert 420 < mirrored.sum() < 580
 
 
-def test_flip_and_crop_are_drawn_independently():
+def test_flip_mirrors_the_cropped_image_and_leaves_the_crop_as_drawn():
     augmented = jit_augment(jnp.asarray(IMAGES), KEYS, crop_padding=2, flip=True)
     cropped = np.asarray(jit_augment(jnp.asarray(IMAGES), KEYS, crop_padding=2, flip=False))
     mirrored = 0
