@@ -113,9 +113,9 @@ def make_attack(settings: Config, field: str) -> Attack:
         ConfigError: for an unknown type, an unknown field or a value out of range.
     """
     fields = dict(settings)
-    kind = fields.pop("type")
+    kind = fields.pop("type", None)
     _require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
-    known = [field.name for field in dataclasses.fields(ATTACKS[kind])]
+    known = [each.name for each in dataclasses.fields(ATTACKS[kind])]
     for name, value in fields.items():
         _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
     try:

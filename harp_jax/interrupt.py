@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-
 SHARED_EVERY = 20
 
 
