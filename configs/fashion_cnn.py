@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = harp.default()
     config.model = "cnn"
     config.data.name = "idx:/usr/share/datasets/fashion-mnist"
-    config.data.crop_padding = 2
+    config.data.crop_padding = 0
     config.data.train_examples = 10_000
     config.attack.epsilon = 0.1
     config.attack.step_size = 0.02

@@ -1,21 +1,14 @@
 """A whole run: the stages in order, each from a named checkpoint, in one workdir."""
 
-import datetime
-import importlib.metadata
-import json
 import logging
-import pathlib
-import platform
-import subprocess
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from flax import traverse_util
 
-from harp_jax import checkpoint, models, report
+from harp_jax import checkpoint, models, report, workdirs
 from harp_jax.config import Config, ConfigError, minimum_rate, training_attack, validate
 from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
@@ -35,6 +28,8 @@ from harp_jax.training import loop, optim, parallel, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.accuracy import make_accuracy, make_bake
 from harp_jax.training.step import OBJECTIVES, make_train_step
+
+_LOGGER = logging.getLogger(__name__)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,14 +71,14 @@ class _Experiment:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
         _check_batches(config, len(self.devices))
-        earlier = _earlier_config(config, workdir)
+        earlier = workdirs.earlier_config(config, workdir)
         self.dataset = _load_data(config)
         self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
         self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
         self.expected = self._expected_variables()
         self._check_budget()
         self._check_sources()
-        self.header = _claim(config, workdir, earlier)
+        self.header = workdirs.claim(config, workdir, earlier)
 
     def _expected_variables(self) -> dict[str, Any]:
         """Shapes of all collections of the pruned network."""
@@ -335,65 +330,3 @@ def _check_batches(config: Config, local_devices: int) -> None:
     ):
         if value % devices:
             raise ConfigError(f"{field}={value}: allowed are multiples of the {devices} devices")
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """The configuration as it reads back from JSON."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def _earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
-    """The config.json that is there already, if the workdir belongs to this configuration."""
-    path = workdir / "config.json"
-    try:
-        if not path.exists():
-            return None
-        earlier = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
-    before, now = (
-        traverse_util.flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config))
-    )
-    different = [
-        f"{field}={before.get(field)!r}, not {now.get(field)!r}"
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and field.split(".")[0] not in FREE_FIELDS
-    ]
-    if different:
-        raise ConfigError(
-            f"workdir={str(workdir)!r}: belongs to another configuration"
-            f" ({'; '.join(different)}); allowed are a new folder or the same configuration"
-        )
-    return earlier
-
-
-def _claim(config: Config, workdir: epath.Path, earlier: dict[str, Any] | None) -> dict[str, Any]:
-    """Writes config.json; returns what results.json repeats of it."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    header = {"config": _plain(config), "seed": config.seed, "versions": _versions()}
-    content = {**header, "revision": _revision(), "created": (earlier or {}).get("created", now)}
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            (workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
-            " that this user may write to"
-        ) from None
-    return header
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in ("harp_jax", *PACKAGES)}
-    return {"python": platform.python_version(), **versions}
-
-
-def _revision() -> str | None:
-    """The git revision of the code, if it runs from a checkout."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

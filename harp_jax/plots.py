@@ -141,7 +141,9 @@ def compression(curves: CompressionCurves) -> Figure:
     _line(gamma, curves.epochs, curves.gamma, NATURAL, GAMMA)
     _line(rate, curves.epochs, curves.rate, NATURAL, "rate")
     rate.axhline(curves.target, label="target", **DASHED)
-    _note(rate, f"target {_percent(curves.target)}", (0.98, curves.target), "right")
+    # On the left, where the rate is still far above.
+    note, beside = f"target {_percent(curves.target)}", rate.get_yaxis_transform()
+    rate.text(0.03, curves.target, note, transform=beside, va="bottom", **WRITING)
     rate.set_yscale("log")
     lowest = np.nanmin([curves.target, *curves.rate])
     highest = np.nanmax([curves.target, *curves.rate])
@@ -174,32 +176,27 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
     axes = figure.subplots()
     # The upper end of the map is too light to be read on white.
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.86, len(rates)))
-    for shade, (layer, values) in zip(shades, rates.items(), strict=True):
-        _line(axes, epochs, values, tuple(shade), layer)
-    shown = np.concatenate([*rates.values(), [target]] if target else list(rates.values()))
-    low, high = 0.8 * np.nanmin(shown), min(1.0, np.nanmax(shown)) * 1.2
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    _plain_log_axis(axes)
-    if target:
+    ends: list[tuple[str, float, Any]] = [
+        (layer, float(values[-1]), tuple(shade))
+        for shade, (layer, values) in zip(shades, rates.items(), strict=True)
+    ]
+    for layer, _, shade in ends:
+        _line(axes, epochs, rates[layer], shade, layer)
+    if target is not None:
         axes.axhline(target, label="target", **DASHED)
-        _note(axes, f"target {_percent(target)}", (0.01, target), "left")
-    ends = np.array([values[-1] for values in rates.values()])
-    places = _spread(np.log(ends / low) / np.log(high / low), gap=0.155 / figure.get_figheight())
-    for shade, layer, end, place in zip(shades, rates, ends, places, strict=True):
-        leader = {"arrowstyle": "-", "color": tuple(shade), "linewidth": 0.7, "shrinkB": 3}
-        axes.annotate(
-            layer,
-            (float(epochs[-1]), end),
-            xytext=(1.045, place),
-            textcoords="axes fraction",
-            va="center",
-            arrowprops=leader,
-            **WRITING,
-        )
-    _title(axes, "kept share of each layer (soft)")
-    _epoch_axis(axes, epochs)
+        ends.append((f"target {_percent(target)}", target, INK))
+    axes.set_yscale("log")
     axes.margins(x=0.01)
+    _plain_log_axis(axes)
+    _epoch_axis(axes, epochs)
+    low, high = np.log(axes.get_ylim())
+    heights = (np.log([end for _, end, _ in ends]) - low) / (high - low)
+    places = _spread(heights, gap=0.155 / figure.get_figheight())
+    for (name, end, shade), place in zip(ends, places, strict=True):
+        leader = {"arrowstyle": "-", "color": shade, "linewidth": 0.7, "shrinkB": 3}
+        style = {"textcoords": "axes fraction", "va": "center", "arrowprops": leader, **WRITING}
+        axes.annotate(name, (axes.get_xlim()[1], end), xytext=(1.045, float(place)), **style)
+    _title(axes, "kept share of each layer (soft)")
     return figure
 
 
@@ -224,8 +221,9 @@ def accuracies(stages: Sequence[StageCurves]) -> Figure:
                 stage.epochs[at], values[at], s=46, facecolor="white", edgecolor=colour, zorder=4
             )
     panels[0].yaxis.set_major_formatter(_percent_ticks())
-    # The last panel's curves are the likeliest to leave the lower right corner free.
-    panels[-1].legend(loc="lower right", frameon=False, fontsize=7.5, labelcolor=INK)
+    handles, labels = panels[0].get_legend_handles_labels()
+    style = {"ncols": 3, "frameon": False, "fontsize": 7.5, "labelcolor": INK}
+    figure.legend(handles, labels, loc="outside upper right", **style)
     return figure
 
 
@@ -256,30 +254,37 @@ def examples(
         scale: The change of a pixel, in (0, 1], that is drawn as black or white.
 
     Returns:
-        A figure with 1 + 2·stages rows and one column an image.
+        A figure with one axes in inches: 1 + 2·stages rows, one column an image.
     """
     rows: list[tuple[str, Pictures, StageExamples | None]] = [("clean", images, None)]
     for stage in stages:
         change = 0.5 + (stage.adversarial - images) / (2 * scale)
         rows.append((f"{stage.name},\nattacked", stage.adversarial, stage))
         rows.append((f"change\n{TIMES} {0.5 / scale:.3g}", change, None))
-    side = min(1.2, (WIDTH - 1.1) / len(images) - 0.06)  # this and the gaps below in inches
+    side = min(1.2, (WIDTH - 1.1) / len(images) - 0.06)
     gaps = [0.24] + [0.16, 0.24] * len(stages)
     height = side * len(rows) + sum(gaps) + 0.06
     figure = Figure(figsize=(WIDTH, height))
-    top = height
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    bottom = height
     for gap, (name, shown, stage) in zip(gaps, rows, strict=True):
-        top -= side + gap
-        place = (0.98 / WIDTH, (top + side / 2) / height)
-        figure.text(*place, name, ha="right", va="center", linespacing=1.4, **WRITING)
+        bottom -= side + gap
+        middle = bottom + side / 2
+        axes.text(0.98, middle, name, ha="right", va="center", linespacing=1.4, **WRITING)
         for column, label in enumerate(labels):
             left = 1.1 + column * (side + 0.06)
-            axes = figure.add_axes((left / WIDTH, top / height, side / WIDTH, side / height))
-            _picture(axes, shown[column])
+            image = np.clip(np.broadcast_to(shown[column], (*shown.shape[1:3], 3)), 0.0, 1.0)
+            extent = (left, left + side, bottom, bottom + side)
+            axes.imshow(image, extent=extent, interpolation="nearest")
             if shown is images:
-                axes.set_title(f"label {label}", pad=3, **WRITING)
+                place = (left + side / 2, bottom + side + 0.05)
+                axes.text(*place, f"label {label}", ha="center", **WRITING)
             if stage is not None:
-                _verdict(axes, stage, column, int(label))
+                guesses = (stage.natural_prediction, stage.adversarial_prediction)
+                seen = [int(guess[column]) for guess in guesses]
+                _verdict(axes, (left + side / 2, bottom - 0.04), seen, int(label))
+    axes.set(xlim=(0, WIDTH), ylim=(0, height), aspect="auto")
     return figure
 
 
@@ -307,23 +312,14 @@ def _line(axes: Axes, epochs: Epochs, values: Series, colour: object, label: str
     axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
 
 
-def _picture(axes: Axes, image: Float[np.ndarray, "height width channels"]) -> None:
-    pixels = np.clip(image[..., 0] if image.shape[-1] == 1 else image, 0.0, 1.0)
-    axes.imshow(pixels, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color="#c9ced2", linewidth=0.6)
-
-
-def _verdict(axes: Axes, stage: StageExamples, column: int, label: int) -> None:
-    """Writes under an attacked image what the network saw before and after the attack."""
-    style: dict[str, Any] = {"va": "top", "transform": axes.transAxes, "fontsize": 7.5}
-    before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
-    for x, side, seen in ((0.38, "right", before), (0.62, "left", after)):
-        mark, colour = ("✓", CORRECT) if seen == label else ("✗", WRONG)
-        axes.text(x, -0.04, f"{seen} {mark}", ha=side, color=colour, **style)
-    axes.text(0.5, -0.04, "→", ha="center", color=MUTED, **style)
+def _verdict(axes: Axes, place: tuple[float, float], seen: Sequence[int], label: int) -> None:
+    """Writes what a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
+    style: dict[str, Any] = {"va": "top", "fontsize": 7.5}
+    x, y = place
+    for offset, side, guess in ((-0.1, "right", seen[0]), (0.1, "left", seen[1])):
+        mark, colour = ("✓", CORRECT) if guess == label else ("✗", WRONG)
+        axes.text(x + offset, y, f"{guess} {mark}", ha=side, color=colour, **style)
+    axes.text(x, y, "→", ha="center", color=MUTED, **style)
 
 
 def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n"]:
@@ -365,11 +361,6 @@ def _plain_log_axis(axes: Axes) -> None:
 
 def _title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=8.5, color=INK, loc="left", pad=7)
-
-
-def _note(axes: Axes, text: str, place: tuple[float, float], side: str) -> None:
-    """Writes just above a horizontal line: x in parts of the axes, y on its scale."""
-    axes.text(*place, text, transform=axes.get_yaxis_transform(), ha=side, va="bottom", **WRITING)
 
 
 def _percent_ticks() -> FuncFormatter:

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from harp_jax import report
+from harp_jax import plots, report
 
 STAGES = ("pretrain", "prune", "finetune")
-NAMES = {"dense (pretrain)": 98192, "pruned": 4910, "finetuned": 4910}
 FIGURES = ["layers", "compression", "rates", "accuracy", "loss", "examples"]
 LAYERS = {"conv1": (144, 100), "conv2": (4608, 900), "dense1": (93440, 3910)}
 
@@ -94,6 +93,11 @@ def write_examples(path, stages=STAGES, channels=1, count=3):
     np.savez(path, **arrays)
 
 
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch):
+    monkeypatch.setattr(plots, "DOTS_PER_INCH", 30)
+
+
 @pytest.fixture
 def workdir(tmp_path):
     write_json(tmp_path / "results.json", results())
@@ -109,6 +113,13 @@ def workdir(tmp_path):
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "metrics.jsonl").write_text(metrics(stage))
     write_examples(tmp_path / "examples.npz")
+    return tmp_path
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A workdir of which only the results are left."""
+    write_json(tmp_path / "results.json", results())
     return tmp_path
 
 
@@ -192,20 +203,20 @@ def test_a_dense_run_alone(workdir):
     assert "pgd20" not in text
 
 
-def test_rows_are_put_in_the_order_of_the_stages(workdir):
+def test_rows_are_put_in_the_order_of_the_stages(bare):
     tree = results()
     tree["rows"].reverse()
-    write_json(workdir / "results.json", tree)
-    text = text_of(page_of(workdir))
+    write_json(bare / "results.json", tree)
+    text = text_of(page_of(bare))
     places = [text.index(f"{name} 95.0 %") for name in ("pruned", "finetuned")]
     assert text.index("dense (pretrain) 0.0 %") < places[0] < places[1]
 
 
-def test_large_test_sets_and_high_sparsities_get_another_digit(workdir):
+def test_large_test_sets_and_high_sparsities_get_another_digit(bare):
     tree = results(["finetune"])
     tree["rows"][0] |= {"images": 10000, "natural": 0.97125, "sparsity": 0.9995, "robust": {}}
-    write_json(workdir / "results.json", tree)
-    assert "finetuned 99.95 % 4,910 of 98,192 97.12 % 10,000" in text_of(page_of(workdir))
+    write_json(bare / "results.json", tree)
+    assert "finetuned 99.95 % 4,910 of 98,192 97.12 % 10,000" in text_of(page_of(bare))
 
 
 def test_an_epoch_logged_twice_counts_once_with_its_later_values(workdir):
@@ -214,12 +225,12 @@ def test_an_epoch_logged_twice_counts_once_with_its_later_values(workdir):
     assert "finetuned 4 2 302 12.3 s" in text_of(page_of(workdir))
 
 
-def test_names_are_escaped(workdir):
+def test_names_are_escaped(bare):
     tree = results()
     tree["dataset"]["name"] = "<img src=x>"
     tree["notes"] = ["a <b>bold</b> & loud note"]
-    write_json(workdir / "results.json", tree)
-    page = page_of(workdir)
+    write_json(bare / "results.json", tree)
+    page = page_of(bare)
     assert "<img src=x>" not in page
     assert "cnn on &lt;img src=x&gt;" in page
     assert "a &lt;b&gt;bold&lt;/b&gt; &amp; loud note" in page

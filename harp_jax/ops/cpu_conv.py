@@ -12,7 +12,6 @@ All functions compute the exact sums, in another order. Spatial padding is (low,
 
 import functools
 import itertools
-import math
 from typing import TypeAlias
 
 import jax
@@ -30,9 +29,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # The native kernel computes at least a vector of output channels; up to here that is mostly waste.
 _FEW_OUTPUTS = 4
-# What a kernel gradient copies at a time, so that it is still in cache when it is multiplied; the
-# number of pieces is bounded because each is compiled by itself.
-_PIECE_BYTES = 4 * 2**20
+# A kernel gradient takes so much of images and output gradients at a time, to keep them in cache;
+# the number of pieces is bounded because each is compiled by itself.
+_PIECE_BYTES = 2**20
 _MAX_PIECES = 8
 
 
@@ -129,13 +128,12 @@ def kernel_gradient(
         filters = jax.ShapeDtypeStruct((kh, kw, inputs, outputs), x.dtype)
         (gradient,) = jax.linear_transpose(lambda w: _tiny(x, w, strides, padding), filters)(g)
         return gradient
-    shared, patched = kw * inputs + kh * outputs, kh * kw * inputs + outputs
-    product = _kernel_gradient_by_rows if shared < patched else _kernel_gradient_by_patches
-    copied = 4 * math.prod(g.shape[:3]) * min(shared, patched) if kernel != (1, 1) else 0
-    pieces = min(max(copied // _PIECE_BYTES, 1), _MAX_PIECES, batch)
+    if kernel == (1, 1) or strides != (1, 1):
+        return _kernel_gradient_by_taps(x, g, kernel, strides, padding)
+    pieces = min(max(4 * (x.size + g.size) // _PIECE_BYTES, 1), _MAX_PIECES, batch)
     bounds = [batch * i // pieces for i in range(pieces + 1)]
     parts = (
-        product(x[low:high], g[low:high], kernel, strides, padding)
+        _kernel_gradient_by_convolution(x[low:high], g[low:high], kernel, padding)
         for low, high in itertools.pairwise(bounds)
     )
     return functools.reduce(jnp.add, parts)
@@ -213,59 +211,33 @@ def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Fea
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
-def _kernel_gradient_by_patches(
+def _kernel_gradient_by_taps(
     x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
 ) -> Filters:
-    """One product of the output gradient with the patches of the images."""
-    (kh, kw), (sh, sw), (inputs, outputs) = kernel, strides, (x.shape[3], g.shape[3])
-    rows, columns = g.shape[1:3]
-    x = _pad(x, padding)
-    patches = jnp.concatenate(
-        [
-            _strided(_strided(x, 1, i, rows, sh), 2, j, columns, sw)
-            for i in range(kh)
-            for j in range(kw)
-        ],
-        axis=3,
-    )
-    product = _contract_pixels(g, patches)
-    return product.reshape(outputs, kh, kw, inputs).transpose(1, 2, 3, 0)
-
-
-def _kernel_gradient_by_rows(
-    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
-) -> Filters:
-    """One product per row phase: images shifted along the width, gradients along the height.
-
-    Sharing the shifts out costs kw + kh copies where patches cost kw * kh, and the product
-    has a better shape. Row r of the images meets the output rows (r + low - i) / stride.
-    """
-    (kh, kw), (sh, sw), low, height = kernel, strides, padding[0][0], x.shape[1]
-    inputs, rows, columns, outputs = x.shape[3], *g.shape[1:]
-    x = _pad(x, ((0, 0), padding[1]))
-    shifted = jnp.concatenate([_strided(x, 2, j, columns, sw) for j in range(kw)], axis=3)
-    by_row = {}
-    for phase in range(min(sh, kh)):
-        taps = range(phase, kh, sh)
-        # Image rows phase + sh * m - low, for m from first to last, are those of this phase.
-        first = max(-(-(low - phase) // sh), 0)
-        last = min((height - 1 + low - phase) // sh, rows + len(taps) - 2)
-        if last < first:
-            by_row |= dict.fromkeys(taps, jnp.zeros((kw, inputs, outputs), x.dtype))
-            continue
-        images = _strided(shifted, 1, phase + sh * first - low, last - first + 1, sh)
-        gradients = jnp.concatenate(
-            [_pad(g, ((n - first, last + 1 - rows - n), (0, 0))) for n in range(len(taps))], axis=3
+    """One product per filter tap, of the output gradient with the pixels the tap meets."""
+    (kh, kw), (sh, sw), (rows, columns) = kernel, strides, g.shape[1:3]
+    inputs, outputs = x.shape[3], g.shape[3]
+    x, g = _pad(x, padding), g.reshape(-1, outputs)
+    products = [
+        lax.dot_general(
+            _strided(_strided(x, 1, i, rows, sh), 2, j, columns, sw).reshape(-1, inputs),
+            g,
+            (((0,), (0,)), ((), ())),
         )
-        product = _contract_pixels(images, gradients)
-        by_tap = product.reshape(kw, inputs, len(taps), outputs).transpose(2, 0, 1, 3)
-        by_row |= dict(zip(taps, by_tap, strict=True))
-    return jnp.stack([by_row[i] for i in range(kh)])
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return jnp.stack(products).reshape(kh, kw, inputs, outputs)
 
 
-def _contract_pixels(
-    a: Float[Array, "batch height width left"], b: Float[Array, "batch height width right"]
-) -> Float[Array, "left right"]:
-    """Sum over all pixels of all images of the outer products of their channels."""
-    a, b = a.reshape(-1, a.shape[3]), b.reshape(-1, b.shape[3])
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+def _kernel_gradient_by_convolution(
+    x: Features, g: Features, kernel: Pair, padding: Padding
+) -> Filters:
+    """A convolution of the images with the output gradient, which sums over examples."""
+    pads = [
+        (p[0], o + k - 1 - n - p[0])
+        for n, o, k, p in zip(x.shape[1:3], g.shape[1:3], kernel, padding, strict=True)
+    ]
+    images, gradients = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+    gradient = lax.conv_general_dilated(images, gradients, (1, 1), pads, dimension_numbers=LAYOUT)
+    return gradient.transpose(1, 2, 0, 3)

@@ -1,0 +1,101 @@
+"""A run's folder: whose it is, and what made it."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+from etils import epath
+from flax import traverse_util
+
+from harp_jax.config import Config, ConfigError
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The configuration as it reads back from JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None:
+    """The config.json of an earlier run in this workdir.
+
+    Args:
+        config: The configuration of this run.
+        workdir: Folder of the run.
+
+    Returns:
+        Its content, or None if there is none.
+
+    Raises:
+        ConfigError: if it is of another configuration (every differing field is named), or
+            cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        if not path.exists():
+            return None
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
+    before, now = (
+        traverse_util.flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config))
+    )
+    different = [
+        f"{field}={before.get(field)!r}, not {now.get(field)!r}"
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and field.split(".")[0] not in FREE_FIELDS
+    ]
+    if different:
+        raise ConfigError(
+            f"workdir={str(workdir)!r}: belongs to another configuration"
+            f" ({'; '.join(different)}); allowed are a new folder or the same configuration"
+        )
+    return earlier
+
+
+def claim(config: Config, workdir: epath.Path, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Writes config.json.
+
+    Args:
+        config: The configuration of this run.
+        workdir: Folder of the run; made if it is not there.
+        earlier: What `earlier_config` gave.
+
+    Returns:
+        What results.json repeats of it: config, seed, versions.
+
+    Raises:
+        ConfigError: if the folder cannot be written.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    header = {"config": _plain(config), "seed": config.seed, "versions": _versions()}
+    content = {**header, "revision": _revision(), "created": (earlier or {}).get("created", now)}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            (workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
+            " that this user may write to"
+        ) from None
+    return header
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in ("harp_jax", *PACKAGES)}
+    return {"python": platform.python_version(), **versions}
+
+
+def _revision() -> str | None:
+    """The git revision of the code, if it runs from a checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,112 @@
+"""Short runs on the 8x8 digits that several test modules look at."""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from harp_jax import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = ("pretrain", "prune", "finetune")
+WITHOUT_REPORT = "--config.stages=('pretrain','prune','finetune','evaluate')"
+STEPS_PER_EPOCH = 20  # (1797 - 359 test - 150 validation) // 64
+
+# One configuration for all runs of the command line, so that they share compiled programs.
+SHORT = (
+    "--config.pretrain.epochs=2",
+    "--config.prune.epochs=3",
+    "--config.finetune.epochs=1",
+)
+
+
+def digits(**fields: object) -> ConfigDict:
+    """The configuration of configs/digits.py with some fields changed ('prune.epochs': 1)."""
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.devices = 1
+    config.compilation_cache = ""
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a command with so many virtual devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def command(workdir: pathlib.Path | str, *arguments: str, config="configs/digits.py") -> list[str]:
+    """A call of the command line."""
+    program = [sys.executable, "-m", "harp_jax.main"]
+    return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
+
+
+def call(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=600
+    )
+
+
+@functools.cache
+def cache_option(factory: pytest.TempPathFactory) -> str:
+    """The option that makes all runs of a session share their compiled programs."""
+    return f"--config.compilation_cache={factory.mktemp('compiled')}"
+
+
+@functools.cache
+def finished(factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a short run of all stages, report included, by the command line."""
+    workdir = factory.mktemp("digits") / "run"
+    done = call(command(workdir, *SHORT, cache_option(factory)))
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def results(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "results.json").read_text())
+
+
+def metrics(workdir: pathlib.Path, stage: str) -> list[dict]:
+    """The rows of a stage without what depends on the clock."""
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    timings = ("seconds", "images_per_second")
+    return [{name: row[name] for name in row if name not in timings} for row in rows]
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, float]:
+    """Largest absolute difference of every array of every stage's network."""
+    found = {}
+    for stage in STAGES:
+        trees = [checkpoint.load(workdir / stage) for workdir in (one, other)]
+        for tree in trees:
+            del tree["metadata"]
+        for path, difference in jax.tree.leaves_with_path(
+            jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *trees)
+        ):
+            found[stage + jax.tree_util.keystr(path)] = difference
+    return found
+
+
+def assert_identical(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Networks, records and results agree to the last bit."""
+    different = {name: d for name, d in differences(one, other).items() if d != 0.0}
+    assert different == {}
+    for stage in STAGES:
+        assert metrics(one, stage) == metrics(other, stage)
+    for row, same in zip(results(one)["rows"], results(other)["rows"], strict=True):
+        assert {**row, "seconds": 0} == {**same, "seconds": 0}
