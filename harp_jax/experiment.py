@@ -33,10 +33,6 @@ _LOGGER = logging.getLogger(__name__)
 
 _LOGGER = logging.getLogger(__name__)
 
-# Fields that may differ when a workdir is used again: they do not change the trained networks.
-FREE_FIELDS = ("stages", "devices", "compilation_cache", "checkpoint_every_steps", "evaluate")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
 
 def run(config: Config, workdir: epath.PathLike) -> None:
     """Runs the configured stages; complete ones are skipped, an incomplete one resumes.

@@ -193,7 +193,7 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
     heights = (np.log([end for _, end, _ in ends]) - low) / (high - low)
     places = _spread(heights, gap=0.155 / figure.get_figheight())
     for (name, end, shade), place in zip(ends, places, strict=True):
-        leader = {"arrowstyle": "-", "color": shade, "linewidth": 0.7, "shrinkB": 3}
+        leader = {"arrowstyle": "-", "color": shade, "linewidth": 0.7, "relpos": (0, 0.5)}
         style = {"textcoords": "axes fraction", "va": "center", "arrowprops": leader, **WRITING}
         axes.annotate(name, (axes.get_xlim()[1], end), xytext=(1.045, float(place)), **style)
     _title(axes, "kept share of each layer (soft)")

@@ -51,16 +51,10 @@ def write(workdir: epath.PathLike) -> epath.Path:
     logs = {stage: _read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
     logs = {stage: lines for stage, lines in logs.items() if lines}
     examples = _read_examples(workdir / "examples.npz")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harp_jax"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("report.html").render(
+    html = _template().render(
         **_headline(run, results),
-        table=_table(rows),
+        rows=rows,
+        columns=list(dict.fromkeys(name for row in rows for name in row["robust"])),
         summary=_summary(rows),
         precision=_precision(rows),
         attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
@@ -79,6 +73,19 @@ def write(workdir: epath.PathLike) -> epath.Path:
     return page
 
 
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harp_jax"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"stage": _stage, "count": "{:,}".format, "sparsity": _sparsity}
+    environment.globals["score"] = _score
+    return environment.get_template("report.html")
+
+
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -95,11 +102,8 @@ def _read_results(workdir: epath.Path) -> dict[str, Any]:
     results = _read_json(path)
     if not results.get("rows"):
         raise ReportError(f"{path}: has no rows, so there is nothing to report; {advice} first")
-    order = list(STAGES)
-    results["rows"] = sorted(
-        results["rows"],
-        key=lambda row: order.index(row["stage"]) if row["stage"] in order else len(order),
-    )
+    places = {stage: place for place, stage in enumerate(STAGES)}
+    results["rows"].sort(key=lambda row: places.get(row["stage"], len(places)))
     return results
 
 
@@ -147,43 +151,14 @@ def _headline(run: Record, results: Record) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Record]) -> dict[str, Any]:
-    attacks = list(dict.fromkeys(name for row in rows for name in row["robust"]))
-    body = []
-    for row in rows:
-        digits = _digits(row)
-        scores = [row["natural"], *(row["robust"].get(name) for name in attacks)]
-        body.append(
-            {
-                "stage": STAGES.get(row["stage"], row["stage"]),
-                "sparsity": _sparsity(row["sparsity"]),
-                "kept": f"{row['parameters']:,}",
-                "total": f"{row['total']:,}",
-                "scores": ["" if score is None else _percent(score, digits) for score in scores],
-                "images": f"{row['images']:,}",
-            }
-        )
-    return {"attacks": attacks, "rows": body}
-
-
-def _summary(rows: Sequence[Record]) -> dict[str, Any]:
-    """The last network beside the dense one, under the attack that hurts it most."""
-    last = rows[-1]
-    if len(rows) < 2 or rows[0]["stage"] != "pretrain":
-        return {}
-    shared = [name for name in last["robust"] if name in rows[0]["robust"]]
-    worst = min(shared, key=lambda name: last["robust"][name]) if shared else ""
-    return {
-        "stage": STAGES.get(last["stage"], last["stage"]),
-        "kept": f"{last['parameters']:,}",
-        "total": f"{last['total']:,}",
-        "sparsity": _sparsity(last["sparsity"]),
-        "attack": worst,
-        "natural": _percent(last["natural"], _digits(last)),
-        "dense_natural": _percent(rows[0]["natural"], _digits(rows[0])),
-        "robust": _percent(last["robust"][worst], _digits(last)) if worst else "",
-        "dense_robust": _percent(rows[0]["robust"][worst], _digits(rows[0])) if worst else "",
-    }
+def _summary(rows: Sequence[Record]) -> dict[str, Any] | None:
+    """The last network and the dense one, with the attack that hurts the last one most."""
+    dense, last = rows[0], rows[-1]
+    if last is dense or dense["stage"] != "pretrain":
+        return None
+    shared = [name for name in last["robust"] if name in dense["robust"]]
+    worst = min(shared, key=lambda name: last["robust"][name]) if shared else None
+    return {"dense": dense, "last": last, "attack": worst}
 
 
 def _precision(rows: Sequence[Record]) -> dict[str, str]:
@@ -194,10 +169,8 @@ def _precision(rows: Sequence[Record]) -> dict[str, str]:
         for row in rows
         for score in (row["natural"], *row["robust"].values())
     ]
-    return {
-        "images": " or ".join(f"{count:,}" for count in counts),
-        "error": f"{100 * max(errors):.2g}",
-    }
+    images = " or ".join(f"{count:,}" for count in counts)
+    return {"images": images, "error": f"{100 * max(errors):.2g}"}
 
 
 def _attack(settings: Record) -> str:
@@ -212,9 +185,8 @@ def _attack(settings: Record) -> str:
     if rest.get("step_size") is not None:
         words.append(f"step size {_pixels(rest.pop('step_size'))}")
     for field in ("steps", "restarts"):
-        if isinstance(rest.get(field), int):
-            count = rest.pop(field)
-            words.append(f"{count:,} {field if count != 1 else field[:-1]}")
+        if isinstance(count := rest.get(field), int):
+            words.append(f"{count:,} {field if rest.pop(field) != 1 else field[:-1]}")
     for field, value in rest.items():
         if value is not None:
             shown = value if isinstance(value, str) else json.dumps(value)
@@ -302,7 +274,7 @@ def _example_figure(
     first = {name: array[:MAXIMUM_EXAMPLES] for name, array in examples.items() if array.ndim}
     attacked = [
         plots.StageExamples(
-            name=STAGES.get(stage, stage).split()[0],
+            name=_stage(stage).split()[0],
             adversarial=first[f"{stage}/adversarial"],
             natural_prediction=first[f"{stage}/natural_prediction"],
             adversarial_prediction=first[f"{stage}/adversarial_prediction"],
@@ -332,7 +304,7 @@ def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str,
         chosen, seconds = row.get("checkpoint_epoch"), row.get("seconds")
         table.append(
             {
-                "stage": STAGES.get(stage, stage),
+                "stage": _stage(stage),
                 "epochs": str(len(lines)) if lines else "",
                 "chosen": "" if chosen is None else str(chosen),
                 "speed": f"{np.median(speed):,.0f}" if speed else "",
@@ -360,14 +332,16 @@ def _flat(tree: Record, prefix: str = "") -> list[tuple[str, str]]:
     return fields
 
 
-def _digits(row: Record) -> int:
-    return 2 if row["images"] >= MEASURED_FINELY else 1
+def _stage(stage: str) -> str:
+    return STAGES.get(stage, stage)
 
 
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
+def _score(row: Record, accuracy: float | None) -> str:
+    """A row's accuracy in percent, no finer than its number of images allows; '' for None."""
+    digits = 2 if row["images"] >= MEASURED_FINELY else 1
+    return "" if accuracy is None else f"{100 * accuracy:.{digits}f} %"
 
 
 def _sparsity(share: float) -> str:
     """With as many digits as tell the kept share from its neighbours: 95.0 %, 99.95 %."""
-    return _percent(share, 2 if share > 0.99 else 1)
+    return f"{100 * share:.{2 if share > 0.99 else 1}f} %"

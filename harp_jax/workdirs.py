@@ -14,6 +14,10 @@ from flax import traverse_util
 
 from harp_jax.config import Config, ConfigError
 
+# Fields that may differ when a workdir is used again: they do not change the trained networks.
+FREE_FIELDS = ("stages", "devices", "compilation_cache", "checkpoint_every_steps", "evaluate")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
 
 def _plain(config: Config) -> dict[str, Any]:
     """The configuration as it reads back from JSON."""
