@@ -37,9 +37,10 @@ class Step:
         images = jnp.zeros((1, *batch["images"].shape[2:]))
         variables: Any = jax.jit(model.init)(jax.random.key(0), images)
         sizes = parameter_costs(variables["params"])
+        gradient = None
         if mode == "harp":
             variables = make_prunable(variables, dict.fromkeys(sizes, 0.1), MINIMUM, "weight")
-        gradient = add_compression_gradient(tree_of_leaves(sizes), TARGET, MINIMUM, 0.01, 390)
+            gradient = add_compression_gradient(tree_of_leaves(sizes), TARGET, MINIMUM, 0.01, 390)
         optimizer = optim.optimizer(lambda _: 1e-3, 0.9, 5e-4, gradient)
         step = make_train_step(
             model,

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.model = "cnn"
     config.data.name = "mnist5k"
     config.data.validation_examples = 400
-    config.data.crop_padding = 2
+    config.data.crop_padding = 0
     config.data.flip = False
     config.attack.epsilon = 0.2
     config.attack.step_size = 0.05

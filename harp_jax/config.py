@@ -122,6 +122,8 @@ def make_attack(settings: Config, field: str) -> Attack:
         return ATTACKS[kind](**fields)
     except ValueError as error:
         raise ConfigError(f"{field}.{error}") from None
+    except TypeError as error:  # a field is missing, or is text instead of a number
+        raise ConfigError(f"{field}={fields}: {error}; allowed are those of {kind}") from None
 
 
 def training_attack(config: Config) -> Attack:

@@ -31,8 +31,6 @@ from harp_jax.training.step import OBJECTIVES, make_train_step
 
 _LOGGER = logging.getLogger(__name__)
 
-_LOGGER = logging.getLogger(__name__)
-
 
 def run(config: Config, workdir: epath.PathLike) -> None:
     """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
@@ -71,16 +69,30 @@ class _Experiment:
         self.dataset = _load_data(config)
         self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
         self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
+        self._check_steps()
         self.expected = self._expected_variables()
         self._check_budget()
         self._check_sources()
         self.header = workdirs.claim(config, workdir, earlier)
 
+    def _check_steps(self) -> None:
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"batch_size={self.config.batch_size}: allowed are at most the"
+                f" {len(self.dataset.train)} training examples"
+            )
+
     def _expected_variables(self) -> dict[str, Any]:
         """Shapes of all collections of the pruned network."""
         model = models.create(self.config.model, self.dataset.num_classes, granularity="weight")
         images = jnp.zeros((1, *self.dataset.image_shape))
-        return jax.eval_shape(model.init, jax.random.key(0), images)
+        try:
+            return jax.eval_shape(model.init, jax.random.key(0), images)
+        except ValueError as error:
+            raise ConfigError(
+                f"model={self.config.model!r}: cannot take images of {self.dataset.image_shape}"
+                f" ({error}); allowed are networks for such images"
+            ) from None
 
     def _check_budget(self) -> None:
         """Refuses a target that even the smallest rates of this network would miss."""
@@ -106,6 +118,12 @@ class _Experiment:
                     f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
                     f" the stages or complete in {self.workdir}"
                 )
+        trained = any(checkpoint.is_complete(self.workdir / stage) for stage in stages.STAGES)
+        if not trained and not set(stages.STAGES) & set(self.config.stages):
+            raise ConfigError(
+                f"stages={tuple(self.config.stages)}: no complete stage in {self.workdir}; allowed"
+                f" are lists with {stages.STAGES[0]!r}"
+            )
 
     def _source(self, stage: str) -> dict[str, Any]:
         """The collections that a stage starts from."""

@@ -78,11 +78,15 @@ def _keep_compiled_programs(directory: str) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Parses the flags; a misspelt configuration field becomes one line, not a traceback."""
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())
-        print(f"error: --config: {text}", file=sys.stderr)
-        sys.exit(2)
+        others = app.parse_flags_with_usage(arguments)
+        _CONFIG.value.lock()  # the first use of a file that could not be read raises
+        return others
+    except (AttributeError, KeyError) as error:
+        text = f"no field {error}; allowed are those of harp_jax/config.py"
+    except (TypeError, ValueError, OSError) as error:
+        text = str(error)
+    print(f"error: --config: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their lightness.
+# After Okabe and Ito: told apart by colour-blind readers.
 NATURAL = "#0072B2"
 ROBUST = "#D55E00"
 CORRECT = "#00795A"
@@ -29,10 +29,10 @@ WIDTH = 8.6  # inches; the page shows an inch as about 100 pixels
 DOTS_PER_INCH = 200
 MAXIMUM_MARKED = 30  # epochs up to which each one gets a dot of its own
 WRITING: dict[str, Any] = {"fontsize": 7.5, "color": INK}
+TITLE: dict[str, Any] = {"fontsize": 8.5, "color": INK, "loc": "left", "pad": 7}
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 2))}
 DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": ":"}
-GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
-TIMES = "\N{MULTIPLICATION SIGN}"
+GAMMA, TIMES = "\N{GREEK SMALL LETTER GAMMA}", "\N{MULTIPLICATION SIGN}"
 
 Series = Float[np.ndarray, " epoch"]
 Epochs = Int[np.ndarray, " epoch"]
@@ -91,36 +91,32 @@ def kept_shares(layers: Sequence[LayerCount]) -> Figure:
         layers: Counts in the network's order, drawn from top to bottom; at least one.
 
     Returns:
-        A figure with one axes, logarithmic where the shares span more than a factor of ten.
+        A figure with one axes, logarithmic where a share is below a tenth.
     """
     shares = np.array([layer.kept / layer.parameters for layer in layers])
     overall = sum(layer.kept for layer in layers) / sum(layer.parameters for layer in layers)
-    smallest = min(shares[shares > 0], default=1.0)
+    wide = (smallest := min(shares[shares > 0], default=1.0)) < 0.1
     figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * len(layers)), layout="constrained")
     axes = figure.subplots()
     rows = range(len(layers))
-    if smallest < 0.1:
-        axes.set_xscale("log")
-        axes.set_xlim(10 ** np.floor(np.log10(smallest * 0.9)), 1)
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.set_xlim(0, 1)
+    axes.set_xscale("log" if wide else "linear")
+    axes.set_xlim(10 ** np.floor(np.log10(smallest * 0.9)) if wide else 0, 1)
+    axes.minorticks_off()
     axes.barh(rows, np.ones(len(layers)), height=0.68, color=TRACK, label="all")
     axes.barh(rows, shares, height=0.68, color=NATURAL, label="kept")
     axes.axvline(overall, label="whole network", **DASHED)
-    above, beside = axes.get_xaxis_transform(), axes.get_yaxis_transform()
-    note = f"whole network {_percent(overall)}"
-    axes.text(overall, 1.0, note, transform=above, ha="center", va="bottom", **WRITING)
+    above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", **WRITING}
+    axes.text(overall, 1.0, f"whole network {_percent(overall)}", **above)
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", **WRITING}
     for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
-        count = f"{layer.kept:,} of {layer.parameters:,}"
-        axes.text(1.085, row, _percent(share), ha="right", va="center", transform=beside, **WRITING)
-        axes.text(1.1, row, count, ha="left", va="center", transform=beside, **WRITING)
+        axes.text(1.085, row, _percent(share), ha="right", **beside)
+        axes.text(1.1, row, f"{layer.kept:,} of {layer.parameters:,}", **beside)
     axes.set_yticks(rows, [layer.layer for layer in layers])
     axes.set_ylim(len(layers) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(_percent_ticks())
     axes.set_xlabel("kept share of the layer's weights", **WRITING)
     _calm(axes)
-    axes.grid(False)
+    axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     return figure
@@ -141,23 +137,21 @@ def compression(curves: CompressionCurves) -> Figure:
     _line(gamma, curves.epochs, curves.gamma, NATURAL, GAMMA)
     _line(rate, curves.epochs, curves.rate, NATURAL, "rate")
     rate.axhline(curves.target, label="target", **DASHED)
+    beside = {"transform": rate.get_yaxis_transform(), "va": "bottom", **WRITING}
     # On the left, where the rate is still far above.
-    note, beside = f"target {_percent(curves.target)}", rate.get_yaxis_transform()
-    rate.text(0.03, curves.target, note, transform=beside, va="bottom", **WRITING)
+    rate.text(0.03, curves.target, f"target {_percent(curves.target)}", **beside)
     rate.set_yscale("log")
-    lowest = np.nanmin([curves.target, *curves.rate])
-    highest = np.nanmax([curves.target, *curves.rate])
-    rate.set_ylim(0.75 * lowest, 1.35 * highest)
+    rate.margins(y=0.12)
     _plain_log_axis(rate)
     for axes in (loss, gamma):
         axes.set_ylim(bottom=0)
     for axes, epoch in ((loss, curves.reached), (gamma, curves.frozen), (rate, curves.reached)):
+        _epoch_axis(axes, curves.epochs)
         if epoch is not None:
             axes.axvline(epoch, label="since", **DOTTED)
-    titles = ("compression loss", f"its weight {GAMMA}", "kept share (soft)")
-    for axes, title in zip((loss, gamma, rate), titles, strict=True):
-        _title(axes, title)
-        _epoch_axis(axes, curves.epochs)
+    loss.set_title("compression loss", **TITLE)
+    gamma.set_title(f"its weight {GAMMA}", **TITLE)
+    rate.set_title("kept share (soft)", **TITLE)
     return figure
 
 
@@ -176,12 +170,10 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
     axes = figure.subplots()
     # The upper end of the map is too light to be read on white.
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.86, len(rates)))
-    ends: list[tuple[str, float, Any]] = [
-        (layer, float(values[-1]), tuple(shade))
-        for shade, (layer, values) in zip(shades, rates.items(), strict=True)
-    ]
-    for layer, _, shade in ends:
-        _line(axes, epochs, rates[layer], shade, layer)
+    ends = []
+    for shade, (layer, values) in zip(shades, rates.items(), strict=True):
+        _line(axes, epochs, values, tuple(shade), layer)
+        ends.append((layer, float(values[-1]), tuple(shade)))
     if target is not None:
         axes.axhline(target, label="target", **DASHED)
         ends.append((f"target {_percent(target)}", target, INK))
@@ -196,7 +188,7 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
         leader = {"arrowstyle": "-", "color": shade, "linewidth": 0.7, "relpos": (0, 0.5)}
         style = {"textcoords": "axes fraction", "va": "center", "arrowprops": leader, **WRITING}
         axes.annotate(name, (axes.get_xlim()[1], end), xytext=(1.045, float(place)), **style)
-    _title(axes, "kept share of each layer (soft)")
+    axes.set_title("kept share of each layer (soft)", **TITLE)
     return figure
 
 
@@ -212,14 +204,10 @@ def accuracies(stages: Sequence[StageCurves]) -> Figure:
     figure, panels = _stage_panels(stages, height=2.9)
     for axes, stage in zip(panels, stages, strict=True):
         at = stage.epochs == stage.chosen
-        for values, colour, label in (
-            (stage.natural, NATURAL, "natural"),
-            (stage.robust, ROBUST, "robust"),
-        ):
+        natural, robust = (stage.natural, NATURAL, "natural"), (stage.robust, ROBUST, "robust")
+        for values, colour, label in (natural, robust):
             _line(axes, stage.epochs, values, colour, label)
-            axes.scatter(
-                stage.epochs[at], values[at], s=46, facecolor="white", edgecolor=colour, zorder=4
-            )
+            axes.scatter(stage.epochs[at], values[at], s=46, fc="white", ec=colour, zorder=4)
     panels[0].yaxis.set_major_formatter(_percent_ticks())
     handles, labels = panels[0].get_legend_handles_labels()
     style = {"ncols": 3, "frameon": False, "fontsize": 7.5, "labelcolor": INK}
@@ -270,20 +258,16 @@ def examples(
     bottom = height
     for gap, (name, shown, stage) in zip(gaps, rows, strict=True):
         bottom -= side + gap
-        middle = bottom + side / 2
-        axes.text(0.98, middle, name, ha="right", va="center", linespacing=1.4, **WRITING)
+        axes.text(0.98, bottom + side / 2, name, ha="right", va="center", **WRITING)
         for column, label in enumerate(labels):
             left = 1.1 + column * (side + 0.06)
-            image = np.clip(np.broadcast_to(shown[column], (*shown.shape[1:3], 3)), 0.0, 1.0)
-            extent = (left, left + side, bottom, bottom + side)
-            axes.imshow(image, extent=extent, interpolation="nearest")
+            # Three channels even for grey images: their shades then need no colour map.
+            pixels = np.clip(np.broadcast_to(shown[column], (*shown.shape[1:3], 3)), 0.0, 1.0)
+            axes.imshow(pixels, extent=(left, left + side, bottom, bottom + side))
             if shown is images:
-                place = (left + side / 2, bottom + side + 0.05)
-                axes.text(*place, f"label {label}", ha="center", **WRITING)
+                axes.text(left + side / 2, height - 0.19, f"label {label}", ha="center", **WRITING)
             if stage is not None:
-                guesses = (stage.natural_prediction, stage.adversarial_prediction)
-                seen = [int(guess[column]) for guess in guesses]
-                _verdict(axes, (left + side / 2, bottom - 0.04), seen, int(label))
+                _verdict(axes, left + side / 2, bottom - 0.04, stage, column, int(label))
     axes.set(xlim=(0, WIDTH), ylim=(0, height), aspect="auto")
     return figure
 
@@ -300,7 +284,7 @@ def _stage_panels(stages: Sequence[StageCurves], height: float) -> tuple[Figure,
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = list(figure.subplots(1, len(stages), sharey=True, squeeze=False)[0])
     for axes, stage in zip(panels, stages, strict=True):
-        _title(axes, stage.name)
+        axes.set_title(stage.name, **TITLE)
         _epoch_axis(axes, stage.epochs)
         if stage.chosen is not None:
             axes.axvline(stage.chosen, label="chosen epoch", **DOTTED)
@@ -312,13 +296,13 @@ def _line(axes: Axes, epochs: Epochs, values: Series, colour: object, label: str
     axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
 
 
-def _verdict(axes: Axes, place: tuple[float, float], seen: Sequence[int], label: int) -> None:
+def _verdict(axes: Axes, x: float, y: float, stage: StageExamples, column: int, label: int) -> None:
     """Writes what a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
     style: dict[str, Any] = {"va": "top", "fontsize": 7.5}
-    x, y = place
-    for offset, side, guess in ((-0.1, "right", seen[0]), (0.1, "left", seen[1])):
-        mark, colour = ("✓", CORRECT) if guess == label else ("✗", WRONG)
-        axes.text(x + offset, y, f"{guess} {mark}", ha=side, color=colour, **style)
+    before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
+    for offset, side, seen in ((-0.1, "right", before), (0.1, "left", after)):
+        mark, colour = ("✓", CORRECT) if seen == label else ("✗", WRONG)
+        axes.text(x + offset, y, f"{seen} {mark}", ha=side, color=colour, **style)
     axes.text(x, y, "→", ha="center", color=MUTED, **style)
 
 
@@ -330,9 +314,8 @@ def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " 
     # Pushing up and pushing down each keep the distance, and so does their mean.
     upward = np.maximum.accumulate(even)
     downward = np.minimum.accumulate(even[::-1])[::-1]
-    highest = max(1.0 - steps[-1], 0.0)
     placed = np.empty_like(wanted)
-    placed[order] = np.clip((upward + downward) / 2, 0.0, highest) + steps
+    placed[order] = np.clip((upward + downward) / 2, 0.0, max(1.0 - steps[-1], 0.0)) + steps
     return placed
 
 
@@ -356,11 +339,7 @@ def _plain_log_axis(axes: Axes) -> None:
     """Labels 1, 2 and 5 of each decade as percentages."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(_percent_ticks())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=8.5, color=INK, loc="left", pad=7)
+    axes.minorticks_off()
 
 
 def _percent_ticks() -> FuncFormatter:

@@ -69,7 +69,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
     )
     page = workdir / "report" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(html)
+    page.write_bytes(html.encode())
     return page
 
 
@@ -88,7 +88,7 @@ def _template() -> jinja2.Template:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ReportError(f"{path}: not valid JSON ({error})") from error
 
@@ -112,7 +112,7 @@ def _read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = {}
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    for number, text in enumerate(path.read_bytes().decode().splitlines(), start=1):
         if not text.strip():
             continue
         try:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from harp_jax.attacks import norms
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Scalar, Selection
 
 
+@runtime_checkable
 class Attack(Protocol):
     """What every attack is: a pure function with its settings as frozen fields."""
 

@@ -1,0 +1,227 @@
+"""Bad input: one line that names the field, before anything compiles, and nothing is written."""
+
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+from ml_collections import ConfigDict
+
+from harp_jax import experiment
+from harp_jax.training import parallel
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    return runs.finished(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def no_program_is_made(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was built from bad input")
+
+    monkeypatch.setattr(parallel, "parallel", refuse)
+
+
+def message(config: ConfigDict, workdir) -> str:
+    with pytest.raises(ValueError, match="") as caught:
+        experiment.run(config, workdir)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+FIELDS = [
+    ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
+    ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
+    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd"]),
+    ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate"]),
+    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "uniform"]),
+    ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
+    ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
+    ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:PATH"]),
+    ({"stages": ("pretrain", "prun")}, ["stages='prun'", "pretrain, prune, finetune"]),
+    ({"stages": ()}, ["stages=()", "pretrain, prune, finetune"]),
+    ({"stages": ("prune",)}, ["prune.source=''", "'pretrain'"]),
+    ({"stages": ("finetune",)}, ["finetune.source=''", "'prune'"]),
+    ({"stages": ("evaluate",)}, ["stages=('evaluate',)", "'pretrain'"]),
+    ({"stages": ("report",)}, ["stages=('report',)", "'pretrain'"]),
+    ({"prune.target": 0.0}, ["prune.target=0.0", "(0, 1]"]),
+    ({"prune.target": 1.5}, ["prune.target=1.5", "(0, 1]"]),
+    ({"prune.target": float("nan")}, ["prune.target=nan", "(0, 1]"]),
+    ({"prune.target": 1e-4}, ["prune.target=0.0001", "keep 4 weights", "allows 0", "larger"]),
+    ({"prune.alpha": 0.0}, ["prune.alpha=0.0", "(0, 1)"]),
+    ({"prune.alpha": 1.0}, ["prune.alpha=1.0", "(0, 1)"]),
+    ({"prune.gamma0": 0.0}, ["prune.gamma0=0.0", "> 0"]),
+    ({"prune.initial_rate": 0.1}, ["prune.initial_rate=0.1", "prune.target (0.2) to 1"]),
+    ({"pretrain.epochs": 0}, ["pretrain.epochs=0", ">= 1"]),
+    ({"prune.epochs": -1}, ["prune.epochs=-1", ">= 1"]),
+    ({"finetune.learning_rate": 0.0}, ["finetune.learning_rate=0.0", "> 0"]),
+    ({"optimizer.momentum": 1.0}, ["optimizer.momentum=1.0", "[0, 1)"]),
+    ({"optimizer.weight_decay": -1e-4}, ["optimizer.weight_decay=-0.0001", ">= 0"]),
+    ({"seed": -1}, ["seed=-1", ">= 0"]),
+    ({"checkpoint_every_steps": -5}, ["checkpoint_every_steps=-5", ">= 0"]),
+    ({"attack.epsilon": -0.1}, ["attack.epsilon=-0.1", ">= 0"]),
+    ({"attack.steps": 0}, ["attack.steps=0", ">= 1"]),
+    ({"devices": 3}, ["batch_size=64", "multiples of the 3 devices"]),
+    ({"devices": 9}, ["devices=9", "1 to"]),
+    ({"devices": 2, "evaluate.batch_size": 121}, ["evaluate.batch_size=121", "2 devices"]),
+    ({"batch_size": 5000}, ["batch_size=5000", "at most the 1288 training examples"]),
+    ({"data.validation_examples": 0}, ["data.validation_examples=0", ">= 1"]),
+    ({"data.validation_examples": 5000}, ["data.validation_examples=5000", "[0, 1437]"]),
+    ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
+    ({"evaluate.attacks.fgsm.type": "CW"}, ["evaluate.attacks.fgsm.type='CW'", "FGSM, PGD"]),
+    ({"evaluate.attacks.pgd20.restarts": 0}, ["evaluate.attacks.pgd20.restarts=0", ">= 1"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), FIELDS, ids=[str(fields) for fields, _ in FIELDS])
+def test_a_wrong_value_is_named(fields, said, tmp_path):
+    text = message(runs.digits(**fields), tmp_path / "run")
+    for part in said:
+        assert part in text
+    assert not (tmp_path / "run").exists()
+
+
+ATTACKS = [
+    ({"epsilon": 0.1}, "type=None: allowed are FGSM, PGD"),
+    ({"type": "PGD"}, "'epsilon' and 'step_size'"),
+    ({"type": "FGSM", "epsilon": 0.1, "stepps": 3}, "stepps=3: allowed are the fields epsilon"),
+    ({"type": "FGSM", "epsilon": "a lot"}, "'a lot'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), ATTACKS, ids=lambda value: str(value))
+def test_an_attack_of_the_evaluation_is_checked_first(settings, said, tmp_path):
+    config = runs.digits()
+    config.evaluate.attacks = ConfigDict({"mine": settings})
+    text = message(config, tmp_path / "run")
+    assert text.startswith("evaluate.attacks.mine")
+    assert said in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_that_does_not_exist():
+    with pytest.raises(KeyError, match="epoks"):
+        runs.digits(**{"prune.epoks": 3})
+
+
+def test_a_value_of_the_wrong_type():
+    with pytest.raises(TypeError, match="batch_size"):
+        runs.digits(batch_size="many")
+
+
+def write_idx(folder, images: int, cut: int = 0) -> None:
+    folder.mkdir()
+    for split in ("train", "t10k"):
+        pixels = np.zeros((images, 8, 8), np.uint8)
+        header = np.array([0x803, *pixels.shape], ">u4").tobytes()
+        data = (header + pixels.tobytes())[: -cut or None]
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(data)
+        labels = np.array([0x801, images], ">u4").tobytes() + bytes(i % 10 for i in range(images))
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+
+
+def test_a_folder_of_idx_files_that_is_not_there(tmp_path):
+    name = f"idx:{tmp_path / 'nothing'}"
+    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    assert text.startswith(f"data.name={name!r}")
+    assert "train-images-idx3-ubyte" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_idx_file_that_is_cut_short(tmp_path):
+    write_idx(tmp_path / "data", images=300, cut=100)
+    name = f"idx:{tmp_path / 'data'}"
+    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    assert f"has {300 * 64 - 100} bytes" in text
+    assert f"promises {300 * 64}" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    source = str(tmp_path / "nothing")
+    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "no checkpoint; allowed are a workdir" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_network(finished, tmp_path):
+    source = str(finished / "pretrain")
+    text = message(runs.digits(**{"model": "cnn", "prune.source": source}), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "missing: batch_stats/norm3/mean" in text
+    assert "other shape:" in text
+    assert "params/conv1/kernel (3, 3, 1, 8) instead of (3, 3, 1, 16)" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):
+    source = str(finished / "pretrain")
+    text = message(runs.digits(**{"finetune.source": source}), tmp_path / "run")
+    assert text.startswith(f"finetune.source={source!r}")
+    assert "missing: minimum_rates/conv1/kernel" in text
+    assert "scores/dense2/kernel" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_workdir_of_another_configuration(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    changed = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "batch_size": 32}
+    text = message(runs.digits(**changed), finished)
+    assert f"workdir={str(finished)!r}" in text
+    assert "(batch_size=64, not 32)" in text
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for workdir in (tmp_path / "file" / "run", tmp_path / "file"):
+        text = message(runs.digits(), workdir)
+        assert f"workdir={str(workdir)!r}: cannot be written" in text
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+LINES = {
+    "wrong type": (["--config=configs/digits.py", "--config.batch_size=abc"], "'abc'"),
+    "unknown field": (["--config=configs/digits.py", "--config.prune.epoks=3"], "epoks"),
+    "no such file": (["--config=configs/none.py"], "configs/none.py"),
+    "no file named": ([], "--config"),
+    "bad value": (["--config=configs/digits.py", "--config.prune.target=2.0"], "prune.target=2.0"),
+    "unknown flag": (["--config=configs/digits.py", "--stages=prune"], "'stages'"),
+    "stray word": (["--config=configs/digits.py", "prune"], "prune"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, tuple[int, str, bool]]:
+    """Exit code, stderr, and whether a workdir was made, of every line; they run side by side."""
+    folder = tmp_path_factory.mktemp("lines")
+    running = {}
+    for name, (arguments, _) in LINES.items():
+        line = [sys.executable, "-m", "harp_jax.main", *arguments, f"--workdir={folder / name}"]
+        pipe = subprocess.PIPE
+        environment = runs.environment()
+        running[name] = subprocess.Popen(
+            line, cwd=runs.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+        )
+    errors = {name: process.communicate(timeout=300)[1] for name, process in running.items()}
+    return {
+        name: (process.returncode, errors[name], (folder / name).exists())
+        for name, process in running.items()
+    }
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_command_line_says_it_in_a_line(outcomes, name):
+    code, error, wrote = outcomes[name]
+    assert code in (1, 2)
+    assert LINES[name][1] in error
+    assert "Traceback" not in error
+    ours = [line for line in error.splitlines() if not line.startswith("Pass --helpshort")]
+    assert len(ours) == 1, error
+    assert not wrote
