@@ -2,7 +2,7 @@
 
 The number of kept entries depends on a learned rate, so it is not known when the program is
 compiled and `lax.top_k` cannot be used. Instead of sorting, the k-th largest magnitude is found by
-bisection on the bits of the floats: non-negative floats are ordered like their bit patterns, so 31
+bisection on the bits of the floats: non-negative floats are ordered like their bit patterns, so 16
 counting passes fix the threshold exactly (`benchmarks/masks.py` compares it with sorting).
 """
 
@@ -15,6 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from harp_jax.types import Mask, Scores
+
+_BLOCK = 512  # entries counted together; their count has to fit into ten bits
 
 KeptCount = Callable[[jax.Array, int], jax.Array]
 
@@ -112,15 +114,8 @@ _straight_through_mask.defvjp(_mask_forward, _mask_backward)
 
 def _largest(magnitudes: jax.Array, count: jax.Array) -> jax.Array:
     """Mask of the `count` largest entries; of equal ones, the first in C order."""
-    bits = lax.bitcast_convert_type(
-        magnitudes, jnp.int32
-    )  # non-negative, so the order is the floats'
-
-    def lower_bound(step, threshold):
-        candidate = threshold | (1 << (30 - step))
-        return jnp.where((bits >= candidate).sum() >= count, candidate, threshold)
-
-    threshold = lax.fori_loop(0, 31, lower_bound, jnp.int32(0))
+    bits = lax.bitcast_convert_type(magnitudes, jnp.uint32)
+    threshold = _threshold(bits, count)
     at_least = bits >= threshold
 
     def first_of_the_equal(_):
@@ -131,3 +126,25 @@ def _largest(magnitudes: jax.Array, count: jax.Array) -> jax.Array:
 
     mask = lax.cond(at_least.sum() == count, lambda _: at_least, first_of_the_equal, None)
     return mask.astype(jnp.float32)
+
+
+def _threshold(bits: jax.Array, count: jax.Array) -> jax.Array:
+    """The largest number that at least `count` entries reach: the `count`-th largest entry.
+
+    Each pass over the entries fixes two bits of it. The three counts that this takes are summed at
+    once, packed into one word per block of entries.
+    """
+    blocks = jnp.pad(bits.ravel(), (0, -bits.size % _BLOCK)).reshape(-1, _BLOCK)
+
+    def fix_two_bits(step, threshold):
+        shift = (30 - 2 * step).astype(jnp.uint32)
+        reached = [
+            (blocks >= (threshold | (jnp.uint32(digit) << shift))).astype(jnp.uint32)
+            for digit in (1, 2, 3)
+        ]
+        packed = (reached[0] + (reached[1] << 10) + (reached[2] << 20)).sum(1)
+        counts = [((packed >> place) & 1023).astype(jnp.int32).sum() for place in (0, 10, 20)]
+        digit = sum((total >= count).astype(jnp.uint32) for total in counts)
+        return threshold | (digit << shift)
+
+    return lax.fori_loop(0, 16, fix_two_bits, jnp.uint32(0))

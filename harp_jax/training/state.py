@@ -24,8 +24,9 @@ class TrainState(flax.struct.PyTreeNode):
             'bad_step', the first step whose loss was not finite, or -1.
     """
 
-    step: jax.Array
-    key: jax.Array
+    # Any array, or what JAX puts in an array's place while it works on a tree's structure.
+    step: Any
+    key: Any
     variables: dict[str, Any]
     opt_state: Any
     sums: dict[str, Any]
