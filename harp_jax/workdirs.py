@@ -15,7 +15,15 @@ from flax import traverse_util
 from harp_jax.config import Config, ConfigError
 
 # Fields that may differ when a workdir is used again: they do not change the trained networks.
-FREE_FIELDS = ("stages", "devices", "compilation_cache", "checkpoint_every_steps", "evaluate")
+FREE_FIELDS = (
+    "stages",
+    "devices",
+    "compilation_cache",
+    "checkpoint_every_steps",
+    "data.directory",
+    "data.test_examples",
+    "evaluate",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -48,10 +56,11 @@ def earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None
     before, now = (
         traverse_util.flatten_dict(c, sep=".") for c in (earlier["config"], _plain(config))
     )
+    free = tuple(f"{field}." for field in FREE_FIELDS)
     different = [
         f"{field}={before.get(field)!r}, not {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and field.split(".")[0] not in FREE_FIELDS
+        if before.get(field) != now.get(field) and not f"{field}.".startswith(free)
     ]
     if different:
         raise ConfigError(
