@@ -170,8 +170,9 @@ def load(path: epath.PathLike) -> dict[str, Any]:
     """
     folder = find(path)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = _stored_tree(checkpointer, folder)
+        handler = ocp.PyTreeCheckpointHandler()
+        tree: Any = handler.metadata(folder / "variables").tree
+        with ocp.Checkpointer(handler) as checkpointer:
             as_numpy = _map_leaves(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             variables = checkpointer.restore(
                 folder / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
@@ -181,11 +182,6 @@ def load(path: epath.PathLike) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}".splitlines()[0]) from error
     return {**variables, "metadata": metadata}
-
-
-def _stored_tree(checkpointer: ocp.Checkpointer, folder: epath.Path) -> dict[str, Any]:
-    metadata: Any = checkpointer.metadata(folder / "variables")
-    return metadata.item_metadata.tree
 
 
 def _leaves(tree: Variables) -> dict[str, Any]:
