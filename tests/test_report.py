@@ -168,9 +168,10 @@ def test_page_embeds_every_figure_and_needs_nothing_else(workdir):
     assert [each.name for each in (workdir / "report").iterdir()] == ["index.html"]
 
 
-def test_equal_inputs_give_the_same_page(workdir):
-    first = report.write(workdir).read_bytes()
-    assert report.write(workdir).read_bytes() == first
+def test_equal_inputs_give_the_same_page(bare):
+    write_examples(bare / "examples.npz")
+    first = report.write(bare).read_bytes()
+    assert report.write(bare).read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -219,10 +220,11 @@ def test_large_test_sets_and_high_sparsities_get_another_digit(bare):
     assert "finetuned 99.95 % 4,910 of 98,192 97.12 % 10,000" in text_of(page_of(bare))
 
 
-def test_an_epoch_logged_twice_counts_once_with_its_later_values(workdir):
-    log = workdir / "finetune" / "metrics.jsonl"
+def test_an_epoch_logged_twice_counts_once_with_its_later_values(bare):
+    log = bare / "finetune" / "metrics.jsonl"
+    log.parent.mkdir()
     log.write_text(metrics("finetune", epochs=3) + metrics("finetune").replace("300.0", "900.0"))
-    assert "finetuned 4 2 302 12.3 s" in text_of(page_of(workdir))
+    assert "finetuned 4 2 302 12.3 s" in text_of(page_of(bare))
 
 
 def test_names_are_escaped(bare):
@@ -236,9 +238,9 @@ def test_names_are_escaped(bare):
     assert "a &lt;b&gt;bold&lt;/b&gt; &amp; loud note" in page
 
 
-def test_colour_images(workdir):
-    write_examples(workdir / "examples.npz", channels=3, count=12)
-    assert figures_of(page_of(workdir)) == FIGURES
+def test_colour_images(bare):
+    write_examples(bare / "examples.npz", channels=3, count=12)
+    assert figures_of(page_of(bare)) == ["layers", "examples"]
 
 
 def test_error_without_results_names_the_stage_to_run(tmp_path):
