@@ -10,7 +10,6 @@ import sys
 
 import jax
 import numpy as np
-import pytest
 from ml_collections import ConfigDict
 
 from harp_jax import checkpoint
@@ -62,16 +61,23 @@ def call(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[
 
 
 @functools.cache
-def cache_option(factory: pytest.TempPathFactory) -> str:
+def cache_option(temporary: pathlib.Path) -> str:
     """The option that makes all runs of a session share their compiled programs."""
-    return f"--config.compilation_cache={factory.mktemp('compiled')}"
+    return f"--config.compilation_cache={temporary / 'compiled'}"
 
 
 @functools.cache
-def finished(factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The workdir of a short run of all stages, report included, by the command line."""
-    workdir = factory.mktemp("digits") / "run"
-    done = call(command(workdir, *SHORT, cache_option(factory)))
+def finished(temporary: pathlib.Path) -> pathlib.Path:
+    """The workdir of a short run of all stages, report included, by the command line.
+
+    Args:
+        temporary: The session's temporary folder.
+
+    Returns:
+        The workdir; it is made once and only to be looked at.
+    """
+    workdir = temporary / "finished"
+    done = call(command(workdir, *SHORT, cache_option(temporary)))
     assert done.returncode == 0, done.stderr
     return workdir
 

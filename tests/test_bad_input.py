@@ -13,9 +13,9 @@ from harp_jax import experiment
 from harp_jax.training import parallel
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory)
+    return runs.finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def no_program_is_made(monkeypatch):
 
 
 def message(config: ConfigDict, workdir) -> str:
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=r"\S") as caught:
         experiment.run(config, workdir)
     text = str(caught.value)
     assert "\n" not in text

@@ -14,9 +14,9 @@ from harp_jax import checkpoint
 from harp_jax.training import state as train_state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory)
+    return runs.finished(tmp_path_factory.getbasetemp())
 
 
 class Network(nn.Module):

@@ -45,9 +45,9 @@ def test_gradient_of_the_loss_reaches_the_logits():
 def test_gamma_grows_and_freezes():
     rule = stepwise_gamma(GAMMA0)
     state = rule.init()
-    for epoch, loss in enumerate(ARRAYS["seq_loss"]):
+    for epoch, loss in enumerate(jnp.asarray(ARRAYS["seq_loss"])):
         assert_allclose(state.gamma, ARRAYS["seq_gamma"][epoch], rtol=1e-6)
-        assert bool(target_reached(jnp.asarray(loss))) == bool(ARRAYS["seq_reached"][epoch])
+        assert bool(target_reached(loss)) == bool(ARRAYS["seq_reached"][epoch])
         state = rule.update(state, loss)
         frozen = ARRAYS["seq_frozen_after"][epoch]
         assert bool(state.frozen) == np.isfinite(frozen)

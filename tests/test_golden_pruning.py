@@ -69,7 +69,10 @@ def test_weight_masks_are_the_authors(case):
 def test_kept_counts_are_the_authors_where_rounding_decides():
     arrays = torch_layout.below(WEIGHT, "edge")
     kept = np.array(
-        [kept_weights(k, int(n)) for k, n in zip(arrays["k"], arrays["n"], strict=True)]
+        [
+            kept_weights(jnp.asarray(k), int(n))
+            for k, n in zip(arrays["k"], arrays["n"], strict=True)
+        ]
     )
     assert_array_equal(kept, arrays["n_kept"])
     assert_array_equal(arrays["n"] - kept, arrays["j"])
@@ -91,22 +94,21 @@ def test_straight_through_gradients_are_the_authors(case):
     assert_allclose(value, arrays["L"], rtol=1e-4, atol=1e-5)
     assert_array_equal(scores, arrays["dscores"])
     assert_array_equal(kernel, arrays["dw"])
-    # A sum over thousands of terms of both signs: its error is that of the terms, not of the sum.
-    terms = abs(arrays["c"] * arrays["w"]).sum() * arrays["dk_score"] / (arrays["c"] * arrays["w"])
-    del terms
-    slope = abs(arrays["dk_score"] / (arrays["c"] * arrays["w"]).sum())
-    error = 1e-6 * slope * abs(arrays["c"] * arrays["w"]).sum()
+    # A sum of thousands of terms of both signs: its error is that of the terms, not of the sum.
+    terms = arrays["c"] * arrays["w"]
+    error = 1e-6 * abs(arrays["dk_score"] / terms.sum()) * abs(terms).sum()
     assert_allclose(logit, arrays["dk_score"], rtol=0, atol=error)
 
 
 @pytest.mark.parametrize("case", ["c0_conv", "c0_lin", "c1_conv", "c1_lin", "c2_conv", "c2_lin"])
 def test_channel_masks_are_the_authors_but_never_empty(case):
     arrays = torch_layout.below(CHANNEL, case)
-    for rate, expected, kept in zip(arrays["rates"], arrays["masks"], arrays["kept"], strict=True):
-        mask = channel_mask(arrays["scores"], rate)
+    scores, rates = jnp.asarray(arrays["scores"]), jnp.asarray(arrays["rates"])
+    for rate, expected, kept in zip(rates, arrays["masks"], arrays["kept"], strict=True):
+        mask = channel_mask(scores, rate)
         assert int(kept_channels(rate, mask.size)) == max(kept, 1)
         if kept == 0:  # the authors disconnect the network here; the best channel stays
-            expected = abs(arrays["scores"]) == abs(arrays["scores"]).max()
+            expected = abs(scores) == abs(scores).max()
         assert_array_equal(mask, expected)
 
 
@@ -157,9 +159,10 @@ def make_layer(arrays, shape):
 @pytest.mark.parametrize("case", LAYERS)
 def test_initial_scores_are_the_authors(case):
     arrays = torch_layout.golden("scaled_scores")
-    kernel, scores = (torch_layout.kernel(arrays[f"weight_{case}_{x}"]) for x in ("weight", "scores"))
-    assert_allclose(initial_scores(kernel, "weight"), scores, rtol=1e-6)
+    kernel = torch_layout.kernel(arrays[f"weight_{case}_weight"])
+    scores = torch_layout.kernel(arrays[f"weight_{case}_scores"])
+    assert_allclose(initial_scores(jnp.asarray(kernel), "weight"), scores, rtol=1e-6)
     # The authors mix channels; these are the same formula on the channels' own norms.
     kernel = torch_layout.kernel(arrays[f"channel_{case}_weight"])
     scores = arrays[f"channel_{case}_scores_correct"]
-    assert_allclose(initial_scores(kernel, "channel"), scores, rtol=1e-6)
+    assert_allclose(initial_scores(jnp.asarray(kernel), "channel"), scores, rtol=1e-6)

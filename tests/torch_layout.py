@@ -89,7 +89,7 @@ def variables(
             "popup_scores": ("scores", "kernel"),
             "k_score": ("rates", "kernel"),
         }[tensor]
-        leaves[collection, layers[layer], leaf] = np.ascontiguousarray(array)
+        leaves[collection, layers[layer], leaf] = np.array(array)
     return unflatten_dict(leaves)
 
 
@@ -100,7 +100,7 @@ def convnet(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def stored_outputs(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
     """What the files hold of a kernel or its scores, momentum or gradient at this path."""
-    return array[..., STORED_OUTPUTS.get(path[1], slice(None))] if path[-1] == "kernel" else array
+    return array[..., STORED_OUTPUTS.get(path[1], slice(None))] if array.ndim > 1 else array
 
 
 def biased_variance(

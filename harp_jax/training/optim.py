@@ -12,9 +12,11 @@ def cosine(epoch: Any, base: float, epochs: int) -> Any:
     """Cosine decay: base / 2 * (1 + cos(pi * (epoch - 1) / epochs)).
 
     The authors' schedule: shifted by one epoch against the usual one, so that epoch 0 stays just
-    below `base`, epoch 1 has it, and the last epoch does not reach zero.
+    below `base`, epoch 1 has it, and the last epoch does not reach zero. A stage of one epoch, for
+    which theirs is zero, gets `base`.
     """
-    return base * 0.5 * (1.0 + jnp.cos(math.pi * (epoch - 1) / epochs))
+    shift = 1 if epochs > 1 else 0
+    return base * 0.5 * (1.0 + jnp.cos(math.pi * (epoch - shift) / epochs))
 
 
 def step(epoch: Any, base: float, epochs: int) -> Any:

@@ -1,0 +1,207 @@
+"""Whole runs through the command line, on real digits."""
+
+import functools
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+import harp_jax
+from harp_jax import checkpoint
+from harp_jax.data import load, to_unit
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.training.stages import STAGES
+
+TARGET, WEIGHTS = 0.2, 3592
+
+
+@pytest.fixture(scope="session")
+def temporary(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def workdir(temporary):
+    return runs.finished(temporary)
+
+
+def test_results_say_what_was_measured(workdir):
+    results = runs.results(workdir)
+    assert results["complete"]
+    assert results["seed"] == 0
+    assert results["versions"]["jax"] == jax.__version__
+    assert [row["stage"] for row in results["rows"]] == list(STAGES)
+    for row in results["rows"]:
+        assert row["images"] == 359
+        assert row["total"] == WEIGHTS
+        assert 0.5 < row["natural"] <= 1
+        assert set(row["robust"]) == {"fgsm", "pgd10", "pgd20"}
+        assert 0 < row["robust"]["pgd20"] <= row["robust"]["pgd10"] <= row["natural"]
+
+
+def test_realised_sparsity_is_what_the_rates_say_and_meets_the_target(workdir):
+    for row in runs.results(workdir)["rows"][1:]:
+        assert row["parameters"] <= TARGET * WEIGHTS
+        assert row["sparsity"] == pytest.approx(1 - row["parameters"] / WEIGHTS)
+        assert sum(layer["kept"] for layer in row["layers"]) == row["parameters"]
+        for layer in row["layers"]:
+            assert abs(layer["kept"] - layer["rate"] * layer["parameters"]) <= 1
+            rate = np.float32(layer["rate"])
+            assert layer["kept"] == kept_weights(jax.numpy.asarray(rate), layer["parameters"])
+    trees = checkpoint.load(workdir / "finetune")
+    params, pruned = trees["params"], checkpoint.load(workdir / "prune")
+    assert np.abs(params["conv2"]["kernel"] - pruned["params"]["conv2"]["kernel"]).max() > 0
+    for name in ("scores", "rates"):
+        same = jax.tree.map(np.array_equal, trees[name], pruned[name])
+        assert all(jax.tree.leaves(same))
+
+
+def test_records_of_the_stages(workdir):
+    epochs = {"pretrain": 2, "prune": 3, "finetune": 1}
+    for stage, count in epochs.items():
+        rows = runs.metrics(workdir, stage)
+        assert [row["epoch"] for row in rows] == list(range(count))
+        assert rows[-1]["step"] == count * runs.STEPS_PER_EPOCH
+        assert list((workdir / stage / "tensorboard").glob("events*"))
+    last = runs.metrics(workdir, "prune")[-1]
+    assert set(last["rates"]) == {"conv1", "conv2", "dense1", "dense2"}
+    assert last["compression"]["target"] == TARGET
+    examples = np.load(workdir / "examples.npz")
+    change = np.abs(examples["finetune/adversarial"] - examples["images"]).max()
+    assert 0.05 < change <= examples["epsilon"] + 1e-6
+    assert (workdir / "report" / "index.html").read_text().count("<img") >= 5
+
+
+def test_loaded_network_has_the_accuracy_of_the_results(workdir):
+    logits_fn, metadata = harp_jax.load(workdir)
+    assert (metadata["stage"], metadata["model"]) == ("finetune", "tiny")
+    test = load("digits", seed=0, validation_examples=150).test
+    accuracy = np.mean(logits_fn(to_unit(jax.numpy.asarray(test.images))).argmax(-1) == test.labels)
+    assert accuracy == pytest.approx(runs.results(workdir)["rows"][-1]["natural"])
+
+
+def test_a_finished_run_is_skipped(workdir, temporary):
+    before = (workdir / "finetune" / "metrics.jsonl").stat().st_mtime_ns
+    done = runs.call(runs.command(workdir, *runs.SHORT, runs.cache_option(temporary)))
+    assert done.returncode == 0
+    assert done.stderr.count("complete, skipped") == 3
+    assert (workdir / "finetune" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
+    other = temporary / "interrupted"
+    arguments = runs.command(other, *runs.SHORT, runs.cache_option(temporary))
+    process = subprocess.Popen(
+        arguments, cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "prune epoch 0" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stderr.read()
+    assert process.wait() == 130
+    assert "the same command goes on from here" in said
+    assert not (other / "prune" / "result").exists()
+    done = runs.call(arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("complete, skipped") == 1
+    runs.assert_identical(workdir, other)
+
+
+def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(workdir, temporary):
+    other = temporary / "elsewhere"
+    arguments = [
+        *("--config.prune.epochs=1", "--config.prune.gamma0=1e-6"),
+        f"--config.prune.source={workdir / 'pretrain'}",
+        runs.cache_option(temporary),
+    ]
+    stages = "--config.stages=('prune','evaluate')"
+    done = runs.call(runs.command(other, *arguments, stages))
+    assert done.returncode == 0, done.stderr
+    results = runs.results(other)
+    assert "above prune.target=0.2; all rate logits were shifted" in results["notes"][0]
+    (row,) = results["rows"]
+    assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
+    refused = runs.call(
+        runs.command(temporary / "no", *arguments, stages, "--config.prune.above_target=error")
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: prune: epoch 0 kept")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(temporary):
+    arguments = ("--config.pretrain.learning_rate=1e12", runs.cache_option(temporary))
+    done = runs.call(runs.command(temporary / "nan", *arguments))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "error: pretrain: the loss is not finite in epoch 0, step " in last
+    assert "last good checkpoint: none" in last
+
+
+def test_help_is_readable():
+    done = runs.call([sys.executable, "-m", "harp_jax.main", "--help"])
+    assert "--workdir: Folder of this run" in done.stdout
+
+
+@functools.cache
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_network_as_one(workdir, temporary):
+    other = temporary / "two"
+    processes = [
+        subprocess.Popen(
+            runs.command(
+                other,
+                *runs.SHORT,
+                f"--coordinator=127.0.0.1:{free_port()}",
+                "--processes=2",
+                f"--process={number}",
+                "--config.compilation_cache=",
+            ),
+            cwd=runs.ROOT,
+            env=runs.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    one, two = (checkpoint.load(each / "pretrain")["params"] for each in (workdir, other))
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, two)
+    assert max(jax.tree.leaves(apart)) < 0.05  # 40 steps of rounding in another order
+    rows = [runs.results(each)["rows"] for each in (workdir, other)]
+    for row, same in zip(*rows, strict=True):
+        assert row["images"] == same["images"]
+        assert row["natural"] == pytest.approx(same["natural"], abs=0.03)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_in_the_same_bits():
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills=4", "--seed=1", *runs.SHORT]
+    done = subprocess.run(
+        command, cwd=runs.ROOT, env=runs.environment(), capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "identical: True" in done.stdout
+
+
+def test_config_json_names_what_made_the_run(workdir):
+    content = json.loads((pathlib.Path(workdir) / "config.json").read_text())
+    assert content["config"]["prune"]["target"] == TARGET
+    assert content["versions"]["flax"]
+    assert time.strptime(content["created"][:10], "%Y-%m-%d")

@@ -1,0 +1,149 @@
+"""A small pruned network against the authors': logits, attacks, losses, gradients, BatchNorm."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_layout
+from flax.traverse_util import flatten_dict
+from numpy.testing import assert_allclose
+
+from harp_jax.attacks import FGSM, PGD, norms
+from harp_jax.models import logits_fn
+from harp_jax.models.convnet import ConvNet
+from harp_jax.pruning.layers import bake
+from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.training.step import OBJECTIVES
+
+ARRAYS = torch_layout.golden("net_losses")
+MODEL = ConvNet(num_classes=10, widths=(16, 32), hidden=64)
+EPSILON, STEP_SIZE = 8 / 255, 2 / 255
+MINIMUM = 0.01
+KEPT = {"conv1": (299, 432), "conv2": (1600, 4608), "dense1": (4724, 32768), "dense2": (334, 640)}
+
+IMAGES = jnp.asarray(torch_layout.images(ARRAYS["x"]))
+LABELS = jnp.asarray(ARRAYS["y"], jnp.int32)
+KEY = jax.random.key(0)
+
+
+def pruned_variables():
+    variables = jax.tree.map(jnp.asarray, torch_layout.convnet(torch_layout.below(ARRAYS, "init")))
+    minima = jax.tree.map(lambda _: jnp.float32(MINIMUM), variables["rates"])
+    return {**variables, "minimum_rates": minima}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return pruned_variables()
+
+
+@pytest.fixture(scope="module")
+def network(variables):
+    return jax.jit(logits_fn(MODEL, bake(variables)))
+
+
+def adversarial(name):
+    return jnp.asarray(torch_layout.images(ARRAYS[f"{name}/x_adv"]))
+
+
+def from_noise(attack, network, monkeypatch):
+    """The attack as a function of its random start's noise."""
+
+    def run(noise):
+        monkeypatch.setattr(norms, "uniform_noise", lambda keys, images, epsilon: noise)
+        return attack(network, IMAGES, LABELS, KEY)
+
+    return jax.jit(run)
+
+
+def test_masks_keep_what_the_authors_keep(variables):
+    rows = {row.layer: (row.kept, row.parameters) for row in layer_sparsity(variables)}
+    assert rows == KEPT
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_logits_of_the_masked_layers(variables, train):
+    # The layers themselves apply the masks here; everywhere else they are baked.
+    logits, _ = MODEL.apply(variables, IMAGES, train=train, mutable=["batch_stats"])
+    assert_allclose(logits, ARRAYS[f"logits_{'train' if train else 'eval'}"], rtol=0, atol=2e-6)
+
+
+def test_logits_of_adversarial_images(network):
+    assert_allclose(network(adversarial("pgd")), ARRAYS["pgd/logits_adv_eval"], rtol=0, atol=2e-6)
+
+
+def test_every_step_of_pgd_goes_where_the_authors_go(network, monkeypatch):
+    iterates = [*ARRAYS["pgd/x_steps"], ARRAYS["pgd/x_adv"]]
+    assert len(iterates) == 11
+    attack = from_noise(PGD(EPSILON, STEP_SIZE, steps=1), network, monkeypatch)
+    for here, there in itertools.pairwise(iterates):
+        found = attack(torch_layout.images(here) - IMAGES)
+        assert_allclose(found, torch_layout.images(there), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "noise"), [("pgd", "pgd/noise"), ("eval_pgd", "eval_noise")])
+def test_ten_steps_of_pgd_end_where_the_authors_end(network, monkeypatch, name, noise):
+    attack = from_noise(PGD(EPSILON, STEP_SIZE, steps=10), network, monkeypatch)
+    found = attack(torch_layout.images(ARRAYS[noise]))
+    assert_allclose(found, adversarial(name), rtol=0, atol=1e-6)
+
+
+def test_fgsm_is_the_authors(network):
+    found = FGSM(EPSILON)(network, IMAGES, LABELS, KEY)
+    assert_allclose(found, adversarial("eval_fgsm"), rtol=0, atol=1e-6)
+    assert_allclose(network(found), ARRAYS["eval_fgsm/logits"], rtol=0, atol=5e-6)
+
+
+def training_loss(objective, variables):
+    """The loss of a training step as a function of all that any stage trains."""
+    statistics = variables["batch_stats"]
+
+    def loss(trainable):
+        params = bake({**trainable, "minimum_rates": variables["minimum_rates"]})["params"]
+        collected = []
+
+        def forward(x):
+            logits, changed = MODEL.apply(
+                {"params": params, "batch_stats": statistics},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            collected.append(changed["batch_stats"])
+            return logits
+
+        images = IMAGES, adversarial("pgd")
+        value, logits = OBJECTIVES[objective].loss(forward, *images, LABELS)
+        (after,) = collected
+        return value, (logits, after)
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(("objective", "name"), [("natural", "nat"), ("pgd", "pgd")])
+def test_loss_gradients_and_batch_statistics(variables, objective, name):
+    trainable = {group: variables[group] for group in ("params", "scores", "rates")}
+    (loss, (logits, after)), gradient = training_loss(objective, variables)(trainable)
+    assert_allclose(loss, ARRAYS[f"{name}/loss"], rtol=1e-6)
+    expected_logits = "logits_train" if name == "nat" else "pgd/logits_adv_train"
+    assert_allclose(logits, ARRAYS[expected_logits], rtol=0, atol=2e-6)
+
+    expected = flatten_dict(torch_layout.convnet(torch_layout.below(ARRAYS, f"{name}/grad")))
+    gradient = flatten_dict(gradient)
+    assert gradient.keys() == expected.keys()
+    for path, theirs in expected.items():
+        ours = torch_layout.stored_outputs(path, gradient[path])
+        scale = abs(theirs).max()
+        assert_allclose(ours / scale, theirs / scale, rtol=0, atol=2e-5, err_msg=str(path))
+
+    expected = torch_layout.convnet(torch_layout.below(ARRAYS, f"{name}/after"))["batch_stats"]
+    start = variables["batch_stats"]
+    for layer, averaged in torch_layout.CONVNET_AVERAGED.items():
+        assert_allclose(after[layer]["mean"], expected[layer]["mean"], rtol=1e-5, atol=1e-7)
+        variance = torch_layout.biased_variance(
+            expected[layer]["var"], np.asarray(start[layer]["var"]), averaged, updates=1
+        )
+        assert_allclose(after[layer]["var"], variance, rtol=1e-6)
+        assert abs(after[layer]["var"] - expected[layer]["var"]).max() > 1e-5

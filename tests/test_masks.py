@@ -1,0 +1,138 @@
+"""Invariants of masks, rates and budgets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harp_jax import models
+from harp_jax.pruning import compression, sparsity
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import bake, leaves_by_path, make_prunable
+from harp_jax.pruning.masks import channel_mask, weight_mask
+from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
+
+few = settings(max_examples=40, deadline=None, derandomize=True)
+mask_of = jax.jit(weight_mask)
+rates = st.floats(0.0, 1.0, width=32)
+
+
+@few
+@given(rate=rates, seed=st.integers(0, 9), levels=st.sampled_from([1, 2, 5, 10**6]))
+def test_weight_mask_keeps_exactly_the_largest_also_with_ties(rate, seed, levels):
+    random = np.random.default_rng(seed)
+    scores = random.integers(-levels, levels + 1, (7, 11)).astype(np.float32) / levels
+    mask = np.asarray(mask_of(scores, jnp.float32(rate)))
+    kept = 77 - int(np.float32(np.float32(1) - np.float32(rate)) * np.float32(77))
+    order = np.argsort(-np.abs(scores).ravel(), kind="stable")  # ties: the first in C order
+    expected = np.zeros(77, np.float32)
+    expected[order[:kept]] = 1
+    np.testing.assert_array_equal(mask.ravel(), expected)
+    np.testing.assert_array_equal(weight_mask(jnp.asarray(scores), jnp.float32(rate)), mask)
+
+
+def test_weight_mask_of_many_layers_at_once():
+    scores = jax.random.normal(jax.random.key(0), (3, 40, 50))
+    masks = jax.vmap(weight_mask)(scores, jnp.array([0.1, 0.5, 1.0]))
+    np.testing.assert_array_equal(masks.sum((1, 2)), [200, 1000, 2000])
+
+
+def test_straight_through_gradients():
+    scores = jnp.array([[0.5, -2.0, 0.0], [1.0, -0.1, 3.0]])
+    weights = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    loss = lambda s, a: (weights * weight_mask(s, a)).sum()  # noqa: E731
+    to_scores, to_rate = jax.grad(loss, argnums=(0, 1))(scores, jnp.float32(0.5))
+    np.testing.assert_array_equal(to_scores, weights * jnp.sign(scores))
+    assert to_rate == 21.0
+
+
+@few
+@given(rate=rates, channels=st.integers(1, 40))
+def test_channel_mask_is_never_dead(rate, channels):
+    scores = jax.random.normal(jax.random.key(channels), (channels,))
+    kept = channel_mask(scores, jnp.float32(rate)).sum()
+    assert kept == max(1, np.round(np.float32(rate) * np.float32(channels)))
+
+
+@few
+@given(minimum=st.floats(0.0, 0.5), share=st.floats(0.001, 0.98))
+def test_logit_from_rate_is_the_inverse(minimum, share):
+    rate = minimum + (1 - minimum) * share
+    assert rate_from_logit(logit_from_rate(rate, minimum), minimum) == pytest.approx(rate, rel=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.1, 1.0])
+def test_logits_are_finite_at_the_ends(rate):
+    assert np.isfinite(logit_from_rate(rate, 0.1))
+
+
+@few
+@given(
+    logits=st.lists(st.floats(-8, 4, width=32), min_size=3, max_size=3),
+    target=st.floats(0.03, 0.9),
+)
+def test_shift_meets_the_budget_and_wastes_nothing(logits, target):
+    sizes = {"a": 500, "b": 2000, "c": 40}
+    before = dict(zip(sizes, logits, strict=True))
+    after, shift = compression.shift_to_budget(before, 0.001, sizes, target)
+    kept = compression.kept_total(after, 0.001, sizes)
+    assert kept <= target * 2540
+    if compression.kept_total(before, 0.001, sizes) <= target * 2540:
+        assert shift == 0.0
+    else:
+        assert shift < 0.0
+        more = {name: logit + 2e-3 for name, logit in after.items()}
+        assert compression.kept_total(more, 0.001, sizes) > target * 2540 - len(sizes)
+
+
+def test_an_impossible_budget_is_refused():
+    with pytest.raises(ValueError, match="keep 3 weights, the target allows 2"):
+        compression.shift_to_budget(dict.fromkeys("abc", 0.0), 1e-3, dict.fromkeys("abc", 80), 0.01)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_baked_network_equals_the_masked_one(granularity):
+    model = models.create("tiny", 10)
+    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    dense = dict(model.init(jax.random.key(0), images))
+    sizes = parameter_costs(dense["params"])
+    pruned = make_prunable(dense, dict.fromkeys(sizes, 0.3), 0.01, granularity)
+    plain = bake(pruned)
+    assert set(plain) == {"params", "batch_stats"}
+    masked = model.apply(pruned, images)
+    np.testing.assert_array_equal(masked, model.apply(plain, images))
+    assert np.abs(masked - model.apply(dense, images)).max() > 1e-3
+    rows = sparsity.layer_sparsity(pruned)
+    kernels = leaves_by_path(plain["params"])
+    assert [row.kept for row in rows] == [int((kernels[path] != 0).sum()) for path in sizes]
+    assert [row.layer for row in rows] == ["conv1", "conv2", "dense1", "dense2"]
+
+
+def test_a_model_made_prunable_starts_as_good_as_dense():
+    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    variables = models.create("tiny", 10, granularity="weight").init(jax.random.key(0), images)
+    assert set(variables) == {"params", "batch_stats", "scores", "rates", "minimum_rates"}
+    kept = [row.kept / row.parameters for row in sparsity.layer_sparsity(variables)]
+    assert min(kept) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "weights", "parameters"),
+    [
+        ("cnn", (28, 28, 1), 98_192, 98_554),
+        ("tiny", (8, 8, 1), 3_592, 3_682),
+        ("vgg16_bn", (32, 32, 3), 15_302_848, 15_311_818),
+    ],
+)
+def test_parameter_counts(name, shape, weights, parameters):
+    model = models.create(name, 10)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    assert sum(parameter_costs(params).values()) == weights
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_every_model_has_its_parameters_counted():
+    (counted,) = (mark for mark in test_parameter_counts.pytestmark if mark.name == "parametrize")
+    assert {row[0] for row in counted.args[1]} == set(models.MODELS)

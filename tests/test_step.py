@@ -1,0 +1,86 @@
+"""What the compiled training step holds: masks once, and not inside the attack."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from harp_jax import models
+from harp_jax.attacks import PGD
+from harp_jax.data import to_unit
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import make_prunable
+from harp_jax.training import optim, parallel, stages
+from harp_jax.training import state as train_state
+from harp_jax.training.step import OBJECTIVES, make_train_step
+
+MASK_PASSES, ATTACK_STEPS = 16, 7
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    model = models.create("tiny", 10)
+    dense = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    return make_prunable(
+        dense, dict.fromkeys(parameter_costs(dense["params"]), 0.5), 0.02, "weight"
+    )
+
+
+def jaxpr_loops(jaxpr, inside=()):
+    """(trip count, trip counts of the loops around it) of all loops of fixed length."""
+    for equation in jaxpr.eqns:
+        trips = equation.params.get("length") if equation.primitive.name == "scan" else None
+        if trips is not None:
+            yield trips, inside
+        around = inside if trips is None else (*inside, trips)
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from jaxpr_loops(inner, around)
+
+
+def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
+    optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4)
+    step = make_train_step(
+        models.create("tiny", 10, axis_name=parallel.AXIS),
+        OBJECTIVES["pgd"],
+        PGD(0.1, 0.02, steps=ATTACK_STEPS),
+        optimizer,
+        "harp",
+        lambda images, keys: to_unit(images),
+        10,
+    )
+    state = train_state.create(pruned, "harp", optimizer, 0)
+    batch = {
+        "images": jnp.zeros((4, 8, 8, 1), jnp.uint8),
+        "labels": jnp.zeros(4, jnp.int32),
+        "index": jnp.arange(4),
+    }
+    mapped = jax.vmap(step, axis_name=parallel.AXIS)
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, batch))
+    loops = list(jaxpr_loops(jax.make_jaxpr(mapped)(*one).jaxpr))
+    assert [around for trips, around in loops if trips == MASK_PASSES] == [()] * 4
+    assert [around for trips, around in loops if trips == ATTACK_STEPS] == [()]
+    # The compiler must not undo it: no loop of the compiled program holds a mask's loop.
+    text = jax.jit(mapped).lower(*one).compile().as_text()
+    trips = re.findall(r'known_trip_count":\{"n":"(\d+)"', text)
+    assert trips.count(str(MASK_PASSES)) == 4
+
+
+def test_split_and_merge_are_inverse(pruned):
+    for mode, groups in stages.TRAINS.items():
+        trainable, frozen = stages.split(pruned, mode)
+        assert jax.tree.structure(stages.merge(trainable, frozen)) == jax.tree.structure(pruned)
+        assert ("scores" in trainable) == ("scores" in groups)
+        assert ("rates" in trainable) == ("rates" in groups)
+        assert ("conv1" in trainable["params"]) == ("weights" in groups)
+        assert set(trainable["params"]["norm1"]) == {"scale", "bias"}
+        assert "minimum_rates" not in trainable
+
+
+def test_a_collection_without_a_group_is_refused(pruned):
+    with pytest.raises(ValueError, match="unknown collection 'extra'"):
+        stages.split({**pruned, "extra": {"a": {"b": jnp.zeros(1)}}}, "harp")
