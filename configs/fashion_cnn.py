@@ -1,7 +1,10 @@
-"""The `cnn` on Fashion-MNIST, 99 % of the weights pruned.
+"""The `cnn` on 10,000 images of Fashion-MNIST, 99 % of the weights pruned, in a short schedule.
 
 Command:   python -m harp_jax.main --config=configs/fashion_cnn.py --workdir=runs/fashion
-Hardware:  any CPU.
+Data:      Debian's package dataset-fashion-mnist, or any folder with the four IDX files.
+Hardware:  any CPU; about ten minutes on two cores, and ten more to attack all 10,000 test images.
+Expected:  natural / PGD-10 accuracy on the first 1,000 test images, mean of seeds 0 to 2:
+           dense 79.5 / 66.9 %, finetuned 73.7 / 63.3 %.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,9 @@
 """The demo: the `cnn` on 5,000 real MNIST digits, 95 % of the weights pruned.
 
 Command:   python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist
-Hardware:  any CPU.
+Hardware:  any CPU; about four minutes on two cores.
+Expected:  natural / PGD-20 accuracy on 1,000 test images, seed 0:
+           dense 95.7 / 84.5 %, finetuned 96.0 / 85.4 %.
 """
 
 from ml_collections import ConfigDict

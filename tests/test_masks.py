@@ -49,7 +49,7 @@ def test_straight_through_gradients():
 
 
 @few
-@given(rate=rates, channels=st.integers(1, 40))
+@given(rate=rates, channels=st.sampled_from([1, 7, 40]))
 def test_channel_mask_is_never_dead(rate, channels):
     scores = jax.random.normal(jax.random.key(channels), (channels,))
     kept = channel_mask(scores, jnp.float32(rate)).sum()
