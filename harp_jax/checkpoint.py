@@ -9,6 +9,7 @@ optimiser state, sums). A stage's folder holds
     result                  the network that the stage hands on; there once the stage is complete
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,12 @@ def is_complete(stage_directory: epath.PathLike) -> bool:
     return result.exists() and ocp.utils.is_checkpoint_finalized(result)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path as Orbax needs it: absolute if it is local, as it is if it is a URL such as gs://..."""
+    path = epath.Path(path).expanduser()
+    return path if "://" in os.fspath(path) else path.absolute()
+
+
 def find(path: epath.PathLike) -> epath.Path:
     """The checkpoint folder that a path means.
 
@@ -135,7 +142,7 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
         CheckpointError: if there is none.
     """
-    path = epath.Path(path).expanduser()
+    path = absolute(path)
     candidates = [path, path / RESULT]
     candidates += [path / stage / RESULT for stage in ("finetune", "prune", "pretrain")]
     for name in ("best", "last"):

@@ -48,7 +48,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
     """
     validate(config)
     with Interrupt() as interrupt:
-        experiment = _Experiment(config, epath.Path(workdir).expanduser(), interrupt)
+        experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt)
         for stage in stages.STAGES:
             if stage in config.stages:
                 experiment.train(stage)

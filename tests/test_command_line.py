@@ -1,6 +1,5 @@
 """Whole runs through the command line, on real digits."""
 
-import functools
 import json
 import pathlib
 import signal
@@ -147,12 +146,28 @@ def test_a_loss_that_is_not_finite_stops_the_run(temporary):
     assert "last good checkpoint: none" in last
 
 
+def test_a_workdir_may_be_relative(temporary, monkeypatch):
+    monkeypatch.chdir(temporary)
+    config = runs.ROOT / "configs" / "digits.py"
+    options = [
+        *("--config.pretrain.epochs=1", f"--config.data.train_examples={3 * 64}"),
+        *("--config.stages=('pretrain',)", runs.cache_option(temporary)),
+    ]
+    done = subprocess.run(
+        runs.command("relative/run", *options, config=config),
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load("relative/run")["metadata"]["stage"] == "pretrain"
+
+
 def test_help_is_readable():
     done = runs.call([sys.executable, "-m", "harp_jax.main", "--help"])
     assert "--workdir: Folder of this run" in done.stdout
 
 
-@functools.cache
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -160,18 +175,19 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_network_as_one(workdir, temporary):
-    other = temporary / "two"
+def test_two_processes_train_the_same_network_as_one(temporary):
+    """After three steps; in many, rounding flips signs in the attack and the runs drift apart."""
+    options = [
+        *("--config.pretrain.epochs=1", f"--config.data.train_examples={3 * 64}"),
+        *("--config.stages=('pretrain','evaluate')", "--config.compilation_cache="),
+    ]
+    alone, shared = temporary / "one", temporary / "two"
+    done = runs.call(runs.command(alone, *options))
+    assert done.returncode == 0, done.stderr
+    address = f"--coordinator=127.0.0.1:{free_port()}"
     processes = [
         subprocess.Popen(
-            runs.command(
-                other,
-                *runs.SHORT,
-                f"--coordinator=127.0.0.1:{free_port()}",
-                "--processes=2",
-                f"--process={number}",
-                "--config.compilation_cache=",
-            ),
+            runs.command(shared, *options, address, "--processes=2", f"--process={number}"),
             cwd=runs.ROOT,
             env=runs.environment(),
             stderr=subprocess.PIPE,
@@ -181,13 +197,14 @@ def test_two_processes_train_the_same_network_as_one(workdir, temporary):
     ]
     said = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    one, two = (checkpoint.load(each / "pretrain")["params"] for each in (workdir, other))
+    one, two = (checkpoint.load(workdir / "pretrain")["params"] for workdir in (alone, shared))
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, two)
-    assert max(jax.tree.leaves(apart)) < 0.05  # 40 steps of rounding in another order
-    rows = [runs.results(each)["rows"] for each in (workdir, other)]
-    for row, same in zip(*rows, strict=True):
-        assert row["images"] == same["images"]
-        assert row["natural"] == pytest.approx(same["natural"], abs=0.03)
+    print(f"largest difference of a parameter: {max(jax.tree.leaves(apart)):.1e}")
+    assert max(jax.tree.leaves(apart)) < 1e-4
+    rows = [runs.results(workdir)["rows"][0] for workdir in (alone, shared)]
+    assert rows[0]["images"] == rows[1]["images"] == 359
+    assert rows[0]["natural"] == pytest.approx(rows[1]["natural"], abs=0.01)
+    assert rows[0]["robust"]["pgd10"] == pytest.approx(rows[1]["robust"]["pgd10"], abs=0.01)
 
 
 @pytest.mark.slow

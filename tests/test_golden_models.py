@@ -14,7 +14,6 @@ from harp_jax import models
 from harp_jax.models.vgg import POOL, VGG16_PLAN
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import bake
-from harp_jax.pruning.sparsity import layer_sparsity
 
 ARRAYS = torch_layout.golden("models")
 MODEL = models.create("vgg16_bn", 10)
@@ -105,9 +104,13 @@ def logits(variables, images, train):
 
 def check_logits(variables, case):
     images = jnp.float32(torch_layout.images(uniform(IMAGES_STREAM, (4, 3, 32, 32))))
-    for train in (False, True):
-        expected = ARRAYS[f"{case}/logits_{'train' if train else 'eval'}"]
-        assert_allclose(logits(variables, images, train), expected, rtol=0, atol=5e-6)
+    assert_allclose(
+        logits(variables, images, False), ARRAYS[f"{case}/logits_eval"], rtol=0, atol=5e-6
+    )
+    # Here the last layers normalise by 16 values each, which amplifies rounding.
+    assert_allclose(
+        logits(variables, images, True), ARRAYS[f"{case}/logits_train"], rtol=0, atol=3e-5
+    )
 
 
 def test_dense_vgg16(pruned):
@@ -123,10 +126,10 @@ def test_pruned_vgg16(pruned):
         else leaves
         for layer, leaves in pruned["params"].items()
     }
-    variables = jax.tree.map(jnp.float32, {**pruned, "params": params})
-    kept = [row.kept for row in layer_sparsity(variables)]
+    plain = jax.jit(bake)(jax.tree.map(jnp.float32, {**pruned, "params": params}))
+    kept = [np.count_nonzero(plain["params"][layer]["kernel"]) for layer in gains]
     assert_array_equal(kept, ARRAYS["weight/n_kept"])
-    check_logits(jax.jit(bake)(variables), "weight")
+    check_logits(plain, "weight")
 
 
 def test_vgg16_has_the_authors_layers_and_sizes():
