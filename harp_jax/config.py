@@ -96,6 +96,8 @@ def default() -> Config:
                 "restarts": restarts,
             }
         )
+    config.lock()  # a misspelt field is an error, not a new one
+    config.evaluate.attacks.unlock()  # any attacks, by any names
     return config
 
 
@@ -118,12 +120,19 @@ def make_attack(settings: Config, field: str) -> Attack:
     known = [each.name for each in dataclasses.fields(ATTACKS[kind])]
     for name, value in fields.items():
         _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
+        _require(isinstance(value, int | float | str), f"{field}.{name}", value, "plain values")
+        is_text = isinstance(value, str)
+        _require(is_text == (name == "norm"), f"{field}.{name}", value, "numbers, or a norm")
+    missing = [
+        each.name
+        for each in dataclasses.fields(ATTACKS[kind])
+        if each.default is dataclasses.MISSING and each.name not in fields
+    ]
+    _require(not missing, field, fields, f"settings with {' and '.join(map(repr, missing))}")
     try:
         return ATTACKS[kind](**fields)
     except ValueError as error:
         raise ConfigError(f"{field}.{error}") from None
-    except TypeError as error:  # a field is missing, or is text instead of a number
-        raise ConfigError(f"{field}={fields}: {error}; allowed are those of {kind}") from None
 
 
 def training_attack(config: Config) -> Attack:

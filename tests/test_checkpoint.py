@@ -40,11 +40,13 @@ def assert_same(one, other) -> None:
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path):
-    saved = make_state(1).replace(step=np.int32(7), sums={"loss": np.float32(0.1)})
+    saved = make_state(1).replace(
+        step=np.array(7, np.int32), sums={"loss": np.array(0.1, np.float32)}
+    )
     checkpoints = checkpoint.StageCheckpoints(tmp_path)
     checkpoints.save_last(saved, {"progress": {"best_epoch": None}})
     checkpoints.close()
-    other = make_state(2).replace(sums={"loss": np.float32(0)})
+    other = make_state(2).replace(sums={"loss": np.zeros((), np.float32)})
     again = checkpoint.StageCheckpoints(tmp_path)
     restored = again.restore_last(other)
     again.close()

@@ -24,7 +24,7 @@ TARGET, WEIGHTS = 0.2, 3592
 
 @pytest.fixture(scope="session")
 def temporary(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+    return tmp_path_factory.getbasetemp()
 
 
 @pytest.fixture(scope="session")
