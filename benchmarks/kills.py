@@ -2,9 +2,11 @@
 
     python -m benchmarks.kills --config=configs/digits.py --kills=20
 
-Kills (SIGKILL) fall a random moment after random lines of the log, in all stages and in the
-evaluation; a second kill at the same line falls a random moment after the start. Arguments that
-this script does not know go to `harp_jax.main`. Exit code 1 if anything differs.
+Kills (SIGKILL) are spread over the lines that an undisturbed run logs, one for each epoch and one
+for each evaluated stage: each falls a random moment after its line, or, where an earlier start got
+past that line, a random moment after the run has found its checkpoints. So every kill hits a run
+that is at work and not yet at its end. Arguments that this script does not know go to
+`harp_jax.main`. Exit code 1 if anything differs, or if a run ended before its kill.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -28,8 +30,9 @@ from harp_jax.training.metrics import read_rows
 from harp_jax.training.stages import STAGES
 
 MARKER = re.compile(r"\d\d:\d\d:\d\d (\w+ epoch \d+|\w+): (loss|\d+ of \d+ weights)")
-LONGEST_WAIT = 0.5  # seconds between a line of the log and the kill
-EARLIEST, LATEST = 2.0, 9.0  # seconds between a start and a kill without a line
+AFTER_LINE = 0.5  # longest wait, in seconds, between a line of the log and the kill
+AFTER_START = 2.0  # ... between the beginning of the work (restore, compile, train) and the kill
+LONGEST_LIFE = 600.0
 TIMINGS = ("seconds", "images_per_second")
 
 
@@ -51,17 +54,18 @@ class Run:
                 self.last_line = line.strip() or self.last_line
                 found = MARKER.match(line)
                 if found:
-                    self.markers.append(found[1])
+                    line = found[1] if found[2] == "loss" else f"evaluation of {found[1]}"
+                    self.markers.append(line)
                 self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()
 
-    def wait_for(self, marker: str | None, seconds: float) -> None:
-        """Returns after the marker's line or the time, whichever is first."""
+    def wait_for(self, condition: Callable[[], bool], seconds: float = LONGEST_LIFE) -> None:
+        """Returns when the condition holds, the process has ended, or the time is over."""
+        latest = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(
-                lambda: marker in self.markers or self.process.poll() is not None, seconds
-            )
+            while not condition() and self.process.poll() is None and time.monotonic() < latest:
+                self._changed.wait(0.02)
 
     def kill(self) -> bool:
         """Kills the process; False if it had ended by itself."""
@@ -80,26 +84,50 @@ class Run:
             sys.exit(f"the run failed: {self.last_line}")
 
 
-def kill_often(command: Sequence[str], markers: list[str], kills: int, seed: int) -> None:
-    """Runs a command to its end through so many kills, and prints where each one fell."""
+def kill_often(
+    command: Sequence[str], workdir: pathlib.Path, markers: list[str], kills: int, seed: int
+) -> int:
+    """Runs a command to its end through so many kills.
+
+    Args:
+        command: What to run.
+        workdir: Its workdir.
+        markers: The lines of an undisturbed run.
+        kills: How often to kill it.
+        seed: Of the moments.
+
+    Returns:
+        How many kills hit a run that had not ended; each one is printed.
+    """
     dice = random.Random(seed)
-    targets = sorted(dice.choices(range(len(markers)), k=kills))
-    seen: set[str] = set()
+    # The last line is left out: what follows it may be over before the kill.
+    targets = [int((k + dice.random()) / kills * (len(markers) - 1)) for k in range(kills)]
+    furthest, hits = -1, 0
     for number, target in enumerate(targets, start=1):
-        marker = markers[target]
-        run, started = Run(command), time.monotonic()
-        if marker in seen:
-            run.wait_for(None, dice.uniform(EARLIEST, LATEST))
+        before, started = _written(workdir), time.monotonic()
+        run = Run(command)
+        if target > furthest:
+            run.wait_for(lambda line=markers[target], run=run: line in run.markers)
+            wait = dice.uniform(0.0, AFTER_LINE)
         else:
-            run.wait_for(marker, 600.0)
-            run.wait_for(None, dice.uniform(0.0, LONGEST_WAIT))
-        killed = run.kill()
-        seen.update(run.markers, [marker])
-        said = run.markers[-1] if run.markers else "nothing new"
+            run.wait_for(lambda before=before: _written(workdir) != before)
+            wait = dice.uniform(0.0, AFTER_START)
+        run.wait_for(lambda: False, wait)
+        hit = run.kill()
+        hits += hit
+        furthest = max([furthest, *(markers.index(line) for line in run.markers)])
+        where = f"after {markers[furthest]}" if furthest >= 0 else "in the first epoch"
+        what = "killed" if hit else "had ended"
         lived = time.monotonic() - started
-        how = "killed" if killed else "had ended"
-        print(f"kill {number:3}: {how} after {lived:5.1f} s, last log line: {said}", flush=True)
+        print(f"kill {number:3}: {what} {lived:5.1f} s after its start, {where}", flush=True)
     Run(command).finish()
+    return hits
+
+
+def _written(workdir: pathlib.Path) -> int:
+    """When config.json was written: at every start, after all checks and before any work."""
+    path = workdir / "config.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def differences(first: pathlib.Path, second: pathlib.Path) -> list[str]:
@@ -143,10 +171,11 @@ def main() -> None:
         ]
         whole = Run(commands[0])
         whole.finish()
-        kill_often(commands[1], whole.markers, options.kills, options.seed)
+        hits = kill_often(commands[1], workdirs[1], whole.markers, options.kills, options.seed)
         found = differences(*workdirs)
+    print(f"kills of a run at work: {hits} of {options.kills}")
     print(f"identical: {not found}" + "".join(f"\n  differs in {each}" for each in found))
-    sys.exit(1 if found else 0)
+    sys.exit(1 if found or hits < options.kills else 0)
 
 
 if __name__ == "__main__":

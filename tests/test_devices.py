@@ -28,7 +28,8 @@ def variables(mode):
     )
 
 
-def after_three_steps(mode, device_count, dataset):
+def make_step(mode, device_count):
+    """The compiled step on so many devices, and its first state."""
     start = variables(mode)
     gradient = None
     if mode == "harp":
@@ -47,6 +48,11 @@ def after_three_steps(mode, device_count, dataset):
     devices = parallel.local_devices(device_count)
     step = parallel.parallel(step, devices, donate_argnums=(0,))
     state = parallel.replicate(train_state.create(start, mode, optimizer, seed=0), devices)
+    return step, state, devices
+
+
+def after_three_steps(mode, device_count, dataset):
+    step, state, _ = make_step(mode, device_count)
     batches = train_batches(dataset.train, seed=0, epoch=0, batch_size=BATCH, devices=device_count)
     for _, batch in zip(range(STEPS), batches, strict=False):
         state = step(state, batch)
@@ -71,3 +77,34 @@ def test_same_parameters_on_1_2_and_4_devices(mode):
         assert largest < 2e-5
         assert loss < 1e-6
         assert one.sums["correct"] == other.sums["correct"]
+
+
+@pytest.fixture
+def compiled():
+    """Grows with every program that is compiled."""
+    programs = []
+
+    def count(event, _, **names):
+        if event.endswith("backend_compile_duration"):
+            programs.append(names)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield programs
+    jax.monitoring.unregister_event_duration_listener(count)
+
+
+@pytest.mark.parametrize("device_count", [1, 4])
+def test_a_step_is_compiled_once(device_count, compiled):
+    """Not again for the state that it returned, nor for the sums of a new epoch."""
+    dataset = load("digits", seed=0, validation_examples=150)
+    step, state, devices = make_step("pretrain", device_count)
+    batches = train_batches(dataset.train, seed=0, epoch=0, batch_size=BATCH, devices=device_count)
+    ready = parallel.prefetch(batches, devices)
+    state = step(state, next(ready))
+    sums = parallel.replicate(train_state.zero_sums(), devices)
+    assert compiled != []
+    compiled.clear()
+    state = step(state, next(ready))
+    state = step(state.replace(sums=sums), next(ready))
+    assert compiled == []
+    assert parallel.to_host(state).step == 3

@@ -50,7 +50,9 @@ def parallel(
 
 def replicate(tree: Any, devices: Sequence[Device]) -> Any:
     """A copy of the tree on every device, stacked on a new first axis."""
-    return flax.jax_utils.replicate(tree, devices)
+    # The axis name is part of the sharding: under another one than the step returns, the step
+    # would be compiled again for its own result.
+    return flax.jax_utils.replicate(tree, devices, axis_name=AXIS)
 
 
 def to_host(tree: Any) -> Any:
