@@ -64,7 +64,7 @@ def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
     loops = list(jaxpr_loops(jax.make_jaxpr(mapped)(*one).jaxpr))
     assert [around for trips, around in loops if trips == MASK_PASSES] == [()] * 4
     assert [around for trips, around in loops if trips == ATTACK_STEPS] == [()]
-    # The compiler must not undo it: no loop of the compiled program holds a mask's loop.
+    # The compiler neither drops nor copies a mask's loop (where it puts them is not looked at).
     text = jax.jit(mapped).lower(*one).compile().as_text()
     trips = re.findall(r'known_trip_count":\{"n":"(\d+)"', text)
     assert trips.count(str(MASK_PASSES)) == 4
@@ -73,7 +73,8 @@ def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
 def test_split_and_merge_are_inverse(pruned):
     for mode, groups in stages.TRAINS.items():
         trainable, frozen = stages.split(pruned, mode)
-        assert jax.tree.structure(stages.merge(trainable, frozen)) == jax.tree.structure(pruned)
+        whole = stages.merge(trainable, frozen)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, whole, dict(pruned))))
         assert ("scores" in trainable) == ("scores" in groups)
         assert ("rates" in trainable) == ("rates" in groups)
         assert ("conv1" in trainable["params"]) == ("weights" in groups)
