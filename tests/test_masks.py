@@ -124,6 +124,7 @@ def test_a_model_made_prunable_starts_as_good_as_dense():
         ("cnn", (28, 28, 1), 98_192, 98_554),
         ("tiny", (8, 8, 1), 3_592, 3_682),
         ("vgg16_bn", (32, 32, 3), 15_302_848, 15_311_818),
+        ("resnet18", (32, 32, 3), 11_164_352, 11_173_962),
     ],
 )
 def test_parameter_counts(name, shape, weights, parameters):

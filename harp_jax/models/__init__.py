@@ -6,11 +6,17 @@ from typing import Any
 import flax.linen as nn
 
 from harp_jax.models.convnet import cnn, tiny
+from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
 from harp_jax.types import Images, Logits, LogitsFn, Variables
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "tiny": tiny, "vgg16_bn": vgg16_bn}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+    "tiny": tiny,
+    "vgg16_bn": vgg16_bn,
+    "resnet18": resnet18,
+}
 
 
 def create(
