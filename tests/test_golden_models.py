@@ -1,7 +1,8 @@
-"""VGG-16 against the authors': logits, kept counts and sizes, from parameters made by a formula."""
+"""Networks against the authors': logits, kept counts and sizes, from parameters by a formula."""
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,60 @@ from numpy.testing import assert_allclose, assert_array_equal
 from harp_jax import models
 from harp_jax.models.vgg import POOL, VGG16_PLAN
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import bake
+from harp_jax.pruning.layers import bake, layer_name, leaves_by_path
 
 ARRAYS = torch_layout.golden("models")
-MODEL = models.create("vgg16_bn", 10)
-STREAM, IMAGES_STREAM = 113_000, 118_000
 MINIMUM = 0.01
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer, with the BatchNorm that follows it."""
+
+    name: str
+    norm: str | None
+    shape: tuple[int, ...]  # of the kernel, in PyTorch's layout
+
+
+class Network(NamedTuple):
+    """What the formula needs to make a network, and the authors' sizes of it."""
+
+    layers: list[Layer]  # in order of the network
+    stream: int  # of the first tensor
+    flattened: dict[str, tuple[int, int, int]]  # see torch_layout.kernel
+    weights: int
+    parameters: int
+
+
+def vgg16_layers():
+    layers, inputs = [], 3
+    for width in VGG16_PLAN:
+        if width != POOL:
+            number = len(layers) + 1
+            layers.append(Layer(f"conv{number}", f"norm{number}", (width, inputs, 3, 3)))
+            inputs = width
+    dense = [(256, 2048), (256, 256), (10, 256)]
+    return layers + [Layer(f"dense{i}", None, shape) for i, shape in enumerate(dense, start=1)]
+
+
+def resnet18_layers():
+    layers, inputs = [Layer("conv1", "norm1", (64, 3, 3, 3))], 64
+    for stage, width in enumerate([64, 128, 256, 512], start=2):
+        for name in (f"conv{stage}_1/", f"conv{stage}_2/"):
+            layers += [
+                Layer(name + "conv1", name + "norm1", (width, inputs, 3, 3)),
+                Layer(name + "conv2", name + "norm2", (width, width, 3, 3)),
+            ]
+            if inputs != width:
+                shape = (width, inputs, 1, 1)
+                layers.append(Layer(name + "shortcut", name + "shortcut_norm", shape))
+            inputs = width
+    return [*layers, Layer("dense1", None, (10, 512))]
+
+
+NETWORKS = {
+    "vgg16_bn": Network(vgg16_layers(), 113_000, {"dense1": (2, 2, 512)}, 15_302_848, 15_311_818),
+    "resnet18": Network(resnet18_layers(), 213_000, {}, 11_164_352, 11_173_962),
+}
 
 
 def hashed(x):
@@ -43,29 +92,16 @@ def scaled(stream, shape):
     return math.sqrt(6 / math.prod(shape[1:])) * signed(stream, shape)
 
 
-def layer_shapes():
-    """(layer, its norm or None, kernel shape in PyTorch's layout), in order of the network."""
-    shapes, inputs = [], 3
-    for width in VGG16_PLAN:
-        if width != POOL:
-            number = len(shapes) + 1
-            shapes.append((f"conv{number}", f"norm{number}", (width, inputs, 3, 3)))
-            inputs = width
-    for number, (outputs, inputs) in enumerate([(256, 2048), (256, 256), (10, 256)], start=1):
-        shapes.append((f"dense{number}", None, (outputs, inputs)))
-    return shapes
-
-
-def tensors():
+def tensors(network):
     """The dense network's tensors and its scores by the authors' rule: each from its own stream."""
-    found, stream, norms = {}, STREAM, []
+    found, stream = {}, network.stream
 
     def add(name, make):
         nonlocal stream
         found[name] = make(stream)
         stream += 1
 
-    for layer, norm, shape in layer_shapes():
+    for layer, norm, shape in network.layers:
         width = shape[:1]
         add(f"{layer}.weight", lambda s, shape=shape: scaled(s, shape))
         if norm is None:
@@ -75,67 +111,79 @@ def tensors():
         if norm is not None:
             add(f"{norm}.weight", lambda s, width=width: 1 + 0.1 * signed(s, width))
             add(f"{norm}.bias", lambda s, width=width: 0.1 * signed(s, width))
-            norms.append((norm, width))
-    for norm, width in norms:
-        add(f"{norm}.running_mean", lambda s, width=width: 0.1 * signed(s, width))
-        add(f"{norm}.running_var", lambda s, width=width: 0.5 + uniform(s, width))
+    for _, norm, shape in network.layers:
+        if norm is not None:
+            width = shape[:1]
+            add(f"{norm}.running_mean", lambda s, width=width: 0.1 * signed(s, width))
+            add(f"{norm}.running_var", lambda s, width=width: 0.5 + uniform(s, width))
     return found
 
 
-@pytest.fixture(scope="module")
-def pruned():
-    """Variables of the authors' pruned network before its kernels are multiplied by their gain."""
-    arrays = tensors()
-    layers = [layer for layer, _, _ in layer_shapes()]
-    arrays |= {
-        f"{layer}.k_score": logit
-        for layer, logit in zip(layers, ARRAYS["weight/k_score"], strict=True)
-    }
-    names = {name.rsplit(".", 1)[0]: name.rsplit(".", 1)[0] for name in arrays}
-    tree = torch_layout.variables(arrays, names, {"dense1": (2, 2, 512)})
-    tree["minimum_rates"] = jax.tree.map(lambda _: MINIMUM, tree["rates"])
-    return tree
+class Case(NamedTuple):
+    """One of the networks, with the authors' numbers for it."""
+
+    name: str
+    network: Network
+    tensors: dict[str, np.ndarray]
+    golden: dict[str, np.ndarray]
+
+    def variables(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Tensors in PyTorch's layout as float32 variables of our network."""
+        layers = {name.rsplit(".", 1)[0]: name.rsplit(".", 1)[0] for name in arrays}
+        tree = torch_layout.variables(arrays, layers, self.network.flattened)
+        return jax.tree.map(jnp.float32, tree)
 
 
-@functools.partial(jax.jit, static_argnames="train")
-def logits(variables, images, train):
-    return MODEL.apply(variables, images, train=train, mutable=["batch_stats"])[0]
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    network = NETWORKS[request.param]
+    golden = torch_layout.below(ARRAYS, request.param)
+    return Case(request.param, network, tensors(network), golden)
 
 
-def check_logits(variables, case):
-    images = jnp.float32(torch_layout.images(uniform(IMAGES_STREAM, (4, 3, 32, 32))))
-    assert_allclose(
-        logits(variables, images, False), ARRAYS[f"{case}/logits_eval"], rtol=0, atol=5e-6
-    )
-    # Here the last layers normalise by 16 values each, which amplifies rounding.
-    assert_allclose(
-        logits(variables, images, True), ARRAYS[f"{case}/logits_train"], rtol=0, atol=3e-5
-    )
+@functools.partial(jax.jit, static_argnames=("name", "train"))
+def logits(name, variables, images, *, train):
+    model = models.create(name, 10)
+    return model.apply(variables, images, train=train, mutable=["batch_stats"])[0]
 
 
-def test_dense_vgg16(pruned):
-    dense = {name: pruned[name] for name in ("params", "batch_stats")}
-    check_logits(jax.tree.map(jnp.float32, dense), "dense")
+def check_logits(case, variables, kind):
+    """Allows rounding in proportion to the largest logit."""
+    pixels = uniform(case.network.stream + 5000, (4, 3, 32, 32))
+    images = jnp.float32(torch_layout.images(pixels))
+    # In training the last layers normalise by as few as 16 values, which amplifies rounding.
+    for mode, tolerance in (("eval", 5e-6), ("train", 3e-5)):
+        expected = case.golden[f"{kind}/logits_{mode}"]
+        actual = logits(case.name, variables, images, train=mode == "train")
+        assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def test_pruned_vgg16(pruned):
-    gains = dict(zip((name for name, _, _ in layer_shapes()), ARRAYS["weight/gain"], strict=True))
-    params = {
-        layer: {**leaves, "kernel": leaves["kernel"] * np.float64(gains[layer])}
-        if layer in gains
-        else leaves
-        for layer, leaves in pruned["params"].items()
-    }
-    plain = jax.jit(bake)(jax.tree.map(jnp.float32, {**pruned, "params": params}))
-    kept = [np.count_nonzero(plain["params"][layer]["kernel"]) for layer in gains]
-    assert_array_equal(kept, ARRAYS["weight/n_kept"])
-    check_logits(plain, "weight")
+def test_dense_logits(case):
+    dense = {name: a for name, a in case.tensors.items() if not name.endswith("popup_scores")}
+    check_logits(case, case.variables(dense), "dense")
 
 
-def test_vgg16_has_the_authors_layers_and_sizes():
-    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 15_311_818
+def test_pruned_logits_and_kept_counts(case):
+    arrays = dict(case.tensors)
+    names = [layer.name for layer in case.network.layers]
+    gains = case.golden["weight/gain"].astype(np.float64)
+    for name, gain, logit in zip(names, gains, case.golden["weight/k_score"], strict=True):
+        arrays[f"{name}.weight"] = arrays[f"{name}.weight"] * gain
+        arrays[f"{name}.k_score"] = logit
+    pruned = case.variables(arrays)
+    pruned["minimum_rates"] = jax.tree.map(lambda _: jnp.float32(MINIMUM), pruned["rates"])
+    plain = jax.jit(bake)(pruned)
+    kernels = leaves_by_path(plain["params"])
+    kept = [np.count_nonzero(kernels[(*name.split("/"), "kernel")]) for name in names]
+    assert_array_equal(kept, case.golden["weight/n_kept"])
+    check_logits(case, plain, "weight")
+
+
+def test_layers_and_sizes(case):
+    model = models.create(case.name, 10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == case.network.parameters
     costs = parameter_costs(shapes["params"])
-    assert list(costs.values()) == ARRAYS["dense/n_weights"].tolist()
-    assert [path[0] for path in costs] == [layer for layer, _, _ in layer_shapes()]
-    assert sum(costs.values()) == 15_302_848
+    assert list(costs.values()) == case.golden["dense/n_weights"].tolist()
+    assert [layer_name(path) for path in costs] == [layer.name for layer in case.network.layers]
+    assert sum(costs.values()) == case.network.weights

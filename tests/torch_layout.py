@@ -70,7 +70,7 @@ def variables(
 
     Args:
         arrays: By '<layer>.<tensor>'.
-        layers: Flax' name of each of the layers.
+        layers: Flax' name of each of the layers, with '/' where modules are nested.
         flattened: By layer, see `kernel`.
 
     Returns:
@@ -89,7 +89,7 @@ def variables(
             "popup_scores": ("scores", "kernel"),
             "k_score": ("rates", "kernel"),
         }[tensor]
-        leaves[collection, layers[layer], leaf] = np.array(array)
+        leaves[collection, *layers[layer].split("/"), leaf] = np.array(array)
     return unflatten_dict(leaves)
 
 
