@@ -278,6 +278,8 @@ class _Experiment:
             "seed": self.config.seed,
             "notes": notes,
         }
+        if jax.process_index() == 0:  # rows of a network that this one replaces must not survive
+            (self.workdir / "results.json").unlink(missing_ok=True)
         checkpoint.save_result(self.workdir / stage, variables, metadata)
 
     def _fit_budget(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,18 @@ def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(workdir, tem
     )
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: prune: epoch 0 kept")
+
+
+def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
+    other = temporary / "again"
+    shutil.copytree(workdir, other)
+    shutil.rmtree(other / "finetune")
+    results = runs.results(other)
+    results["rows"][2]["natural"] = 0.123  # of the network that is gone
+    (other / "results.json").write_text(json.dumps(results))
+    done = runs.call(runs.command(other, *runs.SHORT, runs.cache_option(temporary)))
+    assert done.returncode == 0, done.stderr
+    runs.assert_identical(workdir, other)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(temporary):
