@@ -53,11 +53,29 @@ def command(workdir: pathlib.Path | str, *arguments: str, config="configs/digits
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
+def start(
+    arguments: list[str], devices: int = 1, folder: pathlib.Path = ROOT
+) -> subprocess.Popen[str]:
+    """Starts a command; `end` waits for it, so that several can run side by side."""
+    return subprocess.Popen(
+        arguments,
+        cwd=folder,
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Waits for a command that was started."""
+    output, errors = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
 def call(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end."""
-    return subprocess.run(
-        arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=600
-    )
+    return end(start(arguments, devices))
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """Whole runs through the command line, on real digits."""
 
+import contextlib
+import functools
 import json
 import pathlib
 import shutil
@@ -21,6 +23,10 @@ from harp_jax.pruning.masks import kept_weights
 from harp_jax.training.stages import STAGES
 
 TARGET, WEIGHTS = 0.2, 3592
+FROM_ELSEWHERE = (
+    *("--config.prune.epochs=1", "--config.prune.gamma0=1e-6"),
+    "--config.stages=('prune','evaluate')",
+)
 
 
 @pytest.fixture(scope="session")
@@ -96,12 +102,29 @@ def test_a_finished_run_is_skipped(workdir, temporary):
     assert (workdir / "finetune" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.fixture(scope="module")
+def outcome(workdir, temporary):
+    """Ends of runs that do not need each other; side by side, as each compiles on one core."""
+    arguments = {
+        "elsewhere": [*FROM_ELSEWHERE, f"--config.prune.source={workdir / 'pretrain'}"],
+        "nan": ["--config.pretrain.learning_rate=1e12"],
+        "help": ["--help"],
+    }
+    with contextlib.ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(
+                runs.start(runs.command(temporary / name, *options, runs.cache_option(temporary)))
+            )
+            for name, options in arguments.items()
+        }
+        yield functools.cache(lambda name: runs.end(processes[name]))
+
+
 def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
     other = temporary / "interrupted"
-    arguments = runs.command(other, *runs.SHORT, runs.cache_option(temporary))
-    process = subprocess.Popen(
-        arguments, cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.PIPE, text=True
-    )
+    cache = runs.cache_option(temporary)
+    arguments = runs.command(other, *runs.SHORT, runs.WITHOUT_REPORT, cache)
+    process = runs.start(arguments)
     assert process.stderr is not None
     for line in process.stderr:
         if "prune epoch 0" in line:
@@ -117,23 +140,20 @@ def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
     runs.assert_identical(workdir, other)
 
 
-def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(workdir, temporary):
-    other = temporary / "elsewhere"
-    arguments = [
-        *("--config.prune.epochs=1", "--config.prune.gamma0=1e-6"),
-        f"--config.prune.source={workdir / 'pretrain'}",
-        runs.cache_option(temporary),
-    ]
-    stages = "--config.stages=('prune','evaluate')"
-    done = runs.call(runs.command(other, *arguments, stages))
+def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(outcome, temporary):
+    done = outcome("elsewhere")
     assert done.returncode == 0, done.stderr
-    results = runs.results(other)
+    results = runs.results(temporary / "elsewhere")
     assert "above prune.target=0.2; all rate logits were shifted" in results["notes"][0]
     (row,) = results["rows"]
     assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
-    refused = runs.call(
-        runs.command(temporary / "no", *arguments, stages, "--config.prune.above_target=error")
-    )
+
+
+def test_a_network_that_ends_above_is_refused_where_that_is_asked_for(workdir, outcome, temporary):
+    outcome("elsewhere")  # the same programs, now compiled
+    arguments = [*FROM_ELSEWHERE, f"--config.prune.source={workdir / 'pretrain'}"]
+    arguments += ["--config.prune.above_target=error", runs.cache_option(temporary)]
+    refused = runs.call(runs.command(temporary / "no", *arguments))
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: prune: epoch 0 kept")
 
@@ -150,34 +170,27 @@ def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
     runs.assert_identical(workdir, other)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(temporary):
-    arguments = ("--config.pretrain.learning_rate=1e12", runs.cache_option(temporary))
-    done = runs.call(runs.command(temporary / "nan", *arguments))
+def test_a_loss_that_is_not_finite_stops_the_run(outcome):
+    done = outcome("nan")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "error: pretrain: the loss is not finite in epoch 0, step " in last
     assert "last good checkpoint: none" in last
 
 
-def test_a_workdir_may_be_relative(temporary, monkeypatch):
+def test_a_workdir_may_be_relative(workdir, temporary, monkeypatch):
     monkeypatch.chdir(temporary)
     config = runs.ROOT / "configs" / "digits.py"
-    options = [
-        *("--config.pretrain.epochs=1", f"--config.data.train_examples={3 * 64}"),
-        *("--config.stages=('pretrain',)", runs.cache_option(temporary)),
-    ]
-    done = subprocess.run(
-        runs.command("relative/run", *options, config=config),
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-    )
+    # As the run in `workdir`, so that all programs are compiled already.
+    options = [*runs.SHORT, "--config.stages=('pretrain',)", runs.cache_option(temporary)]
+    command = runs.command("relative/run", *options, config=config)
+    done = runs.end(runs.start(command, folder=temporary))
     assert done.returncode == 0, done.stderr
     assert checkpoint.load("relative/run")["metadata"]["stage"] == "pretrain"
 
 
-def test_help_is_readable():
-    done = runs.call([sys.executable, "-m", "harp_jax.main", "--help"])
+def test_help_is_readable(outcome):
+    done = outcome("help")
     assert "--workdir: Folder of this run" in done.stdout
 
 

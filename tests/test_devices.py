@@ -1,7 +1,7 @@
 """Promise: the numbers do not depend on how a batch is cut over devices."""
 
 import jax
-import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
@@ -10,7 +10,7 @@ from harp_jax.attacks import PGD
 from harp_jax.data import augment, load, train_batches
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import make_prunable, tree_of_leaves
+from harp_jax.pruning.layers import tree_of_leaves
 from harp_jax.training import optim, parallel
 from harp_jax.training import state as train_state
 from harp_jax.training.step import OBJECTIVES, make_train_step
@@ -19,13 +19,7 @@ STEPS, BATCH, PER_EPOCH = 3, 64, 20
 
 
 def variables(mode):
-    model = models.create("tiny", 10)
-    dense = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-    if mode == "pretrain":
-        return dense
-    return make_prunable(
-        dense, dict.fromkeys(parameter_costs(dense["params"]), 0.5), 0.02, "weight"
-    )
+    return networks.tiny("weight" if mode == "harp" else None)
 
 
 def make_step(mode, device_count):
@@ -34,7 +28,7 @@ def make_step(mode, device_count):
     gradient = None
     if mode == "harp":
         sizes = tree_of_leaves(parameter_costs(start["params"]))
-        gradient = add_compression_gradient(sizes, 0.2, 0.02, 0.1, PER_EPOCH)
+        gradient = add_compression_gradient(sizes, 0.2, networks.MINIMUM, 0.1, PER_EPOCH)
     optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4, gradient)
     step = make_train_step(
         models.create("tiny", 10, axis_name=parallel.AXIS),

@@ -1,5 +1,6 @@
 """A small pruned network against the authors': logits, attacks, losses, gradients, BatchNorm."""
 
+import functools
 import itertools
 
 import jax
@@ -41,7 +42,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def network(variables):
-    return jax.jit(logits_fn(MODEL, bake(variables)))
+    return jax.jit(logits_fn(MODEL, jax.jit(bake)(variables)))
 
 
 def adversarial(name):
@@ -66,7 +67,8 @@ def test_masks_keep_what_the_authors_keep(variables):
 @pytest.mark.parametrize("train", [False, True])
 def test_logits_of_the_masked_layers(variables, train):
     # The layers themselves apply the masks here; everywhere else they are baked.
-    logits, _ = MODEL.apply(variables, IMAGES, train=train, mutable=["batch_stats"])
+    apply = functools.partial(MODEL.apply, train=train, mutable=["batch_stats"])
+    logits, _ = jax.jit(apply)(variables, IMAGES)
     assert_allclose(logits, ARRAYS[f"logits_{'train' if train else 'eval'}"], rtol=0, atol=2e-6)
 
 
@@ -91,7 +93,7 @@ def test_ten_steps_of_pgd_end_where_the_authors_end(network, monkeypatch, name, 
 
 
 def test_fgsm_is_the_authors(network):
-    found = FGSM(EPSILON)(network, IMAGES, LABELS, KEY)
+    found = jax.jit(functools.partial(FGSM(EPSILON), network))(IMAGES, LABELS, KEY)
     assert_allclose(found, adversarial("eval_fgsm"), rtol=0, atol=1e-6)
     assert_allclose(network(found), ARRAYS["eval_fgsm/logits"], rtol=0, atol=5e-6)
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from harp_jax import models
 from harp_jax.pruning import compression, sparsity
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import bake, leaves_by_path, make_prunable
+from harp_jax.pruning.layers import bake, leaves_by_path
 from harp_jax.pruning.masks import channel_mask, weight_mask
 from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 mask_of = jax.jit(weight_mask)
+channels_of = jax.jit(channel_mask)
 rates = st.floats(0.0, 1.0, width=32)
 
 
@@ -30,12 +32,19 @@ def test_weight_mask_keeps_exactly_the_largest_also_with_ties(rate, seed, levels
     expected = np.zeros(77, np.float32)
     expected[order[:kept]] = 1
     np.testing.assert_array_equal(mask.ravel(), expected)
-    np.testing.assert_array_equal(weight_mask(jnp.asarray(scores), jnp.float32(rate)), mask)
+
+
+@pytest.mark.parametrize("levels", [1, 10**6], ids=["ties", "no ties"])
+def test_eager_masks_are_the_compiled_ones(levels):
+    scores = jnp.float32(np.random.default_rng(0).integers(-levels, levels + 1, (7, 11)) / levels)
+    rate = jnp.float32(0.3)
+    np.testing.assert_array_equal(weight_mask(scores, rate), mask_of(scores, rate))
+    np.testing.assert_array_equal(channel_mask(scores[0], rate), channels_of(scores[0], rate))
 
 
 def test_weight_mask_of_many_layers_at_once():
     scores = jax.random.normal(jax.random.key(0), (3, 40, 50))
-    masks = jax.vmap(weight_mask)(scores, jnp.array([0.1, 0.5, 1.0]))
+    masks = jax.jit(jax.vmap(weight_mask))(scores, jnp.array([0.1, 0.5, 1.0]))
     np.testing.assert_array_equal(masks.sum((1, 2)), [200, 1000, 2000])
 
 
@@ -51,8 +60,8 @@ def test_straight_through_gradients():
 @few
 @given(rate=rates, channels=st.sampled_from([1, 7, 40]))
 def test_channel_mask_is_never_dead(rate, channels):
-    scores = jax.random.normal(jax.random.key(channels), (channels,))
-    kept = channel_mask(scores, jnp.float32(rate)).sum()
+    scores = np.random.default_rng(channels).normal(size=channels).astype(np.float32)
+    kept = np.asarray(channels_of(scores, jnp.float32(rate))).sum()
     assert kept == max(1, np.round(np.float32(rate) * np.float32(channels)))
 
 
@@ -96,14 +105,14 @@ def test_an_impossible_budget_is_refused():
 def test_baked_network_equals_the_masked_one(granularity):
     model = models.create("tiny", 10)
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
-    dense = dict(model.init(jax.random.key(0), images))
-    sizes = parameter_costs(dense["params"])
-    pruned = make_prunable(dense, dict.fromkeys(sizes, 0.3), 0.01, granularity)
-    plain = bake(pruned)
+    logits = jax.jit(model.apply)
+    pruned, dense = networks.tiny(granularity), networks.tiny()
+    sizes = parameter_costs(pruned["params"])
+    plain = jax.jit(bake)(pruned)
     assert set(plain) == {"params", "batch_stats"}
-    masked = model.apply(pruned, images)
-    np.testing.assert_array_equal(masked, model.apply(plain, images))
-    assert np.abs(masked - model.apply(dense, images)).max() > 1e-3
+    masked = logits(pruned, images)
+    np.testing.assert_array_equal(masked, logits(plain, images))
+    assert np.abs(masked - logits(dense, images)).max() > 1e-3
     rows = sparsity.layer_sparsity(pruned)
     kernels = leaves_by_path(plain["params"])
     assert [row.kept for row in rows] == [int((kernels[path] != 0).sum()) for path in sizes]
@@ -112,7 +121,8 @@ def test_baked_network_equals_the_masked_one(granularity):
 
 def test_a_model_made_prunable_starts_as_good_as_dense():
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
-    variables = models.create("tiny", 10, granularity="weight").init(jax.random.key(0), images)
+    init = jax.jit(models.create("tiny", 10, granularity="weight").init)
+    variables = init(jax.random.key(0), images)
     assert set(variables) == {"params", "batch_stats", "scores", "rates", "minimum_rates"}
     kept = [row.kept / row.parameters for row in sparsity.layer_sparsity(variables)]
     assert min(kept) > 0.98

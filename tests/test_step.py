@@ -4,13 +4,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import networks
 import pytest
 
 from harp_jax import models
 from harp_jax.attacks import PGD
 from harp_jax.data import to_unit
-from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import make_prunable
 from harp_jax.training import optim, parallel, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.step import OBJECTIVES, make_train_step
@@ -20,11 +19,7 @@ MASK_PASSES, ATTACK_STEPS = 16, 7
 
 @pytest.fixture(scope="module")
 def pruned():
-    model = models.create("tiny", 10)
-    dense = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-    return make_prunable(
-        dense, dict.fromkeys(parameter_costs(dense["params"]), 0.5), 0.02, "weight"
-    )
+    return networks.tiny("weight")
 
 
 def jaxpr_loops(jaxpr, inside=()):

@@ -1,12 +1,15 @@
 """Realised sparsity: what the masks keep, counted, not what the rates promise."""
 
+import functools
 from typing import NamedTuple
 
-import numpy as np
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.pruning.masks import kernel_mask
-from harp_jax.types import Variables
+from harp_jax.types import Rate, Scores, Variables
 
 
 class LayerSparsity(NamedTuple):
@@ -43,7 +46,12 @@ def layer_sparsity(variables: Variables) -> list[LayerSparsity]:
         if path not in scores:
             rows.append(LayerSparsity(layer_name(path), kernel.size, kernel.size, None))
             continue
-        mask = kernel_mask(scores[path], rates[path], kernel.ndim)
-        kept = int(np.broadcast_to(mask, kernel.shape).sum(dtype=np.int64))
+        kept = int(_kept(scores[path], rates[path], kernel.shape))
         rows.append(LayerSparsity(layer_name(path), kernel.size, kept, float(rates[path])))
     return rows
+
+
+@functools.partial(jax.jit, static_argnames="shape")  # op by op a mask takes seconds to compile
+def _kept(scores: Scores, rate: Rate, shape: tuple[int, ...]) -> Int[Array, ""]:
+    mask = kernel_mask(scores, rate, len(shape))
+    return jnp.broadcast_to(mask, shape).sum(dtype=jnp.int32)

@@ -54,7 +54,6 @@ def pair(strides, padding, **options) -> tuple[Callable, Callable]:
 CASES = {
     # The layers of the small network.
     "cnn-1": ((4, 28, 28, 1), (3, 3, 1, 16), (1, 1), "SAME"),
-    "cnn-2": ((4, 14, 14, 16), (3, 3, 16, 32), (1, 1), "SAME"),
     "cnn-3": ((4, 7, 7, 32), (3, 3, 32, 64), (1, 1), "SAME"),
     # VGG16: the first layer, and the last block, whose kernels are larger than the images.
     "vgg-first": ((2, 32, 32, 3), (3, 3, 3, 64), (1, 1), "SAME"),
@@ -243,9 +242,18 @@ def test_mistakes_raise_the_errors_of_lax():
             function(x, w)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", 1, ((1, 1), (1, 1)), (2, (0, 1))])
-@pytest.mark.parametrize("strides", [1, (2, 2)])
-def test_linen_layer(padding, strides):
+@pytest.mark.parametrize(
+    ("strides", "padding"),
+    [
+        (1, "SAME"),
+        ((2, 2), "VALID"),
+        (1, 1),
+        (2, ((1, 1), (1, 1))),
+        ((2, 2), (2, (0, 1))),
+    ],
+    ids=str,
+)
+def test_linen_layer(strides, padding):
     x, _ = operands((2, 7, 8, 3), ())
     native = nn.Conv(8, (3, 3), strides=strides, padding=padding)
     ours = native.clone(conv_general_dilated=ops.conv_general_dilated)
