@@ -1,5 +1,6 @@
 """A whole run: the stages in order, each from a named checkpoint, in one workdir."""
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -9,7 +10,14 @@ import optax
 from etils import epath
 
 from harp_jax import checkpoint, models, report, workdirs
-from harp_jax.config import Config, ConfigError, minimum_rate, training_attack, validate
+from harp_jax.config import (
+    Config,
+    ConfigError,
+    check_batches,
+    minimum_rate,
+    training_attack,
+    validate,
+)
 from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
@@ -64,7 +72,7 @@ class _Experiment:
     def __init__(self, config: Config, workdir: epath.Path, interrupt: Interrupt):
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
-        _check_batches(config, len(self.devices))
+        check_batches(config, len(self.devices) * jax.process_count())
         earlier = workdirs.earlier_config(config, workdir)
         self.dataset = _load_data(config)
         self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
@@ -266,6 +274,9 @@ class _Experiment:
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
             variables["rates"], notes = self._fit_budget(variables, outcome)
+        if self.config.data.select_on == "test" and outcome.reached:
+            chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"
+            notes = [*notes, f"{chosen} test data (data.select_on='test'), so it looks too good"]
         for note in notes:
             _LOGGER.warning("%s", note)
         metadata = {
@@ -327,8 +338,9 @@ def _is_gamma_state(path: Any, value: Any) -> bool:
 
 
 def _load_data(config: Config) -> Dataset:
+    """The data of a run; its validation split is the one that networks are chosen on."""
     data = config.data
-    return load_dataset(
+    dataset = load_dataset(
         data.name,
         data_dir=data.directory,
         seed=config.seed,
@@ -336,13 +348,4 @@ def _load_data(config: Config) -> Dataset:
         train_examples=data.train_examples,
         test_examples=data.test_examples,
     )
-
-
-def _check_batches(config: Config, local_devices: int) -> None:
-    devices = local_devices * jax.process_count()
-    for field, value in (
-        ("batch_size", config.batch_size),
-        ("evaluate.batch_size", config.evaluate.batch_size),
-    ):
-        if value % devices:
-            raise ConfigError(f"{field}={value}: allowed are multiples of the {devices} devices")
+    return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

@@ -59,6 +59,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
         precision=_precision(rows),
         attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
         dataset=results.get("dataset", {}),
+        chosen_on=results.get("config", {}).get("data", {}).get("select_on", "validation"),
         complete=results.get("complete", True),
         notes=results.get("notes", []),
         figures={name: _embedded(figure) for name, figure in _figures(rows, logs, examples)},

@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 import runs
+from etils import epath
 from ml_collections import ConfigDict
 
-from harp_jax import experiment
+from harp_jax import experiment, workdirs
+from harp_jax.config import validate
 from harp_jax.training import parallel
 
 
@@ -72,6 +74,8 @@ FIELDS = [
     ({"batch_size": 5000}, ["batch_size=5000", "at most the 1288 training examples"]),
     ({"data.validation_examples": 0}, ["data.validation_examples=0", ">= 1"]),
     ({"data.validation_examples": 5000}, ["data.validation_examples=5000", "[0, 1437]"]),
+    ({"data.select_on": "train"}, ["data.select_on='train'", "validation, test"]),
+    ({"data.select_on": "test", "data.validation_examples": -1}, ["examples=-1", ">= 0"]),
     ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
     ({"evaluate.attacks.fgsm.type": "CW"}, ["evaluate.attacks.fgsm.type='CW'", "FGSM, PGD"]),
     ({"evaluate.attacks.pgd20.restarts": 0}, ["evaluate.attacks.pgd20.restarts=0", ">= 1"]),
@@ -176,6 +180,21 @@ def test_the_workdir_of_another_configuration(finished):
     assert f"workdir={str(finished)!r}" in text
     assert "(batch_size=64, not 32)" in text
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
+    for split in ("validation", "test"):
+        config = runs.digits(**{"data.select_on": split})
+        workdirs.claim(config, epath.Path(tmp_path / split), None)
+    config = runs.digits(**{"data.test_examples": 100})
+    assert workdirs.earlier_config(config, epath.Path(tmp_path / "validation")) is not None
+    config.data.select_on = "test"
+    text = message(config, tmp_path / "test")
+    assert "(data.test_examples=None, not 100)" in text
+
+
+def test_choosing_on_test_needs_no_validation_examples():
+    validate(runs.digits(**{"data.select_on": "test", "data.validation_examples": 0}))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

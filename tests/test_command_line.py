@@ -27,6 +27,10 @@ FROM_ELSEWHERE = (
     *("--config.prune.epochs=1", "--config.prune.gamma0=1e-6"),
     "--config.stages=('prune','evaluate')",
 )
+CHOSEN_ON_TEST = (
+    "--config.data.select_on=test",
+    "--config.stages=('pretrain','evaluate','report')",
+)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +111,7 @@ def outcome(workdir, temporary):
     """Ends of runs that do not need each other; side by side, as each compiles on one core."""
     arguments = {
         "elsewhere": [*FROM_ELSEWHERE, f"--config.prune.source={workdir / 'pretrain'}"],
+        "on-test": [*runs.SHORT, *CHOSEN_ON_TEST],
         "nan": ["--config.pretrain.learning_rate=1e12"],
         "help": ["--help"],
     }
@@ -168,6 +173,32 @@ def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
     done = runs.call(runs.command(other, *runs.SHORT, runs.cache_option(temporary)))
     assert done.returncode == 0, done.stderr
     runs.assert_identical(workdir, other)
+
+
+def test_networks_that_are_chosen_on_test_data_are_said_to_be(workdir, outcome, temporary):
+    done = outcome("on-test")
+    assert done.returncode == 0, done.stderr
+    results = runs.results(temporary / "on-test")
+    (row,), (note,) = results["rows"], results["notes"]
+    epochs = runs.metrics(temporary / "on-test", "pretrain")
+    best = max(epochs, key=lambda epoch: epoch["validation"]["robust"])
+    assert row["checkpoint_epoch"] == best["epoch"]
+    # The same images under the same attack with the same noise: the very same accuracies.
+    assert results["dataset"]["validation"] == row["images"] == 359
+    assert row["natural"] == best["validation"]["natural"]
+    assert row["robust"]["pgd10"] == best["validation"]["robust"]
+    begin = (
+        f"pretrain: the network of epoch {best['epoch']} was chosen by its accuracy on test data"
+    )
+    assert note.startswith(begin)
+    assert note in done.stderr
+    page = (temporary / "on-test" / "report" / "index.html").read_text()
+    assert begin in page
+    assert "Accuracy on the test split" in page
+    # What trains is the same; and no such note where networks are chosen as they should be.
+    assert epochs[0]["train"] == runs.metrics(workdir, "pretrain")[0]["train"]
+    assert runs.results(workdir)["notes"] == []
+    assert "Accuracy on the validation split" in (workdir / "report" / "index.html").read_text()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(outcome):

@@ -119,7 +119,7 @@ def fit(
         plan: What to do.
         state: State before the first step, on the host.
         programs: The compiled functions.
-        dataset: Its train and validation splits are used.
+        dataset: Its train split is used to train, its validation split to choose.
         directory: The stage's folder.
 
     Returns:
