@@ -16,8 +16,6 @@ from tensorflow_datasets.image_classification import cifar, mnist
 
 from harp_jax.data import DataError, load, to_unit
 
-pytestmark = pytest.mark.slow  # importing TensorFlow alone takes a quarter of a minute
-
 TRAIN, TEST = 20, 10
 
 
