@@ -6,12 +6,15 @@ the set beforehand: processes that start together would prepare it over each oth
 """
 
 import importlib.util
+import logging
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from harp_jax.data.splits import DataError, Source, Split
+
+_LOGGER = logging.getLogger(__name__)
 
 _READ_TOGETHER = 1024  # one record at a time takes 3 times as long, more on a remote disk
 _ALLOWED = (
@@ -85,6 +88,13 @@ def _prepare(builder: Any) -> None:
             f"not prepared in {builder.data_dir}, and preparing it needs TensorFlow: "
             "pip install 'harp_jax[prepare]'"
         )
+    # Said beforehand: how often TFDS tries a server is nothing that callers can set.
+    _LOGGER.info(
+        "preparing %s in %s: downloading it, once; TensorFlow Datasets tries a server that it"
+        " cannot reach for minutes before it gives up",
+        builder.name,
+        builder.data_dir,
+    )
     # The public bucket holds these sets as TFRecord alone: no use asking it.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:

@@ -151,7 +151,8 @@ def test_fashion_mnist_and_the_same_files_read_directly(tmp_path, monkeypatch):
     )
 
 
-def test_a_failed_preparation_says_why_and_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_preparation_says_why_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "harp_jax")
     point_to(monkeypatch, cifar.Cifar10, tmp_path / "nowhere.tar.gz")
     with pytest.raises(DataError) as caught:
         load("cifar10", data_dir=str(tmp_path / "data"), seed=0, validation_examples=0)
@@ -159,6 +160,9 @@ def test_a_failed_preparation_says_why_and_leaves_nothing_behind(tmp_path, monke
     assert text.startswith("data.name='cifar10': could not be prepared in")
     assert "nowhere.tar.gz" in text
     assert "\n" not in text
+    # What may take so long was said before it began.
+    (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("harp"))
+    assert said.startswith(f"preparing cifar10 in {tmp_path}/data/cifar10/")
     assert not list(tmp_path.glob("data/cifar10/3*"))
 
 
