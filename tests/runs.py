@@ -42,9 +42,10 @@ def digits(**fields: object) -> ConfigDict:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a command with so many virtual devices."""
+    """The environment of a command with so many virtual devices; it runs this checkout's code."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 
 
 def command(workdir: pathlib.Path | str, *arguments: str, config="configs/digits.py") -> list[str]:
