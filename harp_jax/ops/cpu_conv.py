@@ -12,12 +12,14 @@ All functions compute the exact sums, in another order. Spatial padding is (low,
 
 import functools
 import itertools
+import math
 from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from harp_jax.ops import winograd
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
@@ -29,6 +31,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # The native kernel computes at least a vector of output channels; up to here that is mostly waste.
 _FEW_OUTPUTS = 4
+# From so many channels on, as the harmonic sum of inputs and outputs, and from so many tiles on,
+# Winograd's transforms cost less than the multiplications that they save.
+_WINOGRAD_CHANNELS, _WINOGRAD_TILES = 40, 64
 # A kernel gradient takes so much of images and output gradients at a time, to keep them in cache;
 # the number of pieces is bounded because each is compiled by itself.
 _PIECE_BYTES = 2**20
@@ -40,7 +45,9 @@ def output_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
     return (size + sum(padding) - kernel) // stride + 1
 
 
-def forward(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
+def forward(
+    x: Features, w: Filters, strides: Pair, padding: Padding, *, plain: bool = False
+) -> Features:
     """Convolves images with filters.
 
     Args:
@@ -48,11 +55,14 @@ def forward(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feature
         w: filters.
         strides: step of the output along height and width.
         padding: zeros to add before and after, along height and width; negative values crop.
+        plain: compute the plain sums only, which round least.
 
     Returns:
         What `lax.conv_general_dilated` returns for the same arguments.
     """
     (_, height, width, inputs), (kh, kw, _, outputs) = x.shape, w.shape
+    if not plain and _winograd_pays(x, w.shape, strides, padding):
+        return winograd.forward(x, w, padding)
     if (kh, kw) == (1, 1):
         return _pointwise(x, w, strides, padding)
     if kh * kw > height * width:
@@ -65,7 +75,13 @@ def forward(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feature
 
 
 def input_gradient(
-    g: Features, w: Filters, size: Pair, strides: Pair, padding: Padding
+    g: Features,
+    w: Filters,
+    size: Pair,
+    strides: Pair,
+    padding: Padding,
+    *,
+    plain: bool = False,
 ) -> Features:
     """Gradient of the convolution with respect to its images.
 
@@ -79,18 +95,22 @@ def input_gradient(
         size: height and width of the images.
         strides: strides of the convolution.
         padding: padding of the convolution.
+        plain: as in `forward`.
 
     Returns:
         An array of the images' shape.
     """
     batch, *output, _ = g.shape
-    flipped = w[::-1, ::-1].transpose(0, 1, 3, 2)
     if strides == (1, 1):
         pads = [
             (k - 1 - p[0], n - o + p[0])
             for k, p, n, o in zip(w.shape[:2], padding, size, output, strict=True)
         ]
-        return forward(g, flipped, (1, 1), (pads[0], pads[1]))
+        if not plain and _winograd_pays(
+            g, (*w.shape[:2], *w.shape[:1:-1]), (1, 1), (pads[0], pads[1])
+        ):
+            return winograd.forward(g, w, (pads[0], pads[1]), adjoint=True)
+        return forward(g, _adjoint(w), (1, 1), (pads[0], pads[1]), plain=True)
     (sh, sw), inputs = strides, w.shape[2]
     rows, columns = (-(-(n + sum(p)) // s) for n, p, s in zip(size, padding, strides, strict=True))
 
@@ -99,8 +119,8 @@ def input_gradient(
         kh, kw = part.shape[:2]
         if kh * kw == 0:  # the stride steps over these pixels
             return jnp.zeros((batch, rows, columns, inputs), g.dtype)
-        part = part[::-1, ::-1].transpose(0, 1, 3, 2)
-        return forward(g, part, (1, 1), ((kh - 1, rows - output[0]), (kw - 1, columns - output[1])))
+        pads = (kh - 1, rows - output[0]), (kw - 1, columns - output[1])
+        return forward(g, _adjoint(part), (1, 1), pads, plain=True)
 
     phases = [jnp.stack([phase(a, b) for b in range(sw)], axis=3) for a in range(sh)]
     whole = jnp.stack(phases, axis=2).reshape(batch, rows * sh, columns * sw, inputs)
@@ -109,7 +129,13 @@ def input_gradient(
 
 
 def kernel_gradient(
-    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
+    x: Features,
+    g: Features,
+    kernel: Pair,
+    strides: Pair,
+    padding: Padding,
+    *,
+    plain: bool = False,
 ) -> Filters:
     """Gradient of the convolution with respect to its filters.
 
@@ -119,16 +145,15 @@ def kernel_gradient(
         kernel: height and width of the filters.
         strides: strides of the convolution.
         padding: padding of the convolution.
+        plain: as in `forward`.
 
     Returns:
         An array of the filters' shape.
     """
-    (batch, height, width, inputs), outputs, (kh, kw) = x.shape, g.shape[-1], kernel
-    if kh * kw > height * width:
-        filters = jax.ShapeDtypeStruct((kh, kw, inputs, outputs), x.dtype)
-        (gradient,) = jax.linear_transpose(lambda w: _tiny(x, w, strides, padding), filters)(g)
-        return gradient
-    if kernel == (1, 1) or strides != (1, 1):
+    (batch, height, width, inputs), (kh, kw) = x.shape, kernel
+    if not plain and _winograd_pays(x, (*kernel, inputs, g.shape[3]), strides, padding):
+        return winograd.kernel_gradient(x, g, padding)
+    if kernel == (1, 1) or strides != (1, 1) or kh * kw > height * width:
         return _kernel_gradient_by_taps(x, g, kernel, strides, padding)
     pieces = min(max(4 * (x.size + g.size) // _PIECE_BYTES, 1), _MAX_PIECES, batch)
     bounds = [batch * i // pieces for i in range(pieces + 1)]
@@ -137,6 +162,31 @@ def kernel_gradient(
         for low, high in itertools.pairwise(bounds)
     )
     return functools.reduce(jnp.add, parts)
+
+
+def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding: Padding) -> bool:
+    """Whether Winograd's form computes this convolution faster than the plain sums."""
+    batch, *size, _ = x.shape
+    kh, kw, inputs, outputs = filters
+    if (kh, kw, *strides) != (winograd.TAPS, winograd.TAPS, 1, 1):
+        return False
+    counts = [output_size(n, winograd.TAPS, 1, p) for n, p in zip(size, padding, strict=True)]
+    tiles = math.prod(map(winograd.tiles, counts))
+    filled = math.prod(counts) / (tiles * winograd.OUTPUTS**2)
+    return (
+        inputs * outputs * filled >= _WINOGRAD_CHANNELS * (inputs + outputs)
+        and batch * tiles >= _WINOGRAD_TILES
+    )
+
+
+def _adjoint(w: Filters) -> Filters:
+    """The filters of the transposed convolution: turned by 180 degrees, inputs and outputs swapped.
+
+    The rows are put together one by one because the compiler moves a concatenation out of an
+    attack's loop, and with it all that leads to it, but not a reversal and a transposition.
+    """
+    turned = w[:, ::-1].transpose(0, 1, 3, 2)
+    return jnp.concatenate([turned[i : i + 1] for i in reversed(range(len(w)))])
 
 
 def _pad(x: Features, padding: Padding) -> Array:
@@ -155,27 +205,33 @@ def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 
 
 def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """One matrix product per output pixel, over the pixels that are really there."""
-    batch, outputs = x.shape[0], w.shape[3]
-    rows, columns = (
-        [_window(o, s, k, p[0], n) for o in range(output_size(n, k, s, p))]
-        for n, k, s, p in zip(x.shape[1:3], w.shape[:2], strides, padding, strict=True)
-    )
-    pixels = []
-    for taps_y, pixels_y in rows:
-        for taps_x, pixels_x in columns:
-            seen = x[:, pixels_y, pixels_x].reshape(batch, -1)
-            met = w[taps_y, taps_x].reshape(-1, outputs)
-            pixels.append(seen @ met if len(met) else jnp.zeros((batch, outputs), x.dtype))
-    return jnp.stack(pixels, axis=1).reshape(batch, len(rows), len(columns), outputs)
+    """One matrix product from all pixels to all pixels.
+
+    Few images meet a large matrix, which the compiler multiplies two to three times faster from the
+    left than from the right.
+    """
+    (batch, height, width, _), outputs = x.shape, w.shape[3]
+    rows = output_size(height, w.shape[0], strides[0], padding[0])
+    columns = output_size(width, w.shape[1], strides[1], padding[1])
+    matrix = _matrix(w, (height, width), (rows, columns), strides, padding)
+    return (matrix @ x.reshape(batch, -1).T).T.reshape(batch, rows, columns, outputs)
 
 
-def _window(position: int, stride: int, kernel: int, low: int, size: int) -> tuple[slice, slice]:
-    """The filter taps that meet the image at an output position, and the pixels they meet."""
-    start = position * stride - low
-    first = min(max(-start, 0), kernel)
-    last = max(min(kernel, size - start), first)
-    return slice(first, last), slice(start + first, start + last)
+def _matrix(w: Filters, size: Pair, output: Pair, strides: Pair, padding: Padding) -> Array:
+    """The matrix of the convolution: flattened outputs x flattened images."""
+    kh, kw, inputs, outputs = w.shape
+    nothing = jnp.zeros((outputs, inputs), w.dtype)
+
+    def block(o: int, p: int, y: int, x: int) -> Array:
+        i, j = y + padding[0][0] - o * strides[0], x + padding[1][0] - p * strides[1]
+        return w[i, j].T if 0 <= i < kh and 0 <= j < kw else nothing
+
+    pixels = list(itertools.product(*map(range, size)))
+    rows = [
+        jnp.concatenate([block(*place, *pixel) for pixel in pixels], axis=1)
+        for place in itertools.product(*map(range, output))
+    ]
+    return jnp.concatenate(rows)
 
 
 def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
@@ -214,20 +270,30 @@ def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Fea
 def _kernel_gradient_by_taps(
     x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
 ) -> Filters:
-    """One product per filter tap, of the output gradient with the pixels the tap meets."""
-    (kh, kw), (sh, sw), (rows, columns) = kernel, strides, g.shape[1:3]
+    """One product per filter tap, of the output gradient with the pixels that the tap meets."""
     inputs, outputs = x.shape[3], g.shape[3]
-    x, g = _pad(x, padding), g.reshape(-1, outputs)
+    rows, columns = (
+        [_met(tap, s, p[0], n, o) for tap in range(k)]
+        for k, s, p, n, o in zip(kernel, strides, padding, x.shape[1:3], g.shape[1:3], strict=True)
+    )
     products = [
         lax.dot_general(
-            _strided(_strided(x, 1, i, rows, sh), 2, j, columns, sw).reshape(-1, inputs),
-            g,
+            x[:, pixels_y, pixels_x].reshape(-1, inputs),
+            g[:, outputs_y, outputs_x].reshape(-1, outputs),
             (((0,), (0,)), ((), ())),
         )
-        for i in range(kh)
-        for j in range(kw)
+        for outputs_y, pixels_y in rows
+        for outputs_x, pixels_x in columns
     ]
-    return jnp.stack(products).reshape(kh, kw, inputs, outputs)
+    return jnp.stack(products).reshape(*kernel, inputs, outputs)
+
+
+def _met(tap: int, stride: int, low: int, size: int, count: int) -> tuple[slice, slice]:
+    """Along one axis, the outputs whose tap meets a pixel that is there, and those pixels."""
+    first = max(-(-(low - tap) // stride), 0)
+    last = max(min((size - 1 + low - tap) // stride + 1, count), first)
+    start = tap - low + first * stride
+    return slice(first, last), slice(start, start + (last - first) * stride, stride)
 
 
 def _kernel_gradient_by_convolution(

@@ -18,8 +18,8 @@ def max_pool(
 ) -> Array:
     """`flax.linen.max_pool`, with another gradient where 2x2 pooling runs on a CPU.
 
-    It serves windows and strides of 2x2 over batches of images of even size and any padding that
-    adds nothing; everything else, and every other platform, gets `flax.linen.max_pool`. Where
+    It serves windows and strides of 2x2 over batches of images with any padding that adds
+    nothing; everything else, and every other platform, gets `flax.linen.max_pool`. Where
     pixels tie, the first one (row by row) receives the gradient, on every platform. Where it
     serves, on any platform, only reverse-mode differentiation works.
 
@@ -34,8 +34,9 @@ def max_pool(
     """
     window_shape = tuple(window_shape)
     strides = None if strides is None else tuple(strides)
+    even = x.ndim == 4 and x.shape[1] % 2 == x.shape[2] % 2 == 0
     if isinstance(padding, str):
-        unpadded = padding in ("SAME", "VALID")
+        unpadded = padding == "VALID" or (padding == "SAME" and even)
     else:
         unpadded = all(tuple(pad) == (0, 0) for pad in padding)
     if (
@@ -43,7 +44,7 @@ def max_pool(
         and unpadded
         and x.ndim == 4
         and x.dtype == jnp.float32
-        and x.shape[1] % 2 == x.shape[2] % 2 == 0
+        and min(x.shape[1:3]) >= 2
         and 0 not in x.shape
     ):
         return _pool(x)
@@ -56,8 +57,9 @@ def _native(x: Array) -> Array:
 
 
 def _corners(x: Array) -> list[Array]:
-    """The four pixels of each window, row by row."""
-    return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    """The four pixels of each whole window, row by row."""
+    bottom, right = (size - size % 2 for size in x.shape[1:3])
+    return [x[:, i:bottom:2, j:right:2] for i in (0, 1) for j in (0, 1)]
 
 
 def _pool_cpu(x: Array) -> Array:
@@ -74,7 +76,10 @@ def _gradient_cpu(x: Array, y: Array, g: Array) -> Array:
         taken |= wins
         parts.append(jnp.where(wins, g, jnp.zeros((), g.dtype)))
     halves = [jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)]
-    return jnp.stack(halves, axis=2).reshape(batch, 2 * rows, 2 * columns, channels)
+    gradient = jnp.stack(halves, axis=2).reshape(batch, 2 * rows, 2 * columns, channels)
+    rest = [(0, size - 2 * windows) for size, windows in zip(x.shape, y.shape, strict=True)]
+    rest[0] = rest[3] = (0, 0)
+    return jnp.pad(gradient, rest)
 
 
 @jax.custom_vjp

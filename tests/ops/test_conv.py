@@ -15,6 +15,13 @@ from harp_jax import ops
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+@pytest.fixture(autouse=True)
+def default_precision():
+    """What users get; the other tests ask for the highest."""
+    with jax.default_matmul_precision("default"):
+        yield
+
+
 def operands(images, filters, seed=0):
     # NumPy's numbers: JAX would compile a generator for every shape.
     random = np.random.default_rng(seed)
@@ -68,6 +75,9 @@ CASES = {
     "down-same": ((3, 10, 13, 8), (3, 3, 8, 6), (2, 2), "SAME"),
     "stem": ((2, 32, 30, 3), (7, 7, 3, 16), (2, 2), ((3, 3), (3, 3))),
     "stem-gray": ((2, 15, 18, 1), (5, 5, 1, 6), (2, 3), ((2, 2), (1, 0))),
+    # Wide layers, in Winograd's form: whole tiles, and tiles that hang over.
+    "wide": ((16, 8, 8, 80), (3, 3, 80, 96), (1, 1), "SAME"),
+    "wide-odd": ((6, 11, 14, 128), (3, 3, 128, 112), (1, 1), ((2, 0), (1, 3))),
     # Shapes beyond the networks.
     "valid": ((3, 9, 8, 5), (3, 2, 5, 6), (1, 1), "VALID"),
     "uneven": ((3, 9, 8, 5), (3, 4, 5, 6), (2, 1), ((2, 0), (0, 3))),
@@ -84,7 +94,33 @@ def test_value_and_gradients(case):
     images, filters, strides, padding = case
     arguments = operands(images, filters)
     ours, native = (jax.jit(with_gradients(f)) for f in pair(strides, padding))
-    assert_same(ours(*arguments), native(*arguments))
+    # Winograd's form of the wide layers rounds more.
+    assert_same(ours(*arguments), native(*arguments), 1e-5 if filters[2] >= 80 else 5e-6)
+
+
+def test_wide_layers_are_winograds_unless_the_highest_precision_is_asked_for():
+    images, filters, strides, padding = CASES["wide"]
+    x, w = operands(images, filters)
+    exact = with_gradients(pair(strides, padding)[1])
+    with jax.enable_x64(True):
+        exact = jax.device_get(jax.jit(exact)(np.float64(x), np.float64(w)))
+
+    def run(function):
+        function = with_gradients(function)
+        actual = jax.device_get(jax.jit(function)(x, w))
+        errors = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), actual, exact)
+        return convolutions(function, (x, w), "cpu"), max(errors)
+
+    ours, native = pair(strides, padding)
+    highest, _ = pair(strides, padding, precision=lax.Precision.HIGHEST)
+    count, error = run(ours)
+    assert count == 0
+    assert error < 1e-5
+    _, plain_error = run(native)
+    for function in (highest, jax.default_matmul_precision("highest")(ours)):
+        count, error = run(function)
+        assert count >= 3
+        assert error < 2 * plain_error
 
 
 def test_strided_gradient_on_a_tiny_image_by_hand():

@@ -29,9 +29,18 @@ def assert_equal(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME", ((0, 0), (0, 0))])
-def test_pairs_of_rows_and_columns(padding):
-    x = normal((3, 6, 8, 5))
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [
+        ((3, 6, 8, 5), "VALID"),
+        ((3, 6, 8, 5), "SAME"),
+        ((3, 7, 9, 5), ((0, 0), (0, 0))),
+        ((3, 6, 3, 5), "VALID"),
+    ],
+    ids=["even", "same", "odd", "odd-width"],
+)
+def test_pairs_of_rows_and_columns(shape, padding):
+    x = normal(shape)
     arguments = (2, 2), (2, 2), padding
     assert_equal(
         jax.jit(with_gradient(ops.max_pool, *arguments))(x),
@@ -72,7 +81,7 @@ def test_inside_vmap_loop_and_pmap():
 @pytest.mark.parametrize(
     ("shape", "arguments"),
     [
-        ((2, 7, 8, 3), ((2, 2), (2, 2))),
+        ((2, 1, 8, 3), ((2, 2), (2, 2))),
         ((2, 8, 7, 3), ((2, 2), (2, 2), "SAME")),
         ((2, 8, 8, 3), ((3, 3), (2, 2), "SAME")),
         ((2, 8, 8, 3), ((2, 2),)),
@@ -82,8 +91,8 @@ def test_inside_vmap_loop_and_pmap():
         ((0, 8, 8, 3), ((2, 2), (2, 2))),
     ],
     ids=[
-        "odd-height",
-        "odd-width",
+        "one-row",
+        "odd-width-padded",
         "window-3",
         "stride-1",
         "padded",
