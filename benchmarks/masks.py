@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.workload import IMAGE_SHAPES
 from harp_jax import models
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights, weight_mask
 
-IMAGE_SHAPES = {"cnn": (28, 28, 1), "vgg16_bn": (32, 32, 3)}
+NETWORKS = sorted(models.MODELS.keys() & IMAGE_SHAPES)
 
 
 def sorted_mask(scores: jax.Array, rate: jax.Array) -> jax.Array:
@@ -48,7 +49,7 @@ def seconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=sorted(IMAGE_SHAPES), default="vgg16_bn")
+    parser.add_argument("--network", choices=NETWORKS, default="vgg16_bn")
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -1,0 +1,123 @@
+"""Start-up and memory of one side, in a process that does nothing else.
+
+    python -m benchmarks.first_step --side harp_jax --network cnn --batch 128
+
+Prints one line of JSON: seconds of importing, of setting up, of the first and of the second step,
+and the process' peak memory in MiB. JAX keeps compiled programs where its own environment variable
+JAX_COMPILATION_CACHE_DIR says; `measure` runs all this from another process.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+from benchmarks import workload
+
+SIDES = ("harp_jax", "torch")
+
+
+def measure(
+    side: str,
+    network: str,
+    batch: int,
+    attack_steps: int,
+    *,
+    prune: bool,
+    memory_format: str = "contiguous",
+    cache: str | None = None,
+) -> dict[str, float]:
+    """Runs this module in a process of its own.
+
+    Args:
+        side: One of `SIDES`.
+        network: Name of the network.
+        batch: Number of images.
+        attack_steps: Steps of PGD.
+        prune: A `harp` prune step instead of a plain one.
+        memory_format: PyTorch's.
+        cache: Folder of JAX' compiled programs; None for no cache.
+
+    Returns:
+        What that process prints.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    command = [sys.executable, "-m", "benchmarks.first_step", f"--side={side}"]
+    command += [f"--network={network}", f"--batch={batch}", f"--steps={attack_steps}"]
+    command += [f"--format={memory_format}"] + ["--prune"] * prune
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    if cache is not None:
+        # As `harp_jax.main` keeps programs: all of them, however small and fast to compile.
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    return json.loads(printed)
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process so far, in MiB."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss outlives exec: a child would begin with the size of the process it came from.
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
+    """The side's step and the moment its imports were done."""
+    batch = workload.random_batch(options.network, options.batch)
+    if side == "harp_jax":
+        from benchmarks.jax_step import JaxStep
+
+        imported = time.perf_counter()
+        return JaxStep(options.network, batch, options.steps, prune=options.prune), imported
+    from benchmarks.torch_step import TorchStep, use_all_cores
+
+    imported = time.perf_counter()
+    use_all_cores()
+    step = TorchStep(
+        options.network, batch, options.steps, prune=options.prune, memory_format=options.format
+    )
+    return step, imported
+
+
+def main() -> None:
+    """Prints the line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--side", choices=SIDES, required=True)
+    parser.add_argument("--network", choices=sorted(workload.IMAGE_SHAPES), required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
+    parser.add_argument("--prune", action="store_true", help="a harp prune step")
+    parser.add_argument("--format", default="contiguous", help="PyTorch's memory format")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    step, imported = make_step(options.side, options)
+    set_up = time.perf_counter()
+    first, second = step.seconds(), step.seconds()
+    numbers = {
+        "import_s": imported - started,
+        "set_up_s": set_up - imported,
+        "first_step_s": first,
+        "second_step_s": second,
+        "peak_memory_mib": peak_memory(),
+    }
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The training step of harp_jax, and what its networks are made of."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import workload
+from harp_jax import models
+from harp_jax.attacks import PGD
+from harp_jax.data import to_unit
+from harp_jax.pruning.compression import add_compression_gradient
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
+from harp_jax.training import optim, parallel
+from harp_jax.training import state as train_state
+from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.types import Variables
+
+STEPS_PER_EPOCH = 390
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer with the BatchNorm that follows it.
+
+    Attributes:
+        path: Path of the layer in `params`.
+        norm: Path of its BatchNorm, or None.
+        multiply_adds: For one image, every tap counted, those on the padding too.
+    """
+
+    path: Path
+    norm: Path | None
+    multiply_adds: int
+
+
+def image_like(network: str) -> jax.Array:
+    """An empty batch of one image."""
+    return jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
+
+
+def create(network: str) -> tuple[nn.Module, Variables]:
+    """A network with its initial variables, always the same."""
+    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
+    return model, jax.jit(model.init)(jax.random.key(0), image_like(network))
+
+
+def pruned(variables: Variables) -> dict[str, Any]:
+    """The variables with scores and rates as pruning begins."""
+    rates = dict.fromkeys(parameter_costs(variables["params"]), workload.START_RATE)
+    return make_prunable(variables, rates, workload.MINIMUM, "weight")
+
+
+def layers(network: str) -> list[Layer]:
+    """The network's layers in the order of their calls, from an abstract forward pass."""
+    calls: list[tuple[Path, Any]] = []
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            calls.append((context.module.path, output))
+        return output
+
+    model = models.create(network, workload.CLASSES)
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(model.init, jax.random.key(0), image_like(network))
+    params = leaves_by_path(variables["params"])
+    found: list[Layer] = []
+    for path, output in calls:
+        if (*path, "kernel") in params:
+            *taps, _ = params[*path, "kernel"].shape
+            found.append(Layer(path, None, output.size * math.prod(taps)))
+        elif (*path, "scale") in params:
+            found[-1] = found[-1]._replace(norm=path)
+    return found
+
+
+def step_operations(network: str, batch: int, attack_steps: int) -> int:
+    """Floating-point operations of a training step in convolutions and dense layers.
+
+    Each step of the attack needs a forward pass and the gradient of the inputs; the training pass
+    also that of the kernels, but not that of the images.
+    """
+    counts = [layer.multiply_adds for layer in layers(network)]
+    passes = (2 * attack_steps + 3) * sum(counts) - counts[0]
+    return 2 * batch * passes
+
+
+def layer_arrays(network: str, variables: Variables) -> list[dict[str, np.ndarray]]:
+    """The arrays of every layer in the order of their calls.
+
+    Args:
+        network: Its name.
+        variables: 'params' and 'batch_stats'.
+
+    Returns:
+        Per layer: 'kernel' (HWIO or `[in, out]`), 'bias' if it has one, and with a BatchNorm
+        'norm_scale', 'norm_bias', 'norm_mean', 'norm_var'.
+    """
+    params, stats = (leaves_by_path(variables[name]) for name in ("params", "batch_stats"))
+    found = []
+    for path, norm, _ in layers(network):
+        leaves = {name: params.get((*path, name)) for name in ("kernel", "bias")}
+        if norm is not None:
+            leaves |= {f"norm_{name}": params[*norm, name] for name in ("scale", "bias")}
+            leaves |= {f"norm_{name}": stats[*norm, name] for name in ("mean", "var")}
+        found.append({name: np.asarray(leaf) for name, leaf in leaves.items() if leaf is not None})
+    return found
+
+
+def logits(network: str, variables: Variables, images: np.ndarray) -> np.ndarray:
+    """Logits in inference mode of uint8 images, with or without masks."""
+    model = models.create(network, workload.CLASSES)
+    forward = jax.jit(lambda variables, x: model.apply(bake(variables), x, train=False))
+    return np.asarray(forward(variables, to_unit(jnp.asarray(images))))
+
+
+class JaxStep:
+    """The compiled training step of one mode and the state that it moves along."""
+
+    def __init__(
+        self, network: str, batch: dict[str, np.ndarray], attack_steps: int, *, prune: bool
+    ):
+        model, variables = create(network)
+        mode, gradient = "pretrain", None
+        if prune:
+            mode, variables = "harp", pruned(variables)
+            sizes = tree_of_leaves(parameter_costs(variables["params"]))
+            gradient = add_compression_gradient(
+                sizes, workload.TARGET, workload.MINIMUM, workload.GAMMA, STEPS_PER_EPOCH
+            )
+        optimizer = optim.optimizer(
+            lambda _: workload.LEARNING_RATE, workload.MOMENTUM, workload.WEIGHT_DECAY, gradient
+        )
+        step = make_train_step(
+            model,
+            OBJECTIVES["pgd"],
+            PGD(workload.EPSILON, workload.STEP_SIZE, attack_steps),
+            optimizer,
+            mode,
+            lambda images, keys: to_unit(images),
+            STEPS_PER_EPOCH,
+        )
+        devices = parallel.local_devices(1)
+        self.state = parallel.replicate(train_state.create(variables, mode, optimizer, 0), devices)
+        self.batch = {name: array[None] for name, array in batch.items()}
+        self.step = parallel.parallel(step, devices, donate_argnums=(0,))
+
+    def seconds(self) -> float:
+        """Wall time of one step."""
+        started = time.perf_counter()
+        self.state = jax.block_until_ready(self.step(self.state, self.batch))
+        return time.perf_counter() - started

@@ -1,0 +1,327 @@
+"""harp_jax's adversarial training steps, plain and pruning, against PyTorch's, in one run.
+
+    python -m benchmarks.train_step --networks cnn vgg16_bn resnet18 --rounds 5
+    python -m benchmarks.train_step --sides harp_jax --networks cnn   # what pruning costs
+
+A step is PGD-10 with the network in inference mode, a forward and backward pass in training mode,
+and SGD with momentum and weight decay. The plain step trains weights; the prune step trains scores
+and rates: harp_jax computes the masks once a step, PyTorch, as the authors, by a full sort in every
+forward pass. PyTorch attacks with gradients of the images alone, updates with its fused SGD, and
+counts with the faster of its memory formats; its side needs `pip install -e '.[benchmarks]'`.
+
+Before anything is timed the networks of both sides have to give the same logits for the same
+weights. Each round times one step of every variant, one right after the other, so that a machine
+that slows down slows all; ratios are medians over the rounds of ratios within a round. Start-up and
+memory are measured in processes of their own (`benchmarks.first_step`). The machine's peak is the
+best of PyTorch's and JAX' matrix products and PyTorch's convolution, in this process.
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import first_step, jax_step, workload
+from benchmarks.jax_step import JaxStep
+from harp_jax import models
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "train_step.json"
+KINDS = ("plain", "prune")
+PACKAGES = ("harp_jax", "jax", "jaxlib", "flax", "numpy", "torch")
+LOGITS_TOLERANCE = 1e-4  # of the largest logit
+Seconds = Callable[[], float]
+
+
+def say(text: str) -> None:
+    """Progress, apart from the tables."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine_peak(sides: list[str], repeats: int = 8) -> dict[str, float]:
+    """GFLOP/s of the fastest of `repeats` runs of each large product.
+
+    Args:
+        sides: Of 'harp_jax' and 'torch', those to measure.
+        repeats: Runs of each.
+
+    Returns:
+        GFLOP/s by name.
+    """
+    size = 3000
+    product = jax.jit(jnp.matmul)
+    matrix = jnp.ones((size, size), jnp.float32)
+    runs: dict[str, tuple[int, Callable[[], Any]]] = {
+        "jax matmul": (2 * size**3, lambda: jax.block_until_ready(product(matrix, matrix)))
+    }
+    if "torch" in sides:
+        from benchmarks.torch_step import large_products
+
+        runs |= large_products(size)
+    for _, run in runs.values():
+        run()
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, (_, run) in runs.items():
+            started = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return {name: operations / best[name] / 1e9 for name, (operations, _) in runs.items()}
+
+
+def check_same_network(network: str, batch: Mapping[str, np.ndarray], steps: Mapping[str, Any]):
+    """Compares the logits of PyTorch's steps, before their first, with those of harp_jax.
+
+    Raises:
+        ValueError: if they differ: then there is nothing to compare.
+    """
+    _, variables = jax_step.create(network)
+    for kind in KINDS:
+        ours = jax_step.pruned(variables) if kind == "prune" else variables
+        expected = jax_step.logits(network, ours, batch["images"])
+        for name, step in steps.items():
+            if name.startswith(f"torch {kind}"):
+                error = np.abs(step.logits() - expected).max() / np.abs(expected).max()
+                say(f"{network}, {name}: logits within {error:.1e} of harp_jax's")
+                if not error < LOGITS_TOLERANCE:
+                    raise ValueError(f"{network}, {name}: logits differ by {error:.1e}")
+
+
+def make_steps(network: str, batch: dict[str, np.ndarray], options: Any) -> dict[str, Any]:
+    """The steps to time, by name: '<side> <kind>' and for PyTorch the memory format."""
+    steps: dict[str, Any] = {
+        f"harp_jax {kind}": JaxStep(network, batch, options.steps, prune=kind == "prune")
+        for kind in KINDS
+    }
+    if "torch" not in options.sides:
+        return steps
+    from benchmarks.torch_step import FORMATS, TorchStep
+
+    _, variables = jax_step.create(network)
+    arrays = jax_step.layer_arrays(network, variables)
+    wanted = [(kind, layout, False) for kind in KINDS for layout in FORMATS]
+    wanted += [("plain", layout, True) for layout in FORMATS if options.compile]
+    for kind, layout, compiled in wanted:
+        steps[f"torch {kind} {layout}" + " compiled" * compiled] = TorchStep(
+            network,
+            batch,
+            options.steps,
+            prune=kind == "prune",
+            memory_format=layout,
+            compiled=compiled,
+            arrays=arrays,
+        )
+    check_same_network(network, batch, steps)
+    return steps
+
+
+def warm_up(network: str, steps: dict[str, Any]) -> dict[str, str]:
+    """Runs every step twice; drops those that `torch.compile` cannot run and says why."""
+    failures = {}
+    for name, step in list(steps.items()):
+        try:
+            say(f"{network}, {name}: first steps {step.seconds():.2f} s, {step.seconds():.2f} s")
+        except Exception as error:
+            if not name.endswith("compiled"):
+                raise
+            failures[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            say(f"{network}, {name}: {failures[name]}")
+            del steps[name]
+    return failures
+
+
+def time_rounds(network: str, steps: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every step by name, one in each round; every other round runs backwards."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds):
+        for name in list(steps)[:: -1 if number % 2 else 1]:
+            times[name].append(steps[name].seconds())
+        row = ", ".join(f"{name} {column[-1]:.3f}" for name, column in times.items())
+        say(f"{network}, round {number + 1}: {row}")
+    return times
+
+
+def fastest(times: Mapping[str, list[float]], prefix: str, *, eager: bool = False) -> str | None:
+    """Name of the step with the smallest median among those that begin so, if there are any."""
+    names = [name for name in times if name.startswith(prefix)]
+    names = [name for name in names if not (eager and name.endswith("compiled"))]
+    return min(names, key=lambda name: statistics.median(times[name]), default=None)
+
+
+def ratios(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Medians and extremes over the rounds of the ratios within a round, by what is compared.
+
+    PyTorch enters with its fastest step of each kind; what pruning costs it is told by the eager
+    ones alone, since only the plain step is ever compiled.
+    """
+    pairs: list[tuple[str | None, str | None]] = [
+        (fastest(times, f"torch {kind}"), f"harp_jax {kind}") for kind in KINDS
+    ]
+    for side in first_step.SIDES:
+        plain, prune = (fastest(times, f"{side} {kind}", eager=True) for kind in KINDS)
+        pairs.append((prune, plain))
+    found = {}
+    for above, below in pairs:
+        if above is not None and below is not None:
+            values = [a / b for a, b in zip(times[above], times[below], strict=True)]
+            found[f"{above} / {below}"] = {
+                "median": statistics.median(values),
+                "min": min(values),
+                "max": max(values),
+            }
+    return found
+
+
+def start_ups(network: str, batch: int, options: Any, names: list[str]) -> dict[str, Any]:
+    """`first_step.measure` of the named steps: 'cold', and for harp_jax 'warm' from its cache."""
+    found: dict[str, Any] = {}
+    for name in names:
+        side, kind, *layout = name.split()
+        arguments: Any = (side, network, batch, options.steps)
+        keywords: Any = {"prune": kind == "prune"}
+        if side == "torch":
+            keywords["memory_format"] = layout[0]
+            found[name] = {"cold": first_step.measure(*arguments, **keywords)}
+        else:
+            with tempfile.TemporaryDirectory() as cache:
+                found[name] = {
+                    start: first_step.measure(*arguments, cache=cache, **keywords)
+                    for start in ("cold", "warm")
+                }
+        say(f"{network}, {name}: {found[name]}")
+    return found
+
+
+def measure(network: str, options: Any, peak: float) -> dict[str, Any]:
+    """All numbers of one network, as they stand in the JSON file."""
+    size = options.batch or workload.BATCHES[network]
+    batch = workload.random_batch(network, size)
+    operations = jax_step.step_operations(network, size, options.steps)
+    steps = make_steps(network, batch, options)
+    failures = warm_up(network, steps)
+    times = time_rounds(network, steps, options.rounds)
+    del steps
+    kinds = [f"{side} {kind}" for kind in KINDS for side in options.sides]
+    starting = [name for kind in kinds if (name := fastest(times, kind, eager=True))]
+    best = [fastest(times, kind) for kind in kinds]
+    rows = {}
+    for name, column in times.items():
+        median = statistics.median(column)
+        rows[name] = {
+            "fastest_of_its_kind": name in best,
+            "seconds": {"median": median, "min": min(column), "max": max(column), "all": column},
+            "images_per_second": size / median,
+            "gflop_per_second": operations / median / 1e9,
+            "share_of_peak": operations / median / 1e9 / peak,
+        }
+    return {
+        "batch": size,
+        "rounds": options.rounds,
+        "attack_steps": options.steps,
+        "operations_per_step": operations,
+        "steps": rows,
+        "failed": failures,
+        "ratios": ratios(times),
+        "first_steps": start_ups(network, size, options, starting),
+    }
+
+
+def table(network: str, result: Mapping[str, Any]) -> str:
+    """A network's numbers as aligned lines; * marks the fastest step of each side and kind.
+
+    'cold' and 'warm' are the first step, without and with JAX' cache of compiled programs, each
+    with the peak memory of its process.
+    """
+    heads = ("s/step", "images/s", "GFLOP/s", "of peak", "cold, s", "MiB", "warm, s", "MiB")
+    title = f"{network}, batch {result['batch']}, PGD-{result['attack_steps']}"
+    lines = [f"{title:40}" + "".join(f"{head:>10}" for head in heads)]
+    for name, row in result["steps"].items():
+        cells = [
+            f"{row['seconds']['median']:.3f}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['gflop_per_second']:.1f}",
+            f"{row['share_of_peak']:.0%}",
+        ]
+        for start in result["first_steps"].get(name, {}).values():
+            cells += [f"{start['first_step_s']:.2f}", f"{start['peak_memory_mib']:.0f}"]
+        mark = " *" if row["fastest_of_its_kind"] else ""
+        lines.append(f"{name + mark:40}" + "".join(f"{cell:>10}" for cell in cells))
+    lines += [f"{name:40}  failed: {reason}" for name, reason in result["failed"].items()]
+    for name, ratio in result["ratios"].items():
+        extremes = f"({ratio['min']:.2f} to {ratio['max']:.2f})"
+        lines.append(f"  {name:64} {ratio['median']:6.2f} {extremes}")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    information = pathlib.Path("/proc/cpuinfo")
+    found = information.exists() and re.search(r"model name\s*: (.*)", information.read_text())
+    return found[1] if found else jax.devices()[0].device_kind
+
+
+def versions(sides: list[str]) -> dict[str, str]:
+    """Versions of the packages that take part."""
+    names = [name for name in PACKAGES if name != "torch" or "torch" in sides]
+    return {name: metadata.version(name) for name in names}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    networks = sorted(models.MODELS.keys() & workload.IMAGE_SHAPES)
+    parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
+    parser.add_argument(
+        "--sides", nargs="+", choices=first_step.SIDES, default=list(first_step.SIDES)
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="images; by default the network's own number")
+    parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile too")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds={options.rounds}: at least 1 is needed")
+    if "torch" in options.sides and importlib.util.find_spec("torch") is None:
+        parser.error("--sides torch: PyTorch is missing, pip install -e '.[benchmarks]' brings it")
+    return options
+
+
+def main() -> None:
+    """Prints a table for each network and writes all numbers."""
+    options = parse()
+    if "torch" in options.sides:
+        from benchmarks.torch_step import use_all_cores
+
+        use_all_cores()
+    peaks = machine_peak(options.sides)
+    results: dict[str, Any] = {
+        "processor": processor(),
+        "cores": workload.cores(),
+        "versions": versions(options.sides),
+        "peak_gflop_per_second": peaks,
+        "networks": {},
+    }
+    shown = ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
+    print(f"{results['processor']}, {results['cores']} cores; peak GFLOP/s: {shown}", flush=True)
+    for network in options.networks:
+        result = measure(network, options, max(peaks.values()))
+        results["networks"][network] = result
+        print("\n" + table(network, result), flush=True)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
