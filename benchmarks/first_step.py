@@ -31,6 +31,7 @@ def measure(
     *,
     prune: bool,
     memory_format: str = "contiguous",
+    devices: int | None = None,
     cache: str | None = None,
 ) -> dict[str, float]:
     """Runs this module in a process of its own.
@@ -42,6 +43,7 @@ def measure(
         attack_steps: Steps of PGD.
         prune: A `harp` prune step instead of a plain one.
         memory_format: PyTorch's.
+        devices: XLA devices of harp_jax; one for each core if None.
         cache: Folder of JAX' compiled programs; None for no cache.
 
     Returns:
@@ -53,6 +55,7 @@ def measure(
     command = [sys.executable, "-m", "benchmarks.first_step", f"--side={side}"]
     command += [f"--network={network}", f"--batch={batch}", f"--steps={attack_steps}"]
     command += [f"--format={memory_format}"] + ["--prune"] * prune
+    command += [f"--devices={devices}"] * (devices is not None)
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
         # As `harp_jax.main` keeps programs: all of them, however small and fast to compile.
@@ -82,7 +85,9 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
     batch = workload.random_batch(options.network, options.batch)
     if side == "harp_jax":
         from benchmarks.jax_step import JaxStep
+        from harp_jax.training import parallel
 
+        parallel.one_device_per_core([options.batch], options.devices)
         imported = time.perf_counter()
         return JaxStep(options.network, batch, options.steps, prune=options.prune), imported
     from benchmarks.torch_step import TorchStep, use_all_cores
@@ -103,6 +108,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
     parser.add_argument("--prune", action="store_true", help="a harp prune step")
+    parser.add_argument("--devices", type=int, help="of harp_jax; by default one for each core")
     parser.add_argument("--format", default="contiguous", help="PyTorch's memory format")
     options = parser.parse_args()
     started = time.perf_counter()

@@ -146,9 +146,11 @@ class JaxStep:
             lambda images, keys: to_unit(images),
             STEPS_PER_EPOCH,
         )
-        devices = parallel.local_devices(1)
+        devices = parallel.local_devices()
         self.state = parallel.replicate(train_state.create(variables, mode, optimizer, 0), devices)
-        self.batch = {name: array[None] for name, array in batch.items()}
+        self.batch = {
+            name: array.reshape(len(devices), -1, *array.shape[1:]) for name, array in batch.items()
+        }
         self.step = parallel.parallel(step, devices, donate_argnums=(0,))
 
     def seconds(self) -> float:

@@ -36,6 +36,7 @@ import numpy as np
 from benchmarks import first_step, jax_step, workload
 from benchmarks.jax_step import JaxStep
 from harp_jax import models
+from harp_jax.training import parallel
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step.json"
 KINDS = ("plain", "prune")
@@ -196,7 +197,9 @@ def start_ups(network: str, batch: int, options: Any, names: list[str]) -> dict[
         else:
             with tempfile.TemporaryDirectory() as cache:
                 found[name] = {
-                    start: first_step.measure(*arguments, cache=cache, **keywords)
+                    start: first_step.measure(
+                        *arguments, devices=options.devices, cache=cache, **keywords
+                    )
                     for start in ("cold", "warm")
                 }
         say(f"{network}, {name}: {found[name]}")
@@ -288,6 +291,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="images; by default the network's own number")
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
+    parser.add_argument("--devices", type=int, help="of harp_jax; by default one for each core")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
@@ -305,16 +309,23 @@ def main() -> None:
         from benchmarks.torch_step import use_all_cores
 
         use_all_cores()
+    sizes = [options.batch or workload.BATCHES[network] for network in options.networks]
+    parallel.one_device_per_core(sizes, options.devices)
     peaks = machine_peak(options.sides)
     results: dict[str, Any] = {
         "processor": processor(),
         "cores": workload.cores(),
+        "devices": jax.local_device_count(),
         "versions": versions(options.sides),
         "peak_gflop_per_second": peaks,
         "networks": {},
     }
     shown = ", ".join(f"{name} {value:.0f}" for name, value in peaks.items())
-    print(f"{results['processor']}, {results['cores']} cores; peak GFLOP/s: {shown}", flush=True)
+    print(
+        f"{results['processor']}, {results['cores']} cores, {results['devices']} XLA devices;"
+        f" peak GFLOP/s: {shown}",
+        flush=True,
+    )
     for network in options.networks:
         result = measure(network, options, max(peaks.values()))
         results["networks"][network] = result

@@ -27,5 +27,5 @@ def get_config() -> ConfigDict:
     config.prune.initial_rate = 0.5
     config.prune.gamma0 = 0.1
     config.finetune.epochs = 4
-    config.evaluate.batch_size = 120
+    config.evaluate.batch_size = 128
     return config

@@ -34,7 +34,7 @@ def default() -> Config:
     config.seed = 0  # with the config itself, all that a run depends on
     config.stages = ALL_STAGES  # which to run, in this order; finished ones are skipped
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
-    config.devices = config_dict.placeholder(int)  # use only the first of this process' devices
+    config.devices = config_dict.placeholder(int)  # all accelerators, or all CPU cores, if unset
     config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none
 
     config.data = ConfigDict()
@@ -85,7 +85,7 @@ def default() -> Config:
     config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
 
     config.evaluate = ConfigDict()
-    config.evaluate.batch_size = 500
+    config.evaluate.batch_size = 512
     config.evaluate.attacks = ConfigDict()  # by name; epsilon and step_size follow config.attack
     epsilon = config.attack.get_ref("epsilon")
     step_size = config.attack.get_ref("step_size")

@@ -19,7 +19,7 @@ from harp_jax.data import Dataset, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.training import parallel
-from harp_jax.training.accuracy import Accuracy, make_accuracy, make_bake
+from harp_jax.training.accuracy import Accuracy, Measurement
 from harp_jax.training.loop import InterruptedRunError
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Device
@@ -35,6 +35,7 @@ def evaluate(
     model: nn.Module,
     dataset: Dataset,
     devices: Sequence[Device],
+    measurement: Measurement,
     header: dict[str, Any],
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def evaluate(
         model: The network.
         dataset: Its test split is used, every example of it.
         devices: Local devices.
-        header: What results.json holds beside the rows: config, seed, versions.
+        measurement: Measures the network.
+        header: What results.json holds beside the rows: config, seed, versions, devices.
         stop_requested: Asked between measurements.
 
     Returns:
@@ -77,20 +79,15 @@ def evaluate(
         "notes": [],
         "rows": _rows_done(workdir / "results.json", settings, len(dataset.test), stages),
     }
-    options = {"seed": config.seed, "batch_size": config.evaluate.batch_size, "devices": devices}
-    natural = make_accuracy(model, None, label="natural", **options)
-    robust = {
-        name: make_accuracy(model, attack, label=name, **options)
-        for name, attack in attacks.items()
-    }
-    bake_everywhere = make_bake(devices)
+    natural = measurement.under(None)
+    robust = {name: measurement.under(attack) for name, attack in attacks.items()}
     for stage in stages:
         variables = checkpoint.load(workdir / stage)
         metadata = variables.pop("metadata")
         results["notes"] += metadata["notes"]
         if stage in [row["stage"] for row in results["rows"]]:
             continue
-        plain = bake_everywhere(parallel.replicate(variables, devices))
+        plain = measurement.bake(parallel.replicate(variables, devices))
         measured = _measure(plain, natural, robust, dataset, stage, stop_requested)
         row = {"stage": stage, **_sizes(variables), **measured}
         row["checkpoint_epoch"] = metadata["epoch"]
@@ -125,14 +122,17 @@ def _measure(
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
     started = time.monotonic()
-    measured: dict[str, Any] = {"natural": natural(plain, dataset.test), "robust": {}}
+    measured: dict[str, Any] = {
+        "natural": natural(plain, dataset.test, "natural"),
+        "robust": {},
+    }
     for name, accuracy in robust.items():
         if stop_requested():
             raise InterruptedRunError(
                 f"evaluate: stopped in stage {stage}; finished stages are saved, the same command"
                 " goes on from here"
             )
-        measured["robust"][name] = accuracy(plain, dataset.test)
+        measured["robust"][name] = accuracy(plain, dataset.test, name)
     return {**measured, "images": len(dataset.test), "seconds": time.monotonic() - started}
 
 

@@ -34,7 +34,7 @@ from harp_jax.pruning.layers import (
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training import loop, optim, parallel, stages
 from harp_jax.training import state as train_state
-from harp_jax.training.accuracy import make_accuracy, make_bake
+from harp_jax.training.accuracy import make_measurement
 from harp_jax.training.step import OBJECTIVES, make_train_step
 
 _LOGGER = logging.getLogger(__name__)
@@ -81,7 +81,14 @@ class _Experiment:
         self.expected = self._expected_variables()
         self._check_budget()
         self._check_sources()
-        self.header = workdirs.claim(config, workdir, earlier)
+        self.measurement = make_measurement(
+            self.model,
+            seed=config.seed,
+            batch_size=config.evaluate.batch_size,
+            devices=self.devices,
+        )
+        self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
+        _LOGGER.info("%s", self.header["devices"])
 
     def _check_steps(self) -> None:
         if self.steps_per_epoch == 0:
@@ -235,16 +242,11 @@ class _Experiment:
             augment_batch,
             self.steps_per_epoch,
         )
-        options = {
-            "seed": config.seed,
-            "batch_size": config.evaluate.batch_size,
-            "devices": self.devices,
-        }
         return loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
-            bake=make_bake(self.devices),
-            natural=make_accuracy(self.model, None, label="validation, natural", **options),
-            robust=make_accuracy(self.model, attack, label="validation, robust", **options),
+            bake=self.measurement.bake,
+            natural=self.measurement.under(None),
+            robust=self.measurement.under(attack),
         )
 
     def _describe_pruning(self, state: train_state.TrainState) -> dict[str, Any]:
@@ -327,6 +329,7 @@ class _Experiment:
             self.model,
             self.dataset,
             self.devices,
+            self.measurement,
             self.header,
             self.interrupt.requested,
         )

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import experiment
+from harp_jax.training import parallel
 from harp_jax.training.loop import InterruptedRunError, TrainingDivergedError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,6 +43,9 @@ def _main(arguments: list[str]) -> int:
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = _CONFIG.value
+    if not (_DISTRIBUTED.value or _COORDINATOR.value):
+        batch_sizes = config.batch_size, config.evaluate.batch_size
+        parallel.one_device_per_core(batch_sizes, config.devices)
     if config.get("compilation_cache"):
         _keep_compiled_programs(str(epath.Path(config.compilation_cache).expanduser()))
     logger = _logger()

@@ -72,22 +72,30 @@ def earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None
     return earlier
 
 
-def claim(config: Config, workdir: epath.Path, earlier: dict[str, Any] | None) -> dict[str, Any]:
+def claim(
+    config: Config, workdir: epath.Path, earlier: dict[str, Any] | None, devices: str
+) -> dict[str, Any]:
     """Writes config.json.
 
     Args:
         config: The configuration of this run.
         workdir: Folder of the run; made if it is not there.
         earlier: What `earlier_config` gave.
+        devices: Number and kind of the devices, for the record.
 
     Returns:
-        What results.json repeats of it: config, seed, versions.
+        What results.json repeats of it: config, seed, versions, devices.
 
     Raises:
         ConfigError: if the folder cannot be written.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    header = {"config": _plain(config), "seed": config.seed, "versions": _versions()}
+    header = {
+        "config": _plain(config),
+        "seed": config.seed,
+        "versions": _versions(),
+        "devices": devices,
+    }
     content = {**header, "revision": _revision(), "created": (earlier or {}).get("created", now)}
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -185,7 +185,7 @@ def test_the_workdir_of_another_configuration(finished):
 def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
     for split in ("validation", "test"):
         config = runs.digits(**{"data.select_on": split})
-        workdirs.claim(config, epath.Path(tmp_path / split), None)
+        workdirs.claim(config, epath.Path(tmp_path / split), None, "1 cpu device")
     config = runs.digits(**{"data.test_examples": 100})
     assert workdirs.earlier_config(config, epath.Path(tmp_path / "validation")) is not None
     config.data.select_on = "test"

@@ -1,7 +1,8 @@
 """Accuracy of a network on a split, clean or under attack, over all devices."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,41 @@ from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel
 from harp_jax.types import Device, Variables
 
-Accuracy = Callable[[Any, Split], float]
+# (replicated plain variables, split, label of the progress bar) -> accuracy in [0, 1].
+Accuracy = Callable[[Any, Split, str], float]
+
+
+class Measurement(NamedTuple):
+    """The compiled functions that measure a network, for all stages of a run and its evaluation.
+
+    Attributes:
+        bake: `bake` for replicated variables: masks are applied once, before a whole evaluation.
+        under: Attack, or None for clean images -> the accuracy under it. Asked again for the same
+            attack it gives the same program.
+    """
+
+    bake: Callable[[Any], Any]
+    under: Callable[[Attack | None], Accuracy]
+
+
+def make_measurement(
+    model: nn.Module, *, seed: int, batch_size: int, devices: Sequence[Device]
+) -> Measurement:
+    """Builds what measures a network.
+
+    Args:
+        model: The network.
+        seed: Seed of the attacks' noise, which is keyed by the example's place in the split.
+        batch_size: Examples at once over all devices of all processes.
+        devices: Local devices.
+
+    Returns:
+        Functions that compile at their first use and, for the same shapes, never again.
+    """
+    under = functools.partial(
+        make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices
+    )
+    return Measurement(parallel.parallel(bake, devices), functools.cache(under))
 
 
 def make_accuracy(
@@ -24,7 +59,6 @@ def make_accuracy(
     seed: int,
     batch_size: int,
     devices: Sequence[Device],
-    label: str,
 ) -> Accuracy:
     """Builds a function that measures accuracy; it compiles once.
 
@@ -34,11 +68,11 @@ def make_accuracy(
         seed: Seed of the attack's noise, which is keyed by the example's place in the split.
         batch_size: Examples at once over all devices of all processes.
         devices: Local devices.
-        label: Shown in front of the progress bar.
 
     Returns:
-        (replicated plain variables, see `bake_everywhere`; split) -> share of the split's examples
-        that are classified rightly, in [0, 1]. Every example counts once.
+        (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
+        bar) -> share of the split's examples that are classified rightly, in [0, 1]. Every example
+        counts once.
     """
 
     def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -53,7 +87,7 @@ def make_accuracy(
 
     count_everywhere = parallel.parallel(count, devices)
 
-    def accuracy(variables: Any, split: Split) -> float:
+    def accuracy(variables: Any, split: Split, label: str) -> float:
         batches = eval_batches(
             split,
             batch_size=batch_size,
@@ -71,8 +105,3 @@ def make_accuracy(
         return float(correct / examples)
 
     return accuracy
-
-
-def make_bake(devices: Sequence[Device]) -> Callable[[Any], Any]:
-    """`bake` for replicated variables: masks are applied once, before a whole evaluation."""
-    return parallel.parallel(bake, devices)

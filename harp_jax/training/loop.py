@@ -229,8 +229,8 @@ class _Loop:
         state = parallel.to_host(self.state)
         plain = self.programs.bake(self.state.variables)
         validation = {
-            "natural": self.programs.natural(plain, self.dataset.validation),
-            "robust": self.programs.robust(plain, self.dataset.validation),
+            "natural": self.programs.natural(plain, self.dataset.validation, "validation, natural"),
+            "robust": self.programs.robust(plain, self.dataset.validation, "validation, robust"),
         }
         row = {
             "stage": self.plan.stage,

@@ -5,6 +5,8 @@ on all devices. Gradients and counts are reduced inside the mapped function, aft
 `mean(grad(loss))` is right, `grad(mean(loss))` would not be.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +33,47 @@ def local_devices(limit: int | None = None) -> list[Device]:
     if not 1 <= limit <= len(devices):
         raise ValueError(f"devices={limit}: this machine has {len(devices)}, allowed are 1 to that")
     return devices[:limit]
+
+
+def names(devices: Sequence[Device]) -> str:
+    """Number and kind of all devices that take part, e.g. '2 cpu devices'."""
+    count = len(devices) * jax.process_count()
+    return f"{count} {devices[0].device_kind} device{'s' if count > 1 else ''}"
+
+
+def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) -> None:
+    """Makes a CPU run data-parallel: one XLA device for each core.
+
+    XLA's CPU backend computes a convolution with few output channels on one thread, and passes
+    from thread to thread between small operations; with a device for each core all are at work
+    (`python -m benchmarks.train_step --devices 1` shows the difference). Has to be called before
+    JAX is first used. Where somebody has set the number of CPU devices already, by XLA_FLAGS or
+    JAX_NUM_CPU_DEVICES, nothing is changed; accelerators are not concerned.
+
+    Args:
+        batch_sizes: Sizes that the number of devices has to divide.
+        limit: Largest number of devices; the number of usable cores if None or larger.
+    """
+    config: Any = jax.config  # its fields are made at run time
+    flags = os.environ.get("XLA_FLAGS", "")
+    if config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in flags:
+        return
+    cores = usable_cores()
+    if limit is not None:
+        cores = min(max(limit, 1), cores)
+    config.update("jax_num_cpu_devices", largest_divisor(math.gcd(*batch_sizes), cores))
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Largest divisor of a number that is at most the limit, which is >= 1."""
+    return max(part for part in range(1, limit + 1) if number % part == 0)
 
 
 def parallel(
