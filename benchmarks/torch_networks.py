@@ -162,9 +162,10 @@ class Mask(nn.Module):
 
     def __init__(self, weight: Any):
         super().__init__()
-        scale = math.sqrt(6.0 / weight[0].numel()) / weight.abs().max()
+        # Multiplied and divided in harp_jax's order: by another rounding neighbours change places.
+        scores = math.sqrt(6.0 / weight[0].numel()) * weight / weight.abs().max()
         share = (workload.START_RATE - workload.MINIMUM) / (1.0 - workload.MINIMUM)
-        self.scores = nn.Parameter((scale * weight).detach().clone())
+        self.scores = nn.Parameter(scores.detach())
         self.rate_logit = nn.Parameter(torch.tensor(math.log(share / (1.0 - share))))
 
     def rate(self) -> Any:

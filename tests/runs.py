@@ -41,11 +41,15 @@ def digits(**fields: object) -> ConfigDict:
     return config
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a command with so many virtual devices; it runs this checkout's code."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a command: a user's, not that of the tests; it runs this checkout's code.
+
+    Args:
+        variables: Further ones.
+    """
+    users = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    return {**users, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **variables}
 
 
 def command(workdir: pathlib.Path | str, *arguments: str, config="configs/digits.py") -> list[str]:
@@ -54,14 +58,12 @@ def command(workdir: pathlib.Path | str, *arguments: str, config="configs/digits
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
-def start(
-    arguments: list[str], devices: int = 1, folder: pathlib.Path = ROOT
-) -> subprocess.Popen[str]:
+def start(arguments: list[str], folder: pathlib.Path = ROOT) -> subprocess.Popen[str]:
     """Starts a command; `end` waits for it, so that several can run side by side."""
     return subprocess.Popen(
         arguments,
         cwd=folder,
-        env=environment(devices),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,9 +76,9 @@ def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def call(arguments: list[str], devices: int = 1) -> subprocess.CompletedProcess[str]:
+def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end."""
-    return end(start(arguments, devices))
+    return end(start(arguments))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import harp_jax
 from harp_jax import checkpoint
 from harp_jax.data import load, to_unit
 from harp_jax.pruning.masks import kept_weights
+from harp_jax.training import parallel
 from harp_jax.training.stages import STAGES
 
 TARGET, WEIGHTS = 0.2, 3592
@@ -48,6 +49,8 @@ def test_results_say_what_was_measured(workdir):
     assert results["complete"]
     assert results["seed"] == 0
     assert results["versions"]["jax"] == jax.__version__
+    count = parallel.largest_divisor(64, parallel.usable_cores())
+    assert results["devices"] == f"{count} cpu device{'s' if count > 1 else ''}"
     assert [row["stage"] for row in results["rows"]] == list(STAGES)
     for row in results["rows"]:
         assert row["images"] == 359

@@ -1,11 +1,15 @@
 """Promise: the numbers do not depend on how a batch is cut over devices."""
 
+import subprocess
+import sys
+
 import jax
 import networks
 import numpy as np
 import pytest
+import runs
 
-from harp_jax import models
+from harp_jax import experiment, models
 from harp_jax.attacks import PGD
 from harp_jax.data import augment, load, train_batches
 from harp_jax.pruning.compression import add_compression_gradient
@@ -102,3 +106,55 @@ def test_a_step_is_compiled_once(device_count, compiled):
     state = step(state.replace(sums=sums), next(ready))
     assert compiled == []
     assert parallel.to_host(state).step == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "limit", "expected"),
+    [(64, 2, 2), (64, 12, 8), (120, 7, 6), (121, 8, 1), (7, 7, 7), (5, 1, 1)],
+)
+def test_largest_divisor(number, limit, expected):
+    assert parallel.largest_divisor(number, limit) == expected
+
+
+def test_a_cpu_has_a_device_for_each_core_unless_somebody_says_otherwise():
+    program = (
+        "import jax; from harp_jax.training import parallel;"
+        "parallel.one_device_per_core([96, 64], {});"
+        "print(jax.local_device_count())"
+    )
+    cores = parallel.largest_divisor(32, parallel.usable_cores())
+    cases = [
+        (None, {}, cores),
+        (1, {}, 1),
+        (1000, {}, cores),
+        (None, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        (None, {"JAX_NUM_CPU_DEVICES": "5"}, 5),
+    ]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program.format(limit)],
+            env=runs.environment(**variables),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for limit, variables, _ in cases
+    ]
+    printed = [int(process.communicate(timeout=120)[0]) for process in started]
+    assert printed == [expected for *_, expected in cases]
+
+
+def test_a_run_compiles_each_program_once(compiled, tmp_path):
+    """Not again for another epoch; and what measures accuracy, not for another stage."""
+    config = runs.digits(
+        **{
+            "pretrain.epochs": 2,
+            "prune.epochs": 2,
+            "finetune.epochs": 2,
+            "stages": ("pretrain", "prune", "finetune", "evaluate"),
+        }
+    )
+    experiment.run(config, tmp_path)
+    names = [names.get("fun_name", "") for names in compiled]
+    print(sorted(names))
+    assert names.count("count") == len(config.evaluate.attacks) + 1
+    assert names.count("train_step") == 3

@@ -102,15 +102,14 @@ def input_gradient(
     """
     batch, *output, _ = g.shape
     if strides == (1, 1):
-        pads = [
+        vertical, horizontal = (
             (k - 1 - p[0], n - o + p[0])
             for k, p, n, o in zip(w.shape[:2], padding, size, output, strict=True)
-        ]
-        if not plain and _winograd_pays(
-            g, (*w.shape[:2], *w.shape[:1:-1]), (1, 1), (pads[0], pads[1])
-        ):
-            return winograd.forward(g, w, (pads[0], pads[1]), adjoint=True)
-        return forward(g, _adjoint(w), (1, 1), (pads[0], pads[1]), plain=True)
+        )
+        pads = vertical, horizontal
+        if not plain and _winograd_pays(g, w.shape, strides, pads):
+            return winograd.forward(g, w, pads, adjoint=True)
+        return forward(g, _adjoint(w), strides, pads, plain=True)
     (sh, sw), inputs = strides, w.shape[2]
     rows, columns = (-(-(n + sum(p)) // s) for n, p, s in zip(size, padding, strides, strict=True))
 
@@ -165,7 +164,7 @@ def kernel_gradient(
 
 
 def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding: Padding) -> bool:
-    """Whether Winograd's form computes this convolution faster than the plain sums."""
+    """Whether Winograd's form computes a convolution, or its adjoint, faster than plain sums."""
     batch, *size, _ = x.shape
     kh, kw, inputs, outputs = filters
     if (kh, kw, *strides) != (winograd.TAPS, winograd.TAPS, 1, 1):
