@@ -162,7 +162,6 @@ class Mask(nn.Module):
 
     def __init__(self, weight: Any):
         super().__init__()
-        # Multiplied and divided in harp_jax's order: by another rounding neighbours change places.
         scores = math.sqrt(6.0 / weight[0].numel()) * weight / weight.abs().max()
         share = (workload.START_RATE - workload.MINIMUM) / (1.0 - workload.MINIMUM)
         self.scores = nn.Parameter(scores.detach())

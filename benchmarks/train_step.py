@@ -41,7 +41,8 @@ from harp_jax.training import parallel
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step.json"
 KINDS = ("plain", "prune")
 PACKAGES = ("harp_jax", "jax", "jaxlib", "flax", "numpy", "torch")
-LOGITS_TOLERANCE = 1e-4  # of the largest logit
+# Of the largest logit. Of equal scores at a threshold the two sides keep different ones.
+LOGITS_TOLERANCE = {"plain": 1e-4, "prune": 1e-2}
 Seconds = Callable[[], float]
 
 
@@ -95,7 +96,7 @@ def check_same_network(network: str, batch: Mapping[str, np.ndarray], steps: Map
             if name.startswith(f"torch {kind}"):
                 error = np.abs(step.logits() - expected).max() / np.abs(expected).max()
                 say(f"{network}, {name}: logits within {error:.1e} of harp_jax's")
-                if not error < LOGITS_TOLERANCE:
+                if not error < LOGITS_TOLERANCE[kind]:
                     raise ValueError(f"{network}, {name}: logits differ by {error:.1e}")
 
 
