@@ -152,7 +152,7 @@ class _Experiment:
             checkpoint.check_fits(found, self.expected, collections, str(path))
         except checkpoint.CheckpointError as error:
             raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
-        return {name: found[name] for name in collections}
+        return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
 
     def _start(self, stage: str) -> dict[str, Any]:
         """Variables before the first step of a stage."""

@@ -16,7 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from harp_jax.types import Mask, Scores
 
-_BLOCK = 512  # entries counted together; their count has to fit into ten bits
+# Entries counted together. Their count has to fit into ten bits, and XLA's CPU backend counts in
+# one pass only up to here: a longer sum is cut into windows, which are written and read once more.
+_BLOCK = 32
 
 KeptCount = Callable[[jax.Array, int], jax.Array]
 
