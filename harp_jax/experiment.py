@@ -81,14 +81,14 @@ class _Experiment:
         self.expected = self._expected_variables()
         self._check_budget()
         self._check_sources()
+        self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
+        _LOGGER.info("%s", self.header["devices"])
         self.measurement = make_measurement(
             self.model,
             seed=config.seed,
             batch_size=config.evaluate.batch_size,
             devices=self.devices,
         )
-        self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
-        _LOGGER.info("%s", self.header["devices"])
 
     def _check_steps(self) -> None:
         if self.steps_per_epoch == 0:
