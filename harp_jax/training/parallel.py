@@ -18,6 +18,13 @@ from harp_jax.types import Device
 
 AXIS = "device"
 
+# CPU devices wait for each other where they reduce. XLA complains after 20 s and later aborts the
+# process, but in a long attack on a busy machine one may well lag so far behind.
+_PATIENCE = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=86400"
+)
+
 
 def local_devices(limit: int | None = None) -> list[Device]:
     """The devices of this process that take part: all, or the first `limit`.
@@ -48,7 +55,8 @@ def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) ->
     from thread to thread between small operations; with a device for each core all are at work
     (`python -m benchmarks.train_step --devices 1` shows the difference). Has to be called before
     JAX is first used. Where somebody has set the number of CPU devices already, by XLA_FLAGS or
-    JAX_NUM_CPU_DEVICES, nothing is changed; accelerators are not concerned.
+    JAX_NUM_CPU_DEVICES, it stays; accelerators are not concerned. XLA_FLAGS gets longer time limits
+    for devices that wait for each other, in front of what it holds.
 
     Args:
         batch_sizes: Sizes that the number of devices has to divide.
@@ -56,6 +64,7 @@ def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) ->
     """
     config: Any = jax.config  # its fields are made at run time
     flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{_PATIENCE} {flags}".strip()  # of two values the last one holds
     if config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in flags:
         return
     cores = usable_cores()
