@@ -135,7 +135,11 @@ class JaxStep:
                 sizes, workload.TARGET, workload.MINIMUM, workload.GAMMA, STEPS_PER_EPOCH
             )
         optimizer = optim.optimizer(
-            lambda _: workload.LEARNING_RATE, workload.MOMENTUM, workload.WEIGHT_DECAY, gradient
+            lambda _: workload.LEARNING_RATE,
+            workload.MOMENTUM,
+            workload.WEIGHT_DECAY,
+            gradient,
+            clip_norm=workload.PRUNE_CLIP_NORM if prune else None,
         )
         step = make_train_step(
             model,

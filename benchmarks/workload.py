@@ -17,6 +17,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
 # Of pruning: the first rate of every layer, the wanted rate of the network, the smallest rate, and
 # the weight of the compression loss.
 START_RATE, TARGET, MINIMUM, GAMMA = 0.1, 0.01, 0.001, 0.01
+PRUNE_CLIP_NORM = 1.0  # harp_jax' default; the PyTorch side does not clip, as the authors do not
 
 
 def cores() -> int:

@@ -75,6 +75,10 @@ def default() -> Config:
     config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
     config.prune.initial_rate = 0.1  # overall rate to start from; 'score' starts at the target
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
+    # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then
+    # its scores get a gradient hundreds of times the usual one, which can push a rate to 1 for
+    # good. Gradients longer than this are scaled down to it; 0: none are, as the authors.
+    config.prune.clip_norm = 1.0
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
     config.finetune = ConfigDict()
@@ -210,6 +214,7 @@ def _validate_ranges(config: Config) -> None:
         "seed",
         "checkpoint_every_steps",
         "optimizer.weight_decay",
+        "prune.clip_norm",
         "data.crop_padding",
         "data.validation_examples",
     )

@@ -39,6 +39,9 @@ from harp_jax.training.step import OBJECTIVES, make_train_step
 
 _LOGGER = logging.getLogger(__name__)
 
+# Below it, at the budget's end, most layers' rates come down to less than a third.
+LARGE_SHIFT = -1.2
+
 
 def run(config: Config, workdir: epath.PathLike) -> None:
     """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
@@ -223,7 +226,10 @@ class _Experiment:
                 self.steps_per_epoch,
             )
         settings = self.config.optimizer
-        return optim.optimizer(schedule, settings.momentum, settings.weight_decay, gradient)
+        clip_norm = self.config.prune.clip_norm if mode in stages.PRUNE_METHODS else None
+        return optim.optimizer(
+            schedule, settings.momentum, settings.weight_decay, gradient, clip_norm or None
+        )
 
     def _programs(self, mode: str, optimizer: optax.GradientTransformation) -> loop.Programs:
         config = self.config
@@ -318,6 +324,11 @@ class _Experiment:
             )
         after = compression.kept_total(shifted, minimum, sizes)
         note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
+        if shift < LARGE_SHIFT:
+            note += (
+                "; so large a shift leaves little of what was learned:"
+                " prune longer, or with a larger prune.gamma0"
+            )
         shifted = {path: jax.device_get(logit) for path, logit in shifted.items()}
         return tree_of_leaves(shifted), [note]
 

@@ -57,6 +57,7 @@ FIELDS = [
     ({"prune.target": 1e-4}, ["prune.target=0.0001", "keep 4 weights", "allows 0", "larger"]),
     ({"prune.alpha": 0.0}, ["prune.alpha=0.0", "(0, 1)"]),
     ({"prune.alpha": 1.0}, ["prune.alpha=1.0", "(0, 1)"]),
+    ({"prune.clip_norm": -1.0}, ["prune.clip_norm=-1.0", ">= 0"]),
     ({"prune.gamma0": 0.0}, ["prune.gamma0=0.0", "> 0"]),
     ({"prune.initial_rate": 0.1}, ["prune.initial_rate=0.1", "prune.target (0.2) to 1"]),
     ({"pretrain.epochs": 0}, ["pretrain.epochs=0", ">= 1"]),

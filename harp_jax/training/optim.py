@@ -49,6 +49,7 @@ def optimizer(
     momentum: float,
     weight_decay: float,
     compression_gradient: optax.GradientTransformation | None = None,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """SGD as the authors run it, with the compression loss in front of it for the rates.
 
@@ -62,6 +63,9 @@ def optimizer(
         weight_decay: >= 0.
         compression_gradient: Adds gamma * dL_hw/dlogit to the tree {path: ...} of rate logits;
             None where rates do not train.
+        clip_norm: Largest Euclidean norm, > 0, of the training loss's gradient over all that
+            trains; a longer one is scaled down to it. The compression loss's gradient and weight
+            decay come on top. None does not clip, as the authors.
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -77,4 +81,7 @@ def optimizer(
 
     rates = optax.chain(compression_gradient or optax.identity(), sgd())
     per_collection: dict[Hashable, Any] = {"params": sgd(), "scores": sgd(), "rates": rates}
-    return optax.partition(per_collection, lambda trainable: {name: name for name in trainable})
+    update = optax.partition(per_collection, lambda trainable: {name: name for name in trainable})
+    if clip_norm is None:
+        return update
+    return optax.chain(optax.clip_by_global_norm(clip_norm), update)
