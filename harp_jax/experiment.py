@@ -1,6 +1,7 @@
 """A whole run: the stages in order, each from a named checkpoint, in one workdir."""
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -25,14 +26,12 @@ from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import (
-    layer_name,
     leaves_by_path,
     make_prunable,
-    rates_of,
     tree_of_leaves,
 )
 from harp_jax.pruning.strategies import STRATEGIES
-from harp_jax.training import loop, optim, parallel, stages
+from harp_jax.training import loop, metrics, optim, parallel, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.accuracy import make_measurement
 from harp_jax.training.step import OBJECTIVES, make_train_step
@@ -192,6 +191,8 @@ class _Experiment:
             self.steps_per_epoch,
         )
         optimizer = self._optimizer(mode, schedule, variables)
+        target, minimum = self.config.prune.target, minimum_rate(self.config)
+        describe_pruning = functools.partial(metrics.of_pruning, target=target, minimum=minimum)
         plan = loop.Plan(
             stage=stage,
             epochs=self.config[stage].epochs,
@@ -201,7 +202,7 @@ class _Experiment:
             devices=self.devices,
             learning_rate=schedule,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
-            describe=self._describe_pruning if stage == "prune" else lambda _: {},
+            describe=describe_pruning if stage == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
         outcome = loop.fit(
@@ -254,28 +255,6 @@ class _Experiment:
             natural=self.measurement.under(None),
             robust=self.measurement.under(attack),
         )
-
-    def _describe_pruning(self, state: train_state.TrainState) -> dict[str, Any]:
-        """The entries of an epoch's row that only pruning has."""
-        rates = rates_of(state.variables)
-        sizes = parameter_costs(state.variables["params"])
-        target = self.config.prune.target
-        loss = compression.compression_loss(rates, sizes, target)
-        logits = leaves_by_path(state.variables["rates"])
-        entry = {
-            "loss": float(loss),
-            "rate": float(compression.soft_rate(rates, sizes)),
-            "target": target,
-            "reached": bool(compression.target_reached(loss)),
-            "kept": compression.kept_total(logits, minimum_rate(self.config), sizes),
-        }
-        weight = optax.tree.get(state.opt_state, "gamma", filtering=_is_gamma_state)
-        if weight is not None:
-            entry |= {"gamma": float(weight.gamma), "frozen": bool(weight.frozen)}
-        return {
-            "compression": entry,
-            "rates": {layer_name(path): float(rates[path]) for path in sizes},
-        }
 
     def _hand_on(self, stage: str, outcome: loop.Outcome) -> None:
         """Writes a stage's result; a pruned network is first brought onto its budget."""
@@ -344,11 +323,6 @@ class _Experiment:
             self.header,
             self.interrupt.requested,
         )
-
-
-def _is_gamma_state(path: Any, value: Any) -> bool:
-    del path
-    return isinstance(value, compression.GammaState)
 
 
 def _load_data(config: Config) -> Dataset:

@@ -240,7 +240,8 @@ def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
             frozen=_first(lines, "frozen"),
             reached=_first(lines, "reached"),
         )
-        yield "compression", plots.compression(curves)
+        if not np.isnan(curves.gamma).all():  # with fixed rates there is nothing to see
+            yield "compression", plots.compression(curves)
     if lines and lines[-1].get("rates"):
         rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
         yield "rates", plots.layer_rates(epochs, rates, target)

@@ -19,7 +19,9 @@ import runs
 import harp_jax
 from harp_jax import checkpoint
 from harp_jax.data import load, to_unit
+from harp_jax.pruning.layers import rates_of
 from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.scores import initial_scores
 from harp_jax.training import parallel
 from harp_jax.training.stages import STAGES
 
@@ -112,9 +114,12 @@ def test_a_finished_run_is_skipped(workdir, temporary):
 @pytest.fixture(scope="module")
 def outcome(workdir, temporary):
     """Ends of runs that do not need each other; side by side, as each compiles on one core."""
+    source = f"--config.prune.source={workdir / 'pretrain'}"
     arguments = {
-        "elsewhere": [*FROM_ELSEWHERE, f"--config.prune.source={workdir / 'pretrain'}"],
+        "elsewhere": [*FROM_ELSEWHERE, source],
         "on-test": [*runs.SHORT, *CHOSEN_ON_TEST],
+        "score": [*FROM_ELSEWHERE, source, "--config.prune.method=score"],
+        "rate": [*FROM_ELSEWHERE, source, "--config.prune.method=rate"],
         "nan": ["--config.pretrain.learning_rate=1e12"],
         "help": ["--help"],
     }
@@ -154,6 +159,21 @@ def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(outcome, tem
     results = runs.results(temporary / "elsewhere")
     assert "above prune.target=0.2; all rate logits were shifted" in results["notes"][0]
     (row,) = results["rows"]
+    assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
+
+
+@pytest.mark.parametrize("method", ["score", "rate"])
+def test_prunes_with_scores_or_rates_alone(method, workdir, outcome, temporary):
+    done = outcome(method)
+    assert done.returncode == 0, done.stderr
+    start = checkpoint.load(workdir / "pretrain")["params"]["conv2"]["kernel"]
+    trees = checkpoint.load(temporary / method / "prune")
+    first = initial_scores(jax.numpy.asarray(start), "weight")
+    moved = np.abs(trees["scores"]["conv2"]["kernel"] - first).max() > 1e-3
+    assert moved == (method == "score")
+    rates = [float(rate) for rate in rates_of(trees).values()]
+    assert np.ptp(rates) < 1e-6 if method == "score" else np.ptp(rates) > 1e-3
+    (row,) = runs.results(temporary / method)["rows"]
     assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
 
 

@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import optax
 from etils import epath
 from tensorboardX import SummaryWriter
+
+from harp_jax.pruning import compression
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of
+from harp_jax.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -54,6 +60,42 @@ class MetricsLog:
             self._board.close()
 
 
+def of_pruning(state: TrainState, *, target: float, minimum: float) -> Row:
+    """The entries of an epoch's row that only pruning has.
+
+    Args:
+        state: At the end of the epoch.
+        target: Wanted share of the prunable weights, in (0, 1].
+        minimum: Smallest rate a_min, in [0, 1).
+
+    Returns:
+        'compression' (the compression loss, its weight, the rate, the kept weights, whether the
+        target is 'reached') and 'rates' by layer.
+    """
+    rates, sizes = rates_of(state.variables), parameter_costs(state.variables["params"])
+    loss = compression.compression_loss(rates, sizes, target)
+    logits = leaves_by_path(state.variables["rates"])
+    entry = {
+        "loss": float(loss),
+        "rate": float(compression.soft_rate(rates, sizes)),
+        "target": target,
+        "reached": bool(compression.target_reached(loss)),
+        "kept": compression.kept_total(logits, minimum, sizes),
+    }
+    weight = optax.tree.get(state.opt_state, "gamma", filtering=_is_gamma_state)
+    if weight is not None:
+        entry |= {"gamma": float(weight.gamma), "frozen": bool(weight.frozen)}
+    return {
+        "compression": entry,
+        "rates": {layer_name(path): float(rates[path]) for path in sizes},
+    }
+
+
+def _is_gamma_state(path: Any, value: Any) -> bool:
+    del path
+    return isinstance(value, compression.GammaState)
+
+
 def read_rows(path: epath.PathLike) -> list[Row]:
     """The rows of a metrics.jsonl, or none if it is not there."""
     path = epath.Path(path)
@@ -71,16 +113,18 @@ def _scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _sentence(row: Row) -> str:
-    parts = [
-        f"loss {row['train']['loss']:.4f}",
+    parts = [f"loss {row['train']['loss']:.4f}"]
+    if "compression" in row:
+        compression = row["compression"]
+        parts.append(f"L_hw {compression['loss']:.4f}")
+        if "gamma" in compression:
+            parts.append(f"gamma {compression['gamma']:.3g}")
+        parts.append(f"{compression['kept']} weights kept")
+    parts += [
         f"validation natural {row['validation']['natural']:.2%}",
         f"robust {row['validation']['robust']:.2%}",
         f"{row['images_per_second']:.0f} images/s",
     ]
-    if "compression" in row:
-        compression = row["compression"]
-        parts.insert(1, f"L_hw {compression['loss']:.4f} gamma {compression['gamma']:.3g}")
-        parts.insert(2, f"{compression['kept']} weights kept")
     if row["best"]:
         parts.append("best so far")
     return f"{row['stage']} epoch {row['epoch']}: " + ", ".join(parts)
