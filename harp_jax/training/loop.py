@@ -198,6 +198,8 @@ class _Loop:
         for batch in parallel.prefetch(batches, plan.devices):
             self.state = self.programs.train_step(self.state, batch)
             step += 1
+            if step % parallel.STEPS_IN_FLIGHT == 0:
+                jax.block_until_ready(self.state.step)
             if time.monotonic() - checked > SECONDS_BETWEEN_CHECKS:
                 self.check(step)
                 checked = time.monotonic()

@@ -18,11 +18,16 @@ from harp_jax.types import Device
 
 AXIS = "device"
 
-# CPU devices wait for each other where they reduce. XLA complains after 20 s and later aborts the
-# process, but in a long attack on a busy machine one may well lag so far behind.
+# Steps that may be under way at once. It is enough to hide the dispatch of the next ones. XLA:CPU
+# takes up to 32 computations and then makes the threads wait that it needs to end them: with a step
+# on several CPU devices, which wait for each other, all would wait for ever.
+STEPS_IN_FLIGHT = 8
+
+# CPU devices wait for each other where they reduce. XLA complains after 20 s and aborts the process
+# after 40, but in a long attack on a busy machine one may well lag so far behind.
 _PATIENCE = (
-    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=86400"
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
 )
 
 
