@@ -3,7 +3,8 @@
 The number of kept entries depends on a learned rate, so it is not known when the program is
 compiled and `lax.top_k` cannot be used. Instead of sorting, the k-th largest magnitude is found by
 bisection on the bits of the floats: non-negative floats are ordered like their bit patterns, so 16
-counting passes fix the threshold exactly (`benchmarks/masks.py` compares it with sorting).
+counting passes, 8 over each half of the bits, fix the threshold exactly (`benchmarks/masks.py`
+compares it with sorting).
 """
 
 import functools
@@ -16,9 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from harp_jax.types import Mask, Scores
 
-# Entries counted together. Their count has to fit into ten bits, and XLA's CPU backend counts in
-# one pass only up to here: a longer sum is cut into windows, which are written and read once more.
-_BLOCK = 32
+# Entries are counted together in columns of _DEPTH, _WIDTH columns side by side: added up slice by
+# slice, they keep the processor's vectors full, which `sum` over an axis does not on CPUs. Three
+# counts of up to _DEPTH share the bits of one uint16.
+_DEPTH, _WIDTH = 16, 256
 
 KeptCount = Callable[[jax.Array, int], jax.Array]
 
@@ -99,54 +101,89 @@ def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_ndim: int) -> Mas
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _straight_through_mask(scores, rate, kept_count: KeptCount):
-    return _largest(jnp.abs(scores).astype(jnp.float32), kept_count(rate, scores.size))
+    return _largest(scores, kept_count(rate, scores.size)).astype(jnp.float32)
 
 
 def _mask_forward(scores, rate, kept_count):
-    return _straight_through_mask(scores, rate, kept_count), jnp.sign(scores)
+    return _straight_through_mask(scores, rate, kept_count), scores
 
 
-def _mask_backward(kept_count, sign, cotangent):
+def _mask_backward(kept_count, scores, cotangent):
     del kept_count
-    return cotangent * sign, cotangent.sum()
+    return cotangent * jnp.sign(scores), cotangent.sum()
 
 
 _straight_through_mask.defvjp(_mask_forward, _mask_backward)
 
 
-def _largest(magnitudes: jax.Array, count: jax.Array) -> jax.Array:
-    """Mask of the `count` largest entries; of equal ones, the first in C order."""
-    bits = lax.bitcast_convert_type(magnitudes, jnp.uint32)
-    threshold = _threshold(bits, count)
-    at_least = bits >= threshold
+def _bits(scores: jax.Array) -> jax.Array:
+    """Bit patterns of the magnitudes, in their order.
 
-    def first_of_the_equal(_):
-        equal = bits == threshold
-        surplus = at_least.sum() - count
-        room = equal.sum() - surplus
-        return jnp.where(equal, jnp.cumsum(equal.ravel()).reshape(equal.shape) <= room, at_least)
-
-    mask = lax.cond(at_least.sum() == count, lambda _: at_least, first_of_the_equal, None)
-    return mask.astype(jnp.float32)
-
-
-def _threshold(bits: jax.Array, count: jax.Array) -> jax.Array:
-    """The largest number that at least `count` entries reach: the `count`-th largest entry.
-
-    Each pass over the entries fixes two bits of it. The three counts that this takes are summed at
-    once, packed into one word per block of entries.
+    Cheap enough to be computed again wherever they are used, rather than written and read.
     """
-    blocks = jnp.pad(bits.ravel(), (0, -bits.size % _BLOCK)).reshape(-1, _BLOCK)
+    return lax.bitcast_convert_type(jnp.abs(scores).astype(jnp.float32), jnp.uint32)
 
-    def fix_two_bits(step, threshold):
-        shift = (30 - 2 * step).astype(jnp.uint32)
-        reached = [
-            (blocks >= (threshold | (jnp.uint32(digit) << shift))).astype(jnp.uint32)
-            for digit in (1, 2, 3)
-        ]
-        packed = (reached[0] + (reached[1] << 10) + (reached[2] << 20)).sum(1)
-        counts = [((packed >> place) & 1023).astype(jnp.int32).sum() for place in (0, 10, 20)]
-        digit = sum((total >= count).astype(jnp.uint32) for total in counts)
-        return threshold | (digit << shift)
 
-    return lax.fori_loop(0, 16, fix_two_bits, jnp.uint32(0))
+def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:
+    """Which entries have the `count` largest magnitudes; of equal ones, the first in C order."""
+    threshold, reached = _threshold(scores, count)
+
+    def end_of_the_kept(_):
+        equal = (_bits(scores) == threshold).ravel()
+        return (jnp.cumsum(equal) <= equal.sum() - (reached - count)).sum()
+
+    # Entries at the threshold are kept up to this place: all, unless more are equal than have room.
+    end = lax.cond(reached == count, lambda _: scores.size, end_of_the_kept, None)
+    place = jnp.arange(scores.size).reshape(scores.shape)
+    bits = _bits(scores)
+    return (bits > threshold) | ((bits == threshold) & (place < end))
+
+
+def _threshold(scores: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The `count`-th largest magnitude's bits, and how many entries reach it: `count` or more.
+
+    Its upper half is searched first, then the lower one among the entries that share the upper:
+    16-bit numbers take half the memory traffic and half the instructions of 32-bit ones.
+    """
+    bits = _bits(scores)
+    upper, reached = _search((bits >> 16).astype(jnp.uint16), count, jnp.int32(scores.size))
+    first = upper.astype(jnp.uint32) << 16
+    # Entries above those that share the upper half reach every lower half, those below only 0.
+    lower = jnp.where(bits < first, 0, jnp.minimum(bits - first, 0xFFFF)).astype(jnp.uint16)
+    lower, reached = _search(lower, count, reached)
+    return first | lower.astype(jnp.uint32), reached
+
+
+def _search(
+    entries: jax.Array, count: jax.Array, reached: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The largest uint16 that at least `count` of the uint16 entries reach, and how many do.
+
+    Each pass over the entries fixes two bits. The three counts that this takes are summed at once,
+    packed into one word. `reached` is the number that reach 0.
+    """
+    columns = jnp.pad(entries.ravel(), (0, -entries.size % (_DEPTH * _WIDTH)))
+    columns = columns.reshape(-1, _DEPTH, _WIDTH)
+
+    def fix_two_bits(step, found):
+        threshold, reached = found
+        shift = (14 - 2 * step).astype(jnp.uint16)
+        candidates = [threshold | (jnp.uint16(digit) << shift) for digit in (1, 2, 3)]
+        packed = sum(
+            (columns[:, row] >= candidate).astype(jnp.uint16) << place
+            for row in range(_DEPTH)
+            for candidate, place in zip(candidates, (0, 5, 10), strict=True)
+        )
+        counts = _unpacked_sums(packed)
+        digit = sum((total >= count).astype(jnp.uint16) for total in counts)
+        return threshold | (digit << shift), jnp.stack([reached, *counts])[digit]
+
+    return lax.fori_loop(0, 8, fix_two_bits, (jnp.uint16(0), reached))
+
+
+def _unpacked_sums(packed: jax.Array) -> list[jax.Array]:
+    """Sums of the three 5-bit numbers in each uint16, of 32 words at once in 10 bits each first."""
+    packed = packed.astype(jnp.uint32)
+    wide = (packed & 31) | ((packed & (31 << 5)) << 5) | ((packed & (31 << 10)) << 10)
+    wide = wide.reshape(-1, 32).sum(1)
+    return [((wide >> place) & 1023).astype(jnp.int32).sum() for place in (0, 10, 20)]
