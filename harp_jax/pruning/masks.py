@@ -169,11 +169,12 @@ def _search(
         threshold, reached = found
         shift = (14 - 2 * step).astype(jnp.uint16)
         candidates = [threshold | (jnp.uint16(digit) << shift) for digit in (1, 2, 3)]
-        packed = sum(
+        words = [
             (columns[:, row] >= candidate).astype(jnp.uint16) << place
             for row in range(_DEPTH)
             for candidate, place in zip(candidates, (0, 5, 10), strict=True)
-        )
+        ]
+        packed = sum(words, start=jnp.uint16(0))
         counts = _unpacked_sums(packed)
         digit = sum((total >= count).astype(jnp.uint16) for total in counts)
         return threshold | (digit << shift), jnp.stack([reached, *counts])[digit]
