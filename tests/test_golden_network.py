@@ -53,7 +53,7 @@ def from_noise(attack, network, monkeypatch):
     """The attack as a function of its random start's noise."""
 
     def run(noise):
-        monkeypatch.setattr(norms, "uniform_noise", lambda keys, images, epsilon: noise)
+        monkeypatch.setattr(norms, "uniform_noise", lambda *_: noise)
         return attack(network, IMAGES, LABELS, KEY)
 
     return jax.jit(run)

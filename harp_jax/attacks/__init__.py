@@ -2,8 +2,33 @@
 
 from typing import Any
 
-from harp_jax.attacks.pgd import FGSM, PGD, Attack
+from harp_jax.attacks.apgd import APGD
+from harp_jax.attacks.autoattack import AutoAttack
+from harp_jax.attacks.fab import FAB
+from harp_jax.attacks.fmn import FMN, security_curve
+from harp_jax.attacks.pgd import CW, FGSM, PGD, Attack
+from harp_jax.attacks.square import Square
 
-ATTACKS: dict[str, Any] = {"FGSM": FGSM, "PGD": PGD}
+ATTACKS: dict[str, Any] = {
+    "FGSM": FGSM,
+    "PGD": PGD,
+    "CW": CW,
+    "APGD": APGD,
+    "FAB": FAB,
+    "Square": Square,
+    "AutoAttack": AutoAttack,
+}
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "CW",
+    "FAB",
+    "FGSM",
+    "FMN",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Square",
+    "security_curve",
+]

@@ -1,12 +1,21 @@
-"""Balls around an image: random points in them, steepest ascent, projection onto them."""
+"""Balls around an image: random points in them, steepest ascent, projection onto them.
+
+Lengths are on the [0, 1] scale of the images and in `norm`, one of `NORMS`. Radii and step sizes
+are one number, or one per example in the shape that `expand` makes.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
-from harp_jax.types import ExampleKeys, Images
+from harp_jax.types import ExampleKeys, Images, PerExample
 
-NORMS = ("linf",)
+NORMS = ("linf", "l2")
+
+Length: TypeAlias = Float[Array, ""] | Float[Array, "#batch 1 1 1"] | float
 
 
 def per_example_keys(key: ExampleKeys, batch: int) -> Key[Array, " batch"]:
@@ -16,21 +25,97 @@ def per_example_keys(key: ExampleKeys, batch: int) -> Key[Array, " batch"]:
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(batch))
 
 
-def uniform_noise(keys: Key[Array, " batch"], images: Images, epsilon: float) -> Images:
-    """Noise uniform in the L_inf ball of radius `epsilon`; each example from its own key."""
+def fold_keys(keys: Key[Array, " batch"], number: Array | int) -> Key[Array, " batch"]:
+    """The keys of another run: each folded with the run's number, which may be traced."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def expand(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
+    """One value per example in a shape that broadcasts with images."""
+    return values[:, None, None, None]
+
+
+def length(differences: Images, norm: str = "linf") -> PerExample:
+    """Length of each example's difference from its image."""
+    flat = differences.reshape(len(differences), -1)
+    if norm == "linf":
+        return jnp.abs(flat).max(-1)
+    return jnp.sqrt((flat**2).sum(-1))
+
+
+def uniform_noise(
+    keys: Key[Array, " batch"], images: Images, epsilon: float, norm: str = "linf"
+) -> Images:
+    """Noise uniform in the ball of radius `epsilon`; each example from its own key."""
     shape = images.shape[1:]
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-epsilon, maxval=epsilon))(
-        keys
-    )
+    if norm == "linf":
+        return _drawn(
+            keys, lambda key: jax.random.uniform(key, shape, minval=-epsilon, maxval=epsilon)
+        )
+    # The radius of a uniform point of a ball in d dimensions is distributed as U^(1/d).
+    directions = _unit(_drawn(fold_keys(keys, 0), lambda key: jax.random.normal(key, shape)))
+    uniform = _drawn(fold_keys(keys, 1), lambda key: jax.random.uniform(key))
+    return directions * expand(epsilon * uniform ** (1 / images[0].size))
+
+
+def surface_noise(
+    keys: Key[Array, " batch"], images: Images, epsilon: float, norm: str = "linf"
+) -> Images:
+    """Noise of length exactly `epsilon`: APGD's start as published.
+
+    L_inf: uniform in the cube and scaled until its largest entry has size `epsilon`; L2: normal and
+    scaled. Each example from its own key.
+    """
+    shape = images.shape[1:]
+    if norm == "linf":
+        noise = _drawn(keys, lambda key: jax.random.uniform(key, shape, minval=-1.0))
+        return epsilon * noise / expand(length(noise, "linf"))
+    return epsilon * _unit(_drawn(keys, lambda key: jax.random.normal(key, shape)))
+
+
+def excess(adversarial: Images, images: Images, epsilon: float, norm: str = "linf") -> PerExample:
+    """By how much each example leaves its ball or the box; <= 0 where it does not, nan for nan."""
+    pixels = adversarial.reshape(len(images), -1)
+    outside = jnp.maximum(-pixels.min(-1), pixels.max(-1) - 1.0)
+    return jnp.maximum(outside, length(adversarial - images, norm) - epsilon)
 
 
 def ascend(
-    images: Images, gradient: Images, step_size: Float[Array, ""] | float
+    images: Images, gradient: Images, step_size: Length, norm: str = "linf"
 ) -> Float[Array, "..."]:
-    """One step of steepest ascent in L_inf: by `step_size` along the gradient's sign."""
-    return images + step_size * jnp.sign(gradient)
+    """One step of steepest ascent by `step_size`: along the gradient's sign, or its direction (L2).
+
+    A zero gradient moves nothing.
+    """
+    direction = jnp.sign(gradient) if norm == "linf" else _unit(gradient)
+    return images + step_size * direction
 
 
-def project(adversarial: Images, images: Images, epsilon: float) -> Images:
-    """Nearest point of the L_inf ball around `images`, then of the box [0, 1]."""
-    return jnp.clip(jnp.clip(adversarial, images - epsilon, images + epsilon), 0.0, 1.0)
+def project(adversarial: Images, images: Images, epsilon: Length, norm: str = "linf") -> Images:
+    """Nearest point of the ball around `images`, then of the box [0, 1].
+
+    The box holds the images, so the second does not leave the ball.
+    """
+    if norm == "linf":
+        return jnp.clip(jnp.clip(adversarial, images - epsilon, images + epsilon), 0.0, 1.0)
+    differences = adversarial - images
+    size = expand(length(differences, "l2"))
+    # Where there is nothing to shorten the factor is exactly 1; zero size divides by 1.
+    factor = jnp.where(size > epsilon, epsilon / jnp.where(size > 0, size, 1.0), 1.0)
+    return jnp.clip(images + factor * differences, 0.0, 1.0)
+
+
+def _drawn(keys: Key[Array, " batch"], draw: Callable[[Array], Array]) -> Float[Array, "batch ..."]:
+    return jax.vmap(draw)(keys)
+
+
+def _unit(vectors: Images) -> Images:
+    """The vectors' L2 directions; zero stays zero.
+
+    Scaled by the largest entry first: the squares of a confident network's gradients, say 1e-25,
+    are zero in float32.
+    """
+    largest = length(vectors, "linf")
+    scaled = vectors / expand(jnp.where(largest > 0, largest, 1.0))
+    # A scaled vector is at least 1 long unless it is zero.
+    return scaled / expand(jnp.maximum(length(scaled, "l2"), 1.0))

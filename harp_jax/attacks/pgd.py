@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., 2018) and its single-step form FGSM."""
+"""Projected gradient descent (Madry et al., 2018), its single-step form FGSM and its C&W form."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,11 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from harp_jax.attacks import norms
-from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Scalar, Selection
+from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, margin
+from harp_jax.attacks.settings import check
+from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Scalar
+
+Objective = Callable[[Logits, Labels], PerExample]
 
 
 @runtime_checkable
@@ -22,6 +25,11 @@ class Attack(Protocol):
         """Radius of the ball, on the [0, 1] scale."""
         ...
 
+    @property
+    def norm(self) -> str:
+        """Norm of the ball, 'linf' or 'l2'."""
+        ...
+
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
@@ -31,7 +39,7 @@ class Attack(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PGD:
-    """L_inf PGD on the cross-entropy, from random points of the ball.
+    """PGD from random points of the ball.
 
     As in the authors' code, the random start is not clipped to [0, 1] before its first gradient;
     every step then projects onto the ball and the box. With one restart the last iterate is
@@ -39,11 +47,12 @@ class PGD:
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
-        step_size: Length of a step, on the [0, 1] scale.
+        step_size: Length of a step in the norm, on the [0, 1] scale.
         steps: Number of gradient steps, >= 1.
         restarts: Number of independent runs, >= 1.
         random_start: Start at a uniform point of the ball instead of at the image.
-        norm: Only 'linf'.
+        norm: 'linf' or 'l2'.
+        objective: What is ascended: 'ce', 'margin' or 'dlr', see `objectives`.
     """
 
     epsilon: float
@@ -52,6 +61,7 @@ class PGD:
     restarts: int = 1
     random_start: bool = True
     norm: str = "linf"
+    objective: str = "ce"
 
     def __post_init__(self):
         """Checks the settings.
@@ -59,11 +69,8 @@ class PGD:
         Raises:
             ValueError: naming the field, its value and what is allowed.
         """
-        _check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        _check(self, "step_size", self.step_size > 0, "numbers > 0")
-        _check(self, "steps", self.steps >= 1, "whole numbers >= 1")
-        _check(self, "restarts", self.restarts >= 1, "whole numbers >= 1")
-        _check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
+        _check_settings(self)
+        check(self, "objective", self.objective in UNTARGETED, ", ".join(UNTARGETED))
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
@@ -79,38 +86,57 @@ class PGD:
         Returns:
             Adversarial images in [0, 1], within `epsilon` of the clean ones.
         """
-        keys = norms.per_example_keys(key, len(images))
-        if self.restarts == 1:
-            return self._run(logits_fn, images, labels, keys)
+        return _search(self, OBJECTIVES[self.objective], logits_fn, images, labels, key)
 
-        def restart(number, best):
-            run_keys = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            found = self._run(logits_fn, images, labels, run_keys)
-            return _better(best, (found, *_success(logits_fn, found, labels)))
 
-        nothing = (images, jnp.zeros(len(images), bool), jnp.full(len(images), -jnp.inf))
-        return lax.fori_loop(0, self.restarts, restart, nothing)[0]
+@dataclasses.dataclass(frozen=True)
+class CW:
+    """PGD on the margin loss of Carlini & Wagner (2017), as the robust-pruning papers use it.
 
-    def _run(self, logits_fn: LogitsFn, images: Images, labels: Labels, keys: jax.Array) -> Images:
-        gradient = _loss_gradient(logits_fn, labels)
+    What is ascended is the largest wrong logit minus the true one, up to `confidence`: an example
+    that is misclassified by so much moves no further.
 
-        def step(_, adversarial):
-            moved = norms.ascend(adversarial, gradient(adversarial), self.step_size)
-            return norms.project(moved, images, self.epsilon)
+    Attributes:
+        epsilon: Radius of the ball, on the [0, 1] scale.
+        step_size: Length of a step in the norm, on the [0, 1] scale.
+        steps: Number of gradient steps, >= 1.
+        restarts: Number of independent runs, >= 1, of which the best is kept as by `PGD`.
+        confidence: Margin that is enough, in logits, >= 0.
+        random_start: Start at a uniform point of the ball instead of at the image.
+        norm: 'linf' or 'l2'.
+    """
 
-        start = images
-        if self.random_start:
-            start = images + norms.uniform_noise(keys, images, self.epsilon)
-        return lax.fori_loop(0, self.steps, step, start)
+    epsilon: float
+    step_size: float
+    steps: int = 20
+    restarts: int = 1
+    confidence: float = 50.0
+    random_start: bool = True
+    norm: str = "linf"
+
+    def __post_init__(self):
+        """Checks the settings, as `PGD` does."""
+        _check_settings(self)
+        check(self, "confidence", self.confidence >= 0, "numbers >= 0")
+
+    def __call__(
+        self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
+    ) -> Images:
+        """Attacks a batch; see `PGD.__call__`."""
+
+        def capped(logits: Logits, labels: Labels) -> PerExample:
+            return jnp.minimum(margin(logits, labels), self.confidence)
+
+        return _search(self, capped, logits_fn, images, labels, key)
 
 
 @dataclasses.dataclass(frozen=True)
 class FGSM:
-    """Fast gradient sign method (Goodfellow et al., 2015): one step of length `epsilon`, L_inf.
+    """Fast gradient sign method (Goodfellow et al., 2015): one step of length `epsilon`.
 
     Attributes:
         epsilon: Radius of the ball and length of the step, on the [0, 1] scale.
-        norm: Only 'linf'.
+        norm: 'linf', or 'l2' for a step along the gradient itself.
     """
 
     epsilon: float
@@ -118,31 +144,73 @@ class FGSM:
 
     def __post_init__(self):
         """Checks the settings, as `PGD` does."""
-        _check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        _check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
+        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
+        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
         """Attacks a batch; see `PGD.__call__`. The key is not used."""
         del key
-        gradient = _loss_gradient(logits_fn, labels)(images)
-        return norms.project(norms.ascend(images, gradient, self.epsilon), images, self.epsilon)
+        gradient = _loss_gradient(cross_entropy, logits_fn, labels)(images)
+        moved = norms.ascend(images, gradient, self.epsilon, self.norm)
+        return norms.project(moved, images, self.epsilon, self.norm)
 
 
-def _loss_gradient(logits_fn: LogitsFn, labels: Labels) -> Callable[[Images], Images]:
+def _check_settings(attack: PGD | CW) -> None:
+    check(attack, "epsilon", attack.epsilon >= 0, "numbers >= 0")
+    check(attack, "step_size", attack.step_size > 0, "numbers > 0")
+    check(attack, "steps", attack.steps >= 1, "whole numbers >= 1")
+    check(attack, "restarts", attack.restarts >= 1, "whole numbers >= 1")
+    check(attack, "norm", attack.norm in norms.NORMS, ", ".join(norms.NORMS))
+
+
+def _search(
+    attack: PGD | CW,
+    objective: Objective,
+    logits_fn: LogitsFn,
+    images: Images,
+    labels: Labels,
+    key: ExampleKeys,
+) -> Images:
+    """All restarts of an attack; the best point of each example."""
+    keys = norms.per_example_keys(key, len(images))
+    gradient = _loss_gradient(objective, logits_fn, labels)
+    if attack.restarts == 1:
+        return _run(attack, gradient, images, keys)
+
+    def restart(number, best):
+        found = _run(attack, gradient, images, norms.fold_keys(keys, number))
+        logits = logits_fn(found)
+        wrong = logits.argmax(-1) != labels
+        return _better(best, (found, wrong, objective(logits, labels)))
+
+    nothing = (images, jnp.zeros(len(images), bool), jnp.full(len(images), -jnp.inf))
+    return lax.fori_loop(0, attack.restarts, restart, nothing)[0]
+
+
+def _run(
+    attack: PGD | CW, gradient: Callable[[Images], Images], images: Images, keys: jax.Array
+) -> Images:
+    """One restart: its last iterate."""
+
+    def step(_, adversarial):
+        moved = norms.ascend(adversarial, gradient(adversarial), attack.step_size, attack.norm)
+        return norms.project(moved, images, attack.epsilon, attack.norm)
+
+    start = images
+    if attack.random_start:
+        start = images + norms.uniform_noise(keys, images, attack.epsilon, attack.norm)
+    return lax.fori_loop(0, attack.steps, step, start)
+
+
+def _loss_gradient(
+    objective: Objective, logits_fn: LogitsFn, labels: Labels
+) -> Callable[[Images], Images]:
     def loss(images: Images) -> Scalar:
-        logits = logits_fn(images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+        return objective(logits_fn(images), labels).sum()
 
     return jax.grad(loss)
-
-
-def _success(logits_fn: LogitsFn, images: Images, labels: Labels) -> tuple[Selection, PerExample]:
-    """Which images are misclassified, and their cross-entropy."""
-    logits = logits_fn(images)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return logits.argmax(-1) != labels, loss
 
 
 def _better(best: tuple[jax.Array, ...], found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -153,8 +221,3 @@ def _better(best: tuple[jax.Array, ...], found: tuple[jax.Array, ...]) -> tuple[
         jnp.where(take.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
         for old, new in zip(best, found, strict=True)
     )
-
-
-def _check(attack: PGD | FGSM, field: str, allowed: bool, what: str) -> None:
-    if not allowed:
-        raise ValueError(f"{field}={getattr(attack, field)!r}: allowed are {what}")

@@ -1,0 +1,347 @@
+"""The Square Attack (Andriushchenko et al., 2020): random search with square windows, no gradients.
+
+As AutoAttack's standard version runs it (Croce & Hein, 2020): margin loss, window sizes that follow
+a schedule in the number of queries itself, whatever their total. Every example has windows of its
+own; there, all examples of a batch share one.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from harp_jax.attacks import norms, objectives
+from harp_jax.attacks.settings import check
+from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Selection
+
+# After so many queries the share of the image that a window covers halves once more.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_TINY = 1e-12  # what a norm is at least, where something is divided by it
+
+_Image = Float[Array, "height width channels"]
+_Bits = UInt32[Array, " n"]
+
+
+class SquareState(NamedTuple):
+    """How far the search of every example is.
+
+    Attributes:
+        adversarial: Best points so far.
+        margin: Largest wrong logit minus the label's, which the search raises.
+        fooled: Which of them are misclassified; their search is over.
+        query: Number of windows tried so far.
+    """
+
+    adversarial: Images
+    margin: PerExample
+    fooled: Selection
+    query: Int[Array, " batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """Square Attack, in an L_inf or L2 ball; needs logits, not gradients.
+
+    A query changes one window (L_inf: to a corner of the ball; L2: its share of the perturbation
+    moves there from a second window) and keeps the change if that raises the margin, the largest
+    wrong logit minus the label's.
+
+    Attributes:
+        epsilon: Radius of the ball, on the [0, 1] scale.
+        norm: 'linf' or 'l2'.
+        queries: Windows tried for an example in one run, >= 1; the start is one query more.
+        restarts: Number of independent runs, >= 1.
+        p_init: Share of the image that the first windows cover, in (0, 1].
+    """
+
+    epsilon: float
+    norm: str = "linf"
+    queries: int = 5000
+    restarts: int = 1
+    p_init: float = 0.8
+
+    def __post_init__(self):
+        """Checks the settings.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
+        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
+        check(self, "queries", self.queries >= 1, "whole numbers >= 1")
+        check(self, "restarts", self.restarts >= 1, "whole numbers >= 1")
+        check(self, "p_init", 0 < self.p_init <= 1, "numbers in (0, 1]")
+
+    def __call__(
+        self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
+    ) -> Images:
+        """Attacks a batch.
+
+        Args:
+            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
+            images: Clean images.
+            labels: True classes.
+            key: One key, or one per example (then an example's noise does not depend on the batch).
+
+        Returns:
+            The points of the largest margin found, in [0, 1] and within `epsilon` of the clean
+            images; images that are misclassified as they are come back unchanged.
+        """
+        keys = norms.per_example_keys(key, len(images))
+
+        def run(number: Int[Array, ""] | int, best: SquareState) -> SquareState:
+            run_keys = norms.fold_keys(keys, number)
+            fresh = self.start(logits_fn, images, labels, run_keys)
+            state = choose(best.fooled, best, fresh)
+            state = self.advance(state, logits_fn, images, labels, run_keys, self.queries)
+            better = state.fooled | (state.margin > best.margin)
+            return choose(better & ~best.fooled, state, best)
+
+        nothing = SquareState(
+            images,
+            jnp.full(len(images), -jnp.inf),
+            jnp.zeros(len(images), bool),
+            jnp.zeros(len(images), jnp.int32),
+        )
+        return lax.fori_loop(0, self.restarts, run, nothing).adversarial
+
+    def start(
+        self, logits_fn: LogitsFn, images: Images, labels: Labels, keys: Key[Array, " batch"]
+    ) -> SquareState:
+        """The state before the first window: stripes (L_inf) or tiles (L2) on the images.
+
+        Args:
+            logits_fn: As for a call.
+            images: Clean images.
+            labels: True classes.
+            keys: One per example, of one run.
+
+        Returns:
+            The state; images that are misclassified as they are stay so and are done.
+        """
+        shape = images.shape[1:]
+        draw = functools.partial(_bits, count=_start_bits(self.norm, shape))
+        bits = jax.vmap(draw, (0, None))(keys, 0)
+        begin = {"linf": _stripes, "l2": _tiles}[self.norm]
+        adversarial = jax.vmap(functools.partial(begin, self.epsilon))(images, bits)
+        clean, margin = _margin(logits_fn, images, labels), _margin(logits_fn, adversarial, labels)
+        query = jnp.zeros(len(images), jnp.int32)
+        return choose(
+            clean[1], SquareState(images, *clean, query), SquareState(adversarial, *margin, query)
+        )
+
+    def advance(
+        self,
+        state: SquareState,
+        logits_fn: LogitsFn,
+        images: Images,
+        labels: Labels,
+        keys: Key[Array, " batch"],
+        queries: Int[Array, ""] | int,
+    ) -> SquareState:
+        """Tries further windows; how a search is cut into calls does not change what it finds.
+
+        Args:
+            state: From `start` or `advance`; examples may be at different queries.
+            logits_fn: As for a call.
+            images: Clean images.
+            labels: True classes.
+            keys: Those given to `start`.
+            queries: How many windows to try at most. An example ends when it is misclassified or
+                has had the attack's `queries`, the loop when all have ended.
+
+        Returns:
+            The new state.
+        """
+        sizes = _window_sizes(self.p_init, self.norm, images.shape[1:3])
+        propose = {"linf": _recolour, "l2": _move}[self.norm]
+        count = {"linf": 2, "l2": 5}[self.norm] + images.shape[-1]
+
+        def candidate(
+            key: Key[Array, ""], image: _Image, best: _Image, query: Int[Array, ""]
+        ) -> _Image:
+            level = (query > jnp.array(HALVINGS)).sum()
+            return propose(self.epsilon, sizes, image, best, level, _bits(key, query + 1, count))
+
+        def active(state: SquareState) -> Selection:
+            return ~state.fooled & (state.query < self.queries)
+
+        def step(carry: tuple[Int[Array, ""], SquareState]) -> tuple[Int[Array, ""], SquareState]:
+            done, state = carry
+            tried = jax.vmap(candidate)(keys, images, state.adversarial, state.query)
+            margin, fooled = _margin(logits_fn, tried, labels)
+            searching = active(state)
+            found = SquareState(tried, margin, fooled, state.query)
+            state = choose(searching & (fooled | (margin > state.margin)), found, state)
+            return done + 1, state._replace(query=state.query + searching)
+
+        def unfinished(carry: tuple[Int[Array, ""], SquareState]) -> jax.Array:
+            done, state = carry
+            return (done < queries) & active(state).any()
+
+        return lax.while_loop(unfinished, step, (jnp.int32(0), state))[1]
+
+
+def _margin(logits_fn: LogitsFn, images: Images, labels: Labels) -> tuple[PerExample, Selection]:
+    """The margin of images, and which of them are misclassified."""
+    logits = logits_fn(images)
+    return objectives.margin(logits, labels), logits.argmax(-1) != labels
+
+
+def choose(take: Selection, new: SquareState, old: SquareState) -> SquareState:
+    """Per example, the one state or the other."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(take[:, None, None, None] if a.ndim == 4 else take, a, b), new, old
+    )
+
+
+def _bits(key: Key[Array, ""], query: Int[Array, ""] | int, count: int) -> _Bits:
+    """What is random in one query; number 0 is the start."""
+    return jax.random.bits(jax.random.fold_in(key, query), (count,))
+
+
+def _signs(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(bits >> 31, 1.0, -1.0)
+
+
+@functools.cache
+def _window_sizes(p_init: float, norm: str, shape: tuple[int, int]) -> tuple[int, ...]:
+    """Sides of the windows in pixels, before and after each of the halvings; L2's are odd."""
+    height, width = shape
+    sides = []
+    for level in range(len(HALVINGS) + 1):
+        side = round(math.sqrt(p_init / 2**level * height * width))
+        if norm == "l2":
+            side = max(side, 3) // 2 * 2 + 1
+        sides.append(min(max(side, 1), height, width))
+    return tuple(sides)
+
+
+def _span(first: UInt32[Array, ""], side: Int[Array, ""], length: int) -> Array:
+    """Which of `length` places are in a stretch of `side`, its first place drawn evenly."""
+    places = jnp.arange(length, dtype=jnp.uint32)
+    first = first % (length + 1 - side).astype(jnp.uint32)
+    return (places >= first) & (places < first + side.astype(jnp.uint32))
+
+
+def _stripes(epsilon: float, image: _Image, bits: _Bits) -> _Image:
+    """Vertical stripes, a sign for each column and channel."""
+    _, width, channels = image.shape
+    return jnp.clip(image + epsilon * _signs(bits).reshape(1, width, channels), 0.0, 1.0)
+
+
+def _recolour(
+    epsilon: float,
+    sizes: tuple[int, ...],
+    image: _Image,
+    best: _Image,
+    level: Int[Array, ""],
+    bits: _Bits,
+) -> _Image:
+    """A window at plus or minus epsilon, a sign for each channel.
+
+    The published step adds 2 epsilon and projects, which from any point of the ball ends there.
+    """
+    height, width, _ = image.shape
+    side = jnp.array(sizes)[level]
+    rows, columns = _span(bits[0], side, height), _span(bits[1], side, width)
+    corner = jnp.clip(image + epsilon * _signs(bits[2:]).reshape(1, 1, -1), 0.0, 1.0)
+    return jnp.where(rows.reshape(-1, 1, 1) & columns.reshape(1, -1, 1), corner, best)
+
+
+def _start_bits(norm: str, shape: tuple[int, ...]) -> int:
+    height, width, channels = shape
+    if norm == "linf":
+        return width * channels
+    side = max(height // 5, 1)
+    return (height // side) * (width // side) * (channels + 1)
+
+
+@functools.cache
+def _bumps(side: int) -> np.ndarray:
+    """The published pattern of an L2 window: two halves of opposite signs, peaked, of norm 1."""
+    pattern = np.zeros((side, side), np.float32)
+    for rows, sign in ((slice(side // 2), 1.0), (slice(side // 2, side), -1.0)):
+        pattern[rows] = sign * _pyramid(*pattern[rows].shape)
+    return pattern / np.linalg.norm(pattern)
+
+
+def _pyramid(height: int, width: int) -> np.ndarray:
+    """Rectangles within one another, the k-th from the inside adding 1/k**2; norm 1."""
+    values = np.zeros((height, width))
+    middle = height // 2, width // 2
+    for k in range(max(middle) + 1):
+        rows, columns = (slice(max(m - k, 0), m + k + 1) for m in middle)
+        values[rows, columns] += 1.0 / (k + 1) ** 2
+    return values / max(np.linalg.norm(values), _TINY)
+
+
+def _scaled(change: _Image, norm: Float[Array, ""] | float) -> _Image:
+    return change * (norm / jnp.maximum(jnp.sqrt((change**2).sum()), _TINY))
+
+
+def _tiles(epsilon: float, image: _Image, bits: _Bits) -> _Image:
+    """Tiles of the L2 pattern, each lying or standing, a sign for each tile and channel."""
+    height, width, channels = image.shape
+    side = max(height // 5, 1)
+    down, across = height // side, width // side
+    bits = bits.reshape(down, across, channels + 1)
+    lying = jnp.tile(_bumps(side), (down, across))
+    standing = jnp.tile(_bumps(side).T, (down, across))
+    pixels = jnp.repeat(jnp.repeat(_signs(bits), side, 0), side, 1)
+    pattern = jnp.where(pixels[..., 0] > 0, lying, standing)
+    pattern = pattern[..., None] * pixels[..., 1:]
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    below, right = height - top - down * side, width - left - across * side
+    change = jnp.pad(pattern, ((top, below), (left, right), (0, 0)))
+    return jnp.clip(image + _scaled(change, epsilon), 0.0, 1.0)
+
+
+@functools.cache
+def _bump_table(sizes: tuple[int, ...], height: int, width: int) -> np.ndarray:
+    """The pattern of each size, lying and standing, in the last quarter of an empty field."""
+    table = np.zeros((len(sizes), 2, 2 * height, 2 * width), np.float32)
+    for level, side in enumerate(sizes):
+        table[level, 0, height : height + side, width : width + side] = _bumps(side)
+        table[level, 1, height : height + side, width : width + side] = _bumps(side).T
+    return table
+
+
+def _move(
+    epsilon: float,
+    sizes: tuple[int, ...],
+    image: _Image,
+    best: _Image,
+    level: Int[Array, ""],
+    bits: _Bits,
+) -> _Image:
+    """Empties one window and gives what it held to another one, in a new pattern."""
+    height, width, channels = image.shape
+    side = jnp.array(sizes)[level]
+    rows, columns, from_rows, from_columns = (
+        _span(bits[place], side, (height, width)[place % 2]) for place in range(4)
+    )
+    into = rows.reshape(-1, 1, 1) & columns.reshape(1, -1, 1)
+    emptied = from_rows.reshape(-1, 1, 1) & from_columns.reshape(1, -1, 1)
+    change = best - image
+    held = jnp.where(into, change, 0.0)
+    held = held / (_TINY + jnp.sqrt((held**2).sum((0, 1), keepdims=True)))
+    corner = (height - rows.argmax(), width - columns.argmax())
+    turned = (bits[4] >> 31).astype(jnp.int32)
+    bump = lax.dynamic_slice(
+        jnp.asarray(_bump_table(sizes, height, width)),
+        (level, turned, *corner),
+        (1, 1, height, width),
+    )
+    new = bump.reshape(height, width, 1) * _signs(bits[5:]).reshape(1, 1, channels) + held
+    unused = jnp.maximum(epsilon**2 - (change**2).sum(), 0.0) / channels
+    amount = jnp.sqrt(unused + (jnp.where(into | emptied, change, 0.0) ** 2).sum())
+    new = new * (amount / (_TINY + jnp.sqrt((new**2).sum((0, 1), keepdims=True))))
+    change = jnp.where(into, new, jnp.where(emptied, 0.0, change))
+    return jnp.clip(image + _scaled(change, epsilon), 0.0, 1.0)
