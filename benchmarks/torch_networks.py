@@ -1,6 +1,6 @@
 """The networks of harp_jax in plain PyTorch, and masks as the authors of HARP compute them.
 
-Only `benchmarks.train_step` uses this; it needs `pip install -e '.[benchmarks]'`.
+For `benchmarks.train_step` and `benchmarks.autoattack`; needs `pip install -e '.[benchmarks]'`.
 """
 
 import collections

@@ -1,0 +1,261 @@
+"""harp_jax's AutoAttack against torchattacks', on the same trained network and images.
+
+    python -m benchmarks.autoattack --workdir runs/fashion --images 1000
+
+A stage's network of a finished workdir is copied to PyTorch; both have to give the same logits.
+Each side then attacks the first test images with its AutoAttack in the published settings (which
+torchattacks does not have as its defaults: its APGD and FAB make 10 steps), each of the four
+attacks on what the ones before left. harp_jax runs a second time for its time without compilation.
+Foolbox, as a third opinion, attacks harp_jax's own logits function with PGD, beside our PGD of the
+same steps. Results are written as they come. Needs `pip install -e '.[benchmarks]'`.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from benchmarks import jax_step, workload
+from harp_jax import checkpoint, models
+from harp_jax.attacks import PGD, AutoAttack
+from harp_jax.data import Split, load, to_unit
+from harp_jax.pruning.layers import bake
+from harp_jax.robustness import Outcome, PackedAutoAttack
+from harp_jax.training import parallel
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "autoattack.json"
+SIDES = ("harp_jax", "torchattacks", "foolbox")
+PACKAGES = ("harp_jax", "jax", "jaxlib", "numpy", "torch", "torchattacks", "foolbox")
+NAMES = ("apgd-ce", "apgd-t", "fab-t", "square")
+PGD_STEPS = 20
+LOGITS_TOLERANCE = 1e-4  # of the largest logit
+
+
+class Task(NamedTuple):
+    """What all sides attack: a plain network, images and the radius."""
+
+    name: str
+    variables: Any
+    split: Split
+    epsilon: float
+    seed: int
+    batch_size: int
+
+
+def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: int) -> Task:
+    """The network and test images of a workdir.
+
+    Args:
+        workdir: Of a run of the `cnn`, or another network of `torch_networks`.
+        stage: A complete stage, or None for the last one.
+        images: How many of the first test images.
+        batch_size: Of all sides.
+
+    Returns:
+        The task.
+    """
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    variables = checkpoint.load(workdir / stage if stage else workdir)
+    found = variables.pop("metadata")
+    data = config["data"]
+    dataset = load(
+        data["name"],
+        data_dir=data["directory"],
+        seed=config["seed"],
+        validation_examples=data["validation_examples"],
+        test_examples=images,
+    )
+    epsilon, plain = config["attack"]["epsilon"], jax.jit(bake)(variables)
+    return Task(found["model"], plain, dataset.test, epsilon, config["seed"], batch_size)
+
+
+def ours(task: Task) -> dict[str, Any]:
+    """Accuracy after each sub-attack, and times with and without compilation."""
+    devices = parallel.local_devices()
+    model = models.create(task.name, workload.CLASSES)
+    packed = PackedAutoAttack(
+        model,
+        AutoAttack(task.epsilon),
+        seed=task.seed,
+        batch_size=task.batch_size,
+        devices=devices,
+    )
+    plain = parallel.replicate(task.variables, devices)
+
+    def attack() -> tuple[Outcome, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            path = epath.Path(folder) / "progress.npz"
+            outcome = packed(plain, task.split, "harp_jax", path, lambda: False)
+            return outcome, time.perf_counter() - started
+
+    first, whole = attack()
+    again, compiled = attack()
+    if not np.array_equal(first.broken_by, again.broken_by):
+        raise RuntimeError("AutoAttack did not repeat what it found")
+    return {
+        "after": {name: float(first.robust(name).mean()) for name in first.names},
+        "seconds": whole,
+        "seconds_compiled": compiled,
+        "seconds_compiled_each": again.seconds,
+        "devices": parallel.names(devices),
+        "largest_excess": first.excess,
+    }
+
+
+def torch_side(task: Task) -> dict[str, Any]:
+    """The same by torchattacks."""
+    torch: Any = importlib.import_module("torch")
+    torchattacks: Any = importlib.import_module("torchattacks")
+    network = torch_network(task)
+    settings = {"norm": "Linf", "eps": task.epsilon, "seed": task.seed}
+    attacks = dict(
+        zip(
+            NAMES,
+            (
+                torchattacks.APGD(network, steps=100, loss="ce", **settings),
+                torchattacks.APGDT(network, steps=100, n_classes=workload.CLASSES, **settings),
+                torchattacks.FAB(
+                    network, steps=100, multi_targeted=True, n_classes=workload.CLASSES, **settings
+                ),
+                torchattacks.Square(network, n_queries=5000, **settings),
+            ),
+            strict=True,
+        )
+    )
+    images = torch.tensor(_channels_first(task.split.images))
+    labels = torch.tensor(task.split.labels).long()
+
+    def right(images: Any, labels: Any) -> Any:
+        with torch.no_grad():
+            return network(images).argmax(1) == labels
+
+    alive = np.flatnonzero(right(images, labels).numpy())
+    found: dict[str, Any] = {"after": {"natural": len(alive) / len(labels)}, "seconds_each": {}}
+    for name, attack in attacks.items():
+        started, left = time.perf_counter(), []
+        for batch in _batches(alive, task.batch_size):
+            with contextlib.redirect_stdout(io.StringIO()):
+                adversarial = attack(images[batch], labels[batch])
+            left.append(batch[right(adversarial, labels[batch]).numpy()])
+        alive = np.concatenate([*left, np.zeros(0, np.int64)])
+        found["seconds_each"][name] = time.perf_counter() - started
+        found["after"][name] = len(alive) / len(labels)
+    return {**found, "seconds": sum(found["seconds_each"].values())}
+
+
+def torch_network(task: Task) -> Any:
+    """The network in PyTorch.
+
+    Raises:
+        RuntimeError: if its logits are others.
+    """
+    torch: Any = importlib.import_module("torch")
+    torch_networks: Any = importlib.import_module("benchmarks.torch_networks")
+    network = torch_networks.NETWORKS[task.name]()
+    torch_networks.load(network, jax_step.layer_arrays(task.name, task.variables))
+    network.eval()
+    images = task.split.images[:64]
+    expected = jax_step.logits(task.name, task.variables, images)
+    with torch.no_grad():
+        logits = network(torch.tensor(_channels_first(images))).numpy()
+    difference = np.abs(logits - expected).max() / np.abs(expected).max()
+    if difference > LOGITS_TOLERANCE:
+        raise RuntimeError(f"logits of the two networks differ by {difference:.1e}")
+    return network
+
+
+def foolbox_side(task: Task) -> dict[str, Any]:
+    """PGD by Foolbox on our logits function, and ours of the same steps."""
+    foolbox: Any = importlib.import_module("foolbox")
+    model = models.create(task.name, workload.CLASSES)
+    logits_fn = jax.jit(models.logits_fn(model, task.variables))
+    step = task.epsilon / 4
+    theirs = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=PGD_STEPS)
+    wrapped = foolbox.JAXModel(logits_fn, bounds=(0, 1))
+    pgd = jax.jit(
+        lambda images, labels, key: PGD(task.epsilon, step, PGD_STEPS)(
+            logits_fn, images, labels, key
+        )
+    )
+
+    def foolbox_pgd(images: jax.Array, labels: jax.Array) -> jax.Array:
+        return theirs(wrapped, images, labels, epsilons=task.epsilon)[1]
+
+    def our_pgd(images: jax.Array, labels: jax.Array) -> jax.Array:
+        return pgd(images, labels, jax.random.key(task.seed))
+
+    def accuracy(attack: Callable[[jax.Array, jax.Array], jax.Array]) -> float:
+        correct = 0
+        for batch in _batches(np.arange(len(task.split)), task.batch_size):
+            images = to_unit(jnp.asarray(task.split.images[batch]))
+            labels = jnp.asarray(task.split.labels[batch])
+            correct += int((logits_fn(attack(images, labels)).argmax(-1) == labels).sum())
+        return correct / len(task.split)
+
+    settings = {"steps": PGD_STEPS, "step_size": step}
+    return {**settings, "foolbox": accuracy(foolbox_pgd), "harp_jax": accuracy(our_pgd)}
+
+
+def _batches(places: np.ndarray, size: int) -> Sequence[np.ndarray]:
+    return [places[start : start + size] for start in range(0, len(places), size)]
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    """uint8 NHWC -> float32 NCHW in [0, 1]."""
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1).astype(np.float32) / 255)
+
+
+def main() -> None:
+    """Measures the chosen sides; results of the others stay in the file if they fit."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=epath.Path)
+    parser.add_argument("--stage", choices=("pretrain", "prune", "finetune"))
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=500)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    arguments = parser.parse_args()
+    parallel.one_device_per_core([arguments.batch_size])
+    workdir = checkpoint.absolute(arguments.workdir)
+    task = load_task(workdir, arguments.stage, arguments.images, arguments.batch_size)
+    results: dict[str, Any] = {
+        "network": task.name,
+        "stage": arguments.stage or "last",
+        "images": len(task.split),
+        "epsilon": task.epsilon,
+        "seed": task.seed,
+        "batch_size": task.batch_size,
+        "cores": workload.cores(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+    if arguments.output.exists():
+        earlier = json.loads(arguments.output.read_text())
+        if all(earlier.get(name) == value for name, value in results.items()):
+            results = earlier
+    for side in arguments.sides:
+        measure = {"harp_jax": ours, "torchattacks": torch_side, "foolbox": foolbox_side}[side]
+        results[side] = measure(task)
+        print(side, json.dumps(results[side]), flush=True)
+        if "harp_jax" in results and "torchattacks" in results:
+            seconds = results["torchattacks"]["seconds"]
+            results["ratio"] = seconds / results["harp_jax"]["seconds"]
+            results["ratio_compiled"] = seconds / results["harp_jax"]["seconds_compiled"]
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
