@@ -90,23 +90,46 @@ def default() -> Config:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
-    config.evaluate.attacks = ConfigDict()  # by name; epsilon and step_size follow config.attack
-    epsilon = config.attack.get_ref("epsilon")
-    step_size = config.attack.get_ref("step_size")
-    config.evaluate.attacks.fgsm = ConfigDict({"type": "FGSM", "epsilon": epsilon})
-    for name, steps, restarts in (("pgd10", 10, 1), ("pgd20", 20, 5)):
-        config.evaluate.attacks[name] = ConfigDict(
-            {
-                "type": "PGD",
-                "epsilon": epsilon,
-                "step_size": step_size,
-                "steps": steps,
-                "restarts": restarts,
-            }
-        )
+    config.evaluate.run = ("fgsm", "pgd10", "pgd20")  # which of the attacks, in this order
+    # Also: accuracy at 0 to 2 epsilon, under APGD with 25 steps.
+    config.evaluate.curve = False
+    config.evaluate.attacks = _attacks(config.attack)
     config.lock()  # a misspelt field is an error, not a new one
     config.evaluate.attacks.unlock()  # any attacks, by any names
     return config
+
+
+def _attacks(training: Config) -> Config:
+    """Attacks to evaluate with, by name; epsilon and step_size follow those of training."""
+    radius = {"epsilon": training.get_ref("epsilon")}
+    steps = {**radius, "step_size": training.get_ref("step_size")}
+    attacks = {
+        "fgsm": {"type": "FGSM", **radius},
+        "pgd10": {"type": "PGD", **steps, "steps": 10, "restarts": 1},
+        "pgd20": {"type": "PGD", **steps, "steps": 20, "restarts": 5},
+        "pgd100": {"type": "PGD", **steps, "steps": 100, "restarts": 1},
+        "cw20": {"type": "CW", **steps, "steps": 20, "restarts": 1},
+        "apgd": {"type": "APGD", **radius, "objective": "ce", "steps": 100},
+        "apgdt": {"type": "APGD", **radius, "objective": "dlr_targeted", "steps": 100},
+        "fab": {"type": "FAB", **radius, "steps": 100},
+        "square": {"type": "Square", **radius, "queries": 5000},
+        "autoattack": {"type": "AutoAttack", **radius, "version": "standard"},
+    }
+    return ConfigDict({name: ConfigDict(settings) for name, settings in attacks.items()})
+
+
+def attacks_to_run(config: Config) -> dict[str, Attack]:
+    """The attacks of the evaluation, by name.
+
+    Raises:
+        ConfigError: for a name that `evaluate.attacks` does not have, or settings that are wrong.
+    """
+    known = config.evaluate.attacks
+    for name in config.evaluate.run:
+        _require(name in known, "evaluate.run", name, ", ".join(known))
+    return {
+        name: make_attack(known[name], f"evaluate.attacks.{name}") for name in config.evaluate.run
+    }
 
 
 def make_attack(settings: Config, field: str) -> Attack:
@@ -125,12 +148,13 @@ def make_attack(settings: Config, field: str) -> Attack:
     fields = dict(settings)
     kind = fields.pop("type", None)
     _require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
-    known = [each.name for each in dataclasses.fields(ATTACKS[kind])]
+    known = {each.name: each.type for each in dataclasses.fields(ATTACKS[kind])}
     for name, value in fields.items():
         _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
         _require(isinstance(value, int | float | str), f"{field}.{name}", value, "plain values")
-        is_text = isinstance(value, str)
-        _require(is_text == (name == "norm"), f"{field}.{name}", value, "numbers, or a norm")
+        is_text = known[name] is str
+        allowed = "names, as text" if is_text else "numbers"
+        _require(isinstance(value, str) == is_text, f"{field}.{name}", value, allowed)
     missing = [
         each.name
         for each in dataclasses.fields(ATTACKS[kind])
@@ -190,6 +214,7 @@ def validate(config: Config) -> None:
     training_attack(config)
     for name, settings in config.evaluate.attacks.items():
         make_attack(settings, f"evaluate.attacks.{name}")
+    attacks_to_run(config)
 
 
 def check_batches(config: Config, devices: int) -> None:

@@ -1,5 +1,6 @@
 """Natural and robust accuracy of every stage's network on the test split -> results.json."""
 
+import functools
 import json
 import logging
 import time
@@ -13,13 +14,14 @@ import numpy as np
 from etils import epath
 
 from harp_jax import checkpoint, models
-from harp_jax.attacks import Attack
-from harp_jax.config import Config, make_attack
+from harp_jax.attacks import APGD, Attack, AutoAttack
+from harp_jax.config import Config, attacks_to_run
 from harp_jax.data import Dataset, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.robustness import CURVE, ROBUST, Outcome, PackedAutoAttack, warnings
 from harp_jax.training import parallel
-from harp_jax.training.accuracy import Accuracy, Measurement
+from harp_jax.training.accuracy import Measurement, Score
 from harp_jax.training.loop import InterruptedRunError
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Device
@@ -27,6 +29,7 @@ from harp_jax.types import Device
 _LOGGER = logging.getLogger(__name__)
 
 EXAMPLES = 10  # images in the report's strip
+CURVE_STEPS = 25  # of APGD, for each radius of the security curve
 
 
 def evaluate(
@@ -52,20 +55,21 @@ def evaluate(
         devices: Local devices.
         measurement: Measures the network.
         header: What results.json holds beside the rows: config, seed, versions, devices.
-        stop_requested: Asked between measurements.
+        stop_requested: Asked between measurements, and between the batches of AutoAttack.
 
     Returns:
         The content of results.json.
 
     Raises:
         CheckpointError: if no stage is complete.
-        InterruptedRunError: if a stop was requested; finished rows are saved.
+        InterruptedRunError: if a stop was requested; finished rows are saved, and AutoAttack's
+            progress after each batch.
     """
     stages = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
     if not stages:
         raise checkpoint.CheckpointError(f"{workdir}: no complete stage to evaluate")
-    settings = config.evaluate.attacks.to_dict()
-    attacks = {name: make_attack(s, f"evaluate.attacks.{name}") for name, s in settings.items()}
+    attacks = attacks_to_run(config)
+    settings = {name: config.evaluate.attacks[name].to_dict() for name in attacks}
     results = {
         **header,
         "complete": False,
@@ -77,10 +81,9 @@ def evaluate(
         },
         "attacks": settings,
         "notes": [],
-        "rows": _rows_done(workdir / "results.json", settings, len(dataset.test), stages),
+        "rows": _rows_done(workdir / "results.json", config, settings, len(dataset.test), stages),
     }
-    natural = measurement.under(None)
-    robust = {name: measurement.under(attack) for name, attack in attacks.items()}
+    measurer = _Measurer(config, workdir, model, dataset, devices, measurement, stop_requested)
     for stage in stages:
         variables = checkpoint.load(workdir / stage)
         metadata = variables.pop("metadata")
@@ -88,11 +91,13 @@ def evaluate(
         if stage in [row["stage"] for row in results["rows"]]:
             continue
         plain = measurement.bake(parallel.replicate(variables, devices))
-        measured = _measure(plain, natural, robust, dataset, stage, stop_requested)
-        row = {"stage": stage, **_sizes(variables), **measured}
+        row = {"stage": stage, **_sizes(variables), **measurer.measure(plain, stage, attacks)}
         row["checkpoint_epoch"] = metadata["epoch"]
+        row["warnings"] = warnings(row, settings)
         results["rows"].append(row)
         _LOGGER.info("%s", _sentence(row))
+        for warning in row["warnings"]:
+            _LOGGER.warning("%s: %s", stage, warning)
         _write(workdir / "results.json", results)
     if attacks:
         _write_examples(workdir, model, dataset, stages, *list(attacks.items())[-1], config.seed)
@@ -102,7 +107,7 @@ def evaluate(
 
 
 def _rows_done(
-    path: epath.Path, settings: dict[str, Any], images: int, stages: list[str]
+    path: epath.Path, config: Config, settings: dict[str, Any], images: int, stages: list[str]
 ) -> list[dict[str, Any]]:
     """Rows of an earlier, stopped evaluation that are the ones wanted now."""
     if not path.exists():
@@ -110,30 +115,106 @@ def _rows_done(
     earlier = json.loads(path.read_text())
     if earlier["attacks"] != settings:
         return []
-    return [row for row in earlier["rows"] if row["stage"] in stages and row["images"] == images]
+    return [
+        row
+        for row in earlier["rows"]
+        if row["stage"] in stages
+        and row["images"] == images
+        and "checks" in row  # of a version that made them
+        and ("curve" in row) == config.evaluate.curve
+    ]
 
 
-def _measure(
-    plain: Any,
-    natural: Accuracy,
-    robust: dict[str, Accuracy],
-    dataset: Dataset,
-    stage: str,
-    stop_requested: Callable[[], bool],
-) -> dict[str, Any]:
-    started = time.monotonic()
-    measured: dict[str, Any] = {
-        "natural": natural(plain, dataset.test, "natural"),
-        "robust": {},
-    }
-    for name, accuracy in robust.items():
-        if stop_requested():
+class _Measurer:
+    """Measures the networks of all stages with the same compiled programs."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        model: nn.Module,
+        dataset: Dataset,
+        devices: Sequence[Device],
+        measurement: Measurement,
+        stop_requested: Callable[[], bool],
+    ):
+        self.config, self.workdir, self.split = config, workdir, dataset.test
+        self.measurement, self.stop_requested = measurement, stop_requested
+        self.packed = functools.cache(
+            functools.partial(
+                PackedAutoAttack,
+                model,
+                seed=config.seed,
+                batch_size=config.evaluate.batch_size,
+                devices=devices,
+            )
+        )
+
+    def measure(self, plain: Any, stage: str, attacks: dict[str, Attack]) -> dict[str, Any]:
+        """What a row says of a network apart from its size."""
+        started = time.monotonic()
+        natural = self._score(plain, stage, "natural", None)
+        row: dict[str, Any] = {"natural": natural.accuracy, "robust": {}}
+        row["balanced"] = {"natural": natural.balanced}
+        excesses = [natural.excess]
+        for name, attack in attacks.items():
+            if isinstance(attack, AutoAttack):
+                outcome = self._autoattack(plain, stage, name, attack)
+                score = Score.of(*self._by_class(outcome.broken_by == ROBUST), outcome.excess)
+                row.setdefault("autoattack", {})[name] = self._of_outcome(outcome)
+            else:
+                score = self._score(plain, stage, name, attack)
+            row["robust"][name], row["balanced"][name] = score.accuracy, score.balanced
+            excesses.append(score.excess)
+        if self.config.evaluate.curve:
+            row["curve"] = self._curve(plain, stage, natural.accuracy)
+        largest = float(np.max(excesses))
+        row["checks"] = {"largest_excess": largest if np.isfinite(largest) else None}
+        seconds = time.monotonic() - started
+        return {**row, "images": len(self.split), "seed": self.config.seed, "seconds": seconds}
+
+    def _score(self, plain: Any, stage: str, name: str, attack: Attack | None) -> Score:
+        if self.stop_requested():
             raise InterruptedRunError(
                 f"evaluate: stopped in stage {stage}; finished stages are saved, the same command"
                 " goes on from here"
             )
-        measured["robust"][name] = accuracy(plain, dataset.test, name)
-    return {**measured, "images": len(dataset.test), "seconds": time.monotonic() - started}
+        return self.measurement.under(attack)(plain, self.split, name)
+
+    def _autoattack(self, plain: Any, stage: str, name: str, attack: AutoAttack) -> Outcome:
+        path = self.workdir / "robustness" / f"{stage}-{name}.npz"
+        label = f"{stage} {name}"
+        return self.packed(attack)(plain, self.split, label, path, self.stop_requested)
+
+    def _of_outcome(self, outcome: Outcome) -> dict[str, Any]:
+        after = {name: outcome.robust(name) for name in outcome.names}
+        balanced = {name: Score.of(*self._by_class(robust)) for name, robust in after.items()}
+        return {
+            "after": {name: score.accuracy for name, score in balanced.items()},
+            "balanced": {name: score.balanced for name, score in balanced.items()},
+            "seconds": outcome.seconds,
+            "images": len(self.split),
+            "seed": self.config.seed,
+            "zero_gradients": outcome.zero_gradients,
+            "deterministic": outcome.deterministic,
+        }
+
+    def _by_class(self, robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of robust and of all examples of each class."""
+        classes = int(self.split.labels.max()) + 1
+        return (
+            np.bincount(self.split.labels[robust], minlength=classes),
+            np.bincount(self.split.labels, minlength=classes),
+        )
+
+    def _curve(self, plain: Any, stage: str, natural: float) -> list[dict[str, float]]:
+        """Accuracy by radius; an example may break at a radius and not at a larger one."""
+        curve = [{"epsilon": 0.0, "robust": natural}]
+        for multiple in CURVE[1:]:
+            attack = APGD(multiple * self.config.attack.epsilon, steps=CURVE_STEPS)
+            score = self._score(plain, stage, f"{multiple:g} epsilon", attack)
+            curve.append({"epsilon": attack.epsilon, "robust": score.accuracy})
+        return curve
 
 
 def _sizes(variables: Any) -> dict[str, Any]:

@@ -113,9 +113,9 @@ def kept_shares(layers: Sequence[LayerCount]) -> Figure:
         axes.text(1.1, row, f"{layer.kept:,} of {layer.parameters:,}", **beside)
     axes.set_yticks(rows, [layer.layer for layer in layers])
     axes.set_ylim(len(layers) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(_percent_ticks())
+    axes.xaxis.set_major_formatter(percent_ticks())
     axes.set_xlabel("kept share of the layer's weights", **WRITING)
-    _calm(axes)
+    calm(axes)
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -208,7 +208,7 @@ def accuracies(stages: Sequence[StageCurves]) -> Figure:
         for values, colour, label in (natural, robust):
             _line(axes, stage.epochs, values, colour, label)
             axes.scatter(stage.epochs[at], values[at], s=46, fc="white", ec=colour, zorder=4)
-    panels[0].yaxis.set_major_formatter(_percent_ticks())
+    panels[0].yaxis.set_major_formatter(percent_ticks())
     handles, labels = panels[0].get_legend_handles_labels()
     style = {"ncols": 3, "frameon": False, "fontsize": 7.5, "labelcolor": INK}
     figure.legend(handles, labels, loc="outside upper right", **style)
@@ -319,7 +319,8 @@ def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " 
     return placed
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """Takes away from axes what does not carry data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color="#b9bfc4", linewidth=0.8)
     axes.tick_params(labelsize=7.5, labelcolor=INK, color="#b9bfc4", length=3)
@@ -328,7 +329,7 @@ def _calm(axes: Axes) -> None:
 
 
 def _epoch_axis(axes: Axes, epochs: Epochs) -> None:
-    _calm(axes)
+    calm(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch", **WRITING)
     if len(epochs) == 1:
@@ -338,11 +339,12 @@ def _epoch_axis(axes: Axes, epochs: Epochs) -> None:
 def _plain_log_axis(axes: Axes) -> None:
     """Labels 1, 2 and 5 of each decade as percentages."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(_percent_ticks())
+    axes.yaxis.set_major_formatter(percent_ticks())
     axes.minorticks_off()
 
 
-def _percent_ticks() -> FuncFormatter:
+def percent_ticks() -> FuncFormatter:
+    """Labels of shares in percent."""
     return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
 
 

@@ -5,7 +5,6 @@ not hold is left out of the page. Epochs count from 0, as in the logs.
 """
 
 import base64
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax import plots
+from harp_jax import curves, plots, records
+from harp_jax.records import STAGES, ReportError
 
-STAGES = {"pretrain": "dense (pretrain)", "prune": "pruned", "finetune": "finetuned"}
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 MAXIMUM_EXAMPLES = 8
 MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
@@ -26,9 +25,7 @@ MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point 
 Record = Mapping[str, Any]
 Log = Sequence[Record]  # one record an epoch
 
-
-class ReportError(ValueError):
-    """The workdir does not hold what a report needs."""
+__all__ = ["ReportError", "write"]
 
 
 def write(workdir: epath.PathLike) -> epath.Path:
@@ -45,18 +42,24 @@ def write(workdir: epath.PathLike) -> epath.Path:
         ReportError: If `results.json` is missing or has no rows, or a file cannot be read.
     """
     workdir = epath.Path(workdir)
-    results = _read_results(workdir)
+    results = records.read_results(workdir)
     rows = results["rows"]
-    run = _read_json(workdir / "config.json") if (workdir / "config.json").exists() else results
-    logs = {stage: _read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    run = (
+        records.read_json(workdir / "config.json")
+        if (workdir / "config.json").exists()
+        else results
+    )
+    logs = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
     logs = {stage: lines for stage, lines in logs.items() if lines}
-    examples = _read_examples(workdir / "examples.npz")
+    examples = records.read_examples(workdir / "examples.npz")
     html = _template().render(
         **_headline(run, results),
         rows=rows,
         columns=list(dict.fromkeys(name for row in rows for name in row["robust"])),
         summary=_summary(rows),
         precision=_precision(rows),
+        warnings=[(row["stage"], text) for row in rows for text in row.get("warnings", [])],
+        autoattacks=list(_autoattacks(rows)),
         attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
         dataset=results.get("dataset", {}),
         chosen_on=results.get("config", {}).get("data", {}).get("select_on", "validation"),
@@ -85,50 +88,6 @@ def _template() -> jinja2.Template:
     environment.filters |= {"stage": _stage, "count": "{:,}".format, "sparsity": _sparsity}
     environment.globals["score"] = _score
     return environment.get_template("report.html")
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}: not valid JSON ({error})") from error
-
-
-def _read_results(workdir: epath.Path) -> dict[str, Any]:
-    path = workdir / "results.json"
-    pending = [stage for stage in STAGES if not (workdir / stage / "metrics.jsonl").exists()]
-    advice = f"run stage {pending[0]!r}" if pending else "run the evaluation of stage 'finetune'"
-    if not path.exists():
-        raise ReportError(f"{path}: missing, so there is nothing to report; {advice} first")
-    results = _read_json(path)
-    if not results.get("rows"):
-        raise ReportError(f"{path}: has no rows, so there is nothing to report; {advice} first")
-    places = {stage: place for place, stage in enumerate(STAGES)}
-    results["rows"].sort(key=lambda row: places.get(row["stage"], len(places)))
-    return results
-
-
-def _read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The log's lines by epoch; of an epoch logged twice (a resumed run) the later line counts."""
-    if not path.exists():
-        return []
-    lines = {}
-    for number, text in enumerate(path.read_bytes().decode().splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
-        lines[line["epoch"]] = line
-    return [lines[epoch] for epoch in sorted(lines)]
-
-
-def _read_examples(path: epath.Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def _headline(run: Record, results: Record) -> dict[str, Any]:
@@ -172,6 +131,28 @@ def _precision(rows: Sequence[Record]) -> dict[str, str]:
     ]
     images = " or ".join(f"{count:,}" for count in counts)
     return {"images": images, "error": f"{100 * max(errors):.2g}"}
+
+
+def _autoattacks(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """For each AutoAttack that was run, what each of its parts left to each network."""
+    for name in dict.fromkeys(name for row in rows for name in row.get("autoattack", {})):
+        found = [
+            (row, row["autoattack"][name]) for row in rows if name in row.get("autoattack", {})
+        ]
+        parts = list(found[0][1]["after"])
+        yield {
+            "name": name,
+            "parts": parts,
+            "rows": [
+                {
+                    "stage": row["stage"],
+                    "scores": [_score(row, each["after"][part]) for part in parts],
+                    "balanced": _score(row, each["balanced"][parts[-1]]),
+                    "seconds": f"{sum(each['seconds'].values()):,.0f} s",
+                }
+                for row, each in found
+            ],
+        }
 
 
 def _attack(settings: Record) -> str:
@@ -219,10 +200,21 @@ def _figures(
         yield "layers", plots.kept_shares(counts)
     yield from _pruning_figures(logs.get("prune", []))
     chosen = {row["stage"]: row.get("checkpoint_epoch") for row in rows}
-    curves = [_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
-    if curves:
-        yield "accuracy", plots.accuracies(curves)
-        yield "loss", plots.training_loss(curves)
+    logged = [_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
+    if logged:
+        yield "accuracy", plots.accuracies(logged)
+        yield "loss", plots.training_loss(logged)
+    radii = [
+        curves.SecurityCurve(
+            name=_stage(row["stage"]),
+            epsilons=np.array([point["epsilon"] for point in row["curve"]], dtype=np.float64),
+            robust=np.array([point["robust"] for point in row["curve"]], dtype=np.float64),
+        )
+        for row in rows
+        if row.get("curve")
+    ]
+    if radii:
+        yield "security", curves.security(radii)
     yield from _example_figure(examples, [row["stage"] for row in rows])
 
 
@@ -231,7 +223,7 @@ def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
     target = None
     if lines and lines[-1].get("compression"):
         target = lines[-1]["compression"]["target"]
-        curves = plots.CompressionCurves(
+        course = plots.CompressionCurves(
             epochs=epochs,
             loss=_series(lines, "compression", "loss"),
             gamma=_series(lines, "compression", "gamma"),
@@ -240,8 +232,8 @@ def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
             frozen=_first(lines, "frozen"),
             reached=_first(lines, "reached"),
         )
-        if not np.isnan(curves.gamma).all():  # with fixed rates there is nothing to see
-            yield "compression", plots.compression(curves)
+        if not np.isnan(course.gamma).all():  # with fixed rates there is nothing to see
+            yield "compression", plots.compression(course)
     if lines and lines[-1].get("rates"):
         rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
         yield "rates", plots.layer_rates(epochs, rates, target)

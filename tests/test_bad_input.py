@@ -78,7 +78,9 @@ FIELDS = [
     ({"data.select_on": "train"}, ["data.select_on='train'", "validation, test"]),
     ({"data.select_on": "test", "data.validation_examples": -1}, ["examples=-1", ">= 0"]),
     ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
-    ({"evaluate.attacks.fgsm.type": "CW"}, ["evaluate.attacks.fgsm.type='CW'", "FGSM, PGD"]),
+    ({"evaluate.attacks.fgsm.type": "FGM"}, ["evaluate.attacks.fgsm.type='FGM'", "FGSM, PGD"]),
+    ({"evaluate.run": ("pgd10", "pgd30")}, ["evaluate.run='pgd30'", "apgd, apgdt, autoattack"]),
+    ({"evaluate.attacks.autoattack.version": "plus"}, ["version='plus': allowed are standard"]),
     ({"evaluate.attacks.pgd20.restarts": 0}, ["evaluate.attacks.pgd20.restarts=0", ">= 1"]),
 ]
 
@@ -96,6 +98,7 @@ ATTACKS = [
     ({"type": "PGD"}, "'epsilon' and 'step_size'"),
     ({"type": "FGSM", "epsilon": 0.1, "stepps": 3}, "stepps=3: allowed are the fields epsilon"),
     ({"type": "FGSM", "epsilon": "a lot"}, "'a lot'"),
+    ({"type": "Square", "epsilon": 0.1, "norm": 2}, "norm=2: allowed are names"),
 ]
 
 

@@ -15,8 +15,8 @@ LEVELS = [
     {"attacks", "losses"},
     {"checkpoint"},
     {"training"},
-    {"config"},
-    {"evaluate", "inference", "interrupt", "report", "plots", "workdirs"},
+    {"config", "plots", "records", "robustness"},
+    {"curves", "evaluate", "inference", "interrupt", "report", "workdirs"},
     {"experiment"},
     {"main"},
 ]
@@ -24,7 +24,7 @@ HEIGHT = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}
 # What goes beside or against the levels: each module by name, and why.
 ALLOWED = {
     ("checkpoint", "harp_jax.training.state"): "the tree whose parts it saves and restores",
-    ("report", "harp_jax.plots"): "a page's figures",
+    ("report", "harp_jax.curves"): "one of a page's figures",
 }
 PURE = ("ops", "pruning", "models", "attacks", "losses", "types")
 FORBIDDEN_IN_PURE = {"etils", "ml_collections", "orbax", "time", "os", "pathlib", "json"}

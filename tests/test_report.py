@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from harp_jax import plots, report
+from harp_jax import curves, plots, report
 
 STAGES = ("pretrain", "prune", "finetune")
 FIGURES = ["layers", "compression", "rates", "accuracy", "loss", "examples"]
@@ -259,3 +259,33 @@ def test_error_for_a_broken_file_names_it(workdir, name):
     (workdir / name).write_text('{"epoch": 0}\n{"epo')
     with pytest.raises(report.ReportError, match=rf"{name}: .*not valid JSON"):
         report.write(workdir)
+
+
+def test_autoattack_curve_and_doubts(workdir):
+    found = results()
+    for row in found["rows"]:
+        after = dict(zip(("natural", "apgd-ce", "square"), (0.97, 0.912, 0.853), strict=True))
+        row["robust"]["aa"] = after["square"]
+        row["autoattack"] = {
+            "aa": {
+                "after": after,
+                "balanced": dict.fromkeys(after, 0.834),
+                "seconds": dict.fromkeys(after, 7.0),
+            }
+        }
+        row["curve"] = [{"epsilon": e, "robust": 0.9 - e} for e in (0.0, 0.1, 0.2)]
+    found["rows"][1]["warnings"] = ["Square broke <3> images"]
+    write_json(workdir / "results.json", found)
+    page = page_of(workdir)
+    cells = "<td>97.0 %</td><td>91.2 %</td><td>85.3 %</td><td>83.4 %</td><td>21 s</td>"
+    assert page.count(cells) == 3
+    assert "What each part of aa left" in page
+    assert "about the pruned network: Square broke &lt;3&gt; images." in page
+    assert '<figure id="security">' in page
+
+
+def test_the_security_curve():
+    curve = curves.SecurityCurve("dense", np.array([0.0, 0.1]), np.array([0.9, 0.4]))
+    (axes,) = curves.security([curve]).axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.robust)
+    assert axes.get_legend().texts[0].get_text() == "dense"

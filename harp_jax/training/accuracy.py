@@ -6,17 +6,48 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
 from tqdm import tqdm
 
 from harp_jax import models
-from harp_jax.attacks import Attack
+from harp_jax.attacks import Attack, norms
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel
 from harp_jax.types import Device, Variables
 
-# (replicated plain variables, split, label of the progress bar) -> accuracy in [0, 1].
-Accuracy = Callable[[Any, Split, str], float]
+
+class Score(NamedTuple):
+    """How well a split was classified.
+
+    Attributes:
+        accuracy: Share of the examples that are classified rightly, in [0, 1].
+        balanced: Mean over the classes that occur of the share of each, in [0, 1].
+        excess: By how much a perturbation left its ball or the box, at most; 0 but for rounding,
+            nan if one is not a number.
+    """
+
+    accuracy: float
+    balanced: float
+    excess: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        correct: Shaped[np.ndarray, " classes"],
+        examples: Shaped[np.ndarray, " classes"],
+        excess: float = 0.0,
+    ) -> "Score":
+        """The score of so many correct ones among so many examples of each class."""
+        there = examples > 0
+        shares = correct[there] / examples[there]
+        return cls(float(correct.sum() / examples.sum()), float(shares.mean()), float(excess))
+
+
+# (replicated plain variables, split, label of the progress bar) -> score.
+Accuracy = Callable[[Any, Split, str], Score]
 
 
 class Measurement(NamedTuple):
@@ -71,23 +102,27 @@ def make_accuracy(
 
     Returns:
         (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
-        bar) -> share of the split's examples that are classified rightly, in [0, 1]. Every example
-        counts once.
+        bar) -> score, in which every example of the split counts once.
     """
 
     def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits_fn = models.logits_fn(model, variables)
-        images, labels = to_unit(batch["images"]), batch["labels"]
+        clean, labels = to_unit(batch["images"]), batch["labels"]
+        images, excess = clean, jnp.zeros(len(clean))
         if attack is not None:
             key = jax.random.key(seed)
             keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(batch["index"])
-            images = attack(logits_fn, images, labels, keys)
-        correct = (logits_fn(images).argmax(-1) == labels) & batch["valid"]
-        return parallel.total({"correct": correct.sum(), "examples": batch["valid"].sum()})
+            images = attack(logits_fn, clean, labels, keys)
+            excess = norms.excess(images, clean, attack.epsilon, attack.norm)
+        logits = logits_fn(images)
+        correct = (logits.argmax(-1) == labels) & batch["valid"]
+        classes = jax.nn.one_hot(labels, logits.shape[-1])
+        by_class = {"correct": correct @ classes, "examples": batch["valid"] @ classes}
+        return {**parallel.total(by_class), "excess": parallel.maximum(excess.max())}
 
     count_everywhere = parallel.parallel(count, devices)
 
-    def accuracy(variables: Any, split: Split, label: str) -> float:
+    def accuracy(variables: Any, split: Split, label: str) -> Score:
         batches = eval_batches(
             split,
             batch_size=batch_size,
@@ -95,13 +130,14 @@ def make_accuracy(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        correct = examples = 0
+        correct = examples = excess = np.zeros(())
         bar = tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None)
         with bar:
             for batch in parallel.prefetch(batches, devices):
                 counts = parallel.to_host(count_everywhere(variables, batch))
                 correct, examples = correct + counts["correct"], examples + counts["examples"]
-                bar.update(int(counts["examples"]))
-        return float(correct / examples)
+                excess = np.maximum(excess, counts["excess"])
+                bar.update(int(counts["examples"].sum()))
+        return Score.of(correct, examples, float(excess))
 
     return accuracy

@@ -231,8 +231,11 @@ class _Loop:
         state = parallel.to_host(self.state)
         plain = self.programs.bake(self.state.variables)
         validation = {
-            "natural": self.programs.natural(plain, self.dataset.validation, "validation, natural"),
-            "robust": self.programs.robust(plain, self.dataset.validation, "validation, robust"),
+            name: measure(plain, self.dataset.validation, f"validation, {name}").accuracy
+            for name, measure in (
+                ("natural", self.programs.natural),
+                ("robust", self.programs.robust),
+            )
         }
         row = {
             "stage": self.plan.stage,

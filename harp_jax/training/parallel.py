@@ -130,3 +130,13 @@ def mean(tree: Any) -> Any:
 def total(tree: Any) -> Any:
     """Sum over all devices of all processes; inside a mapped function."""
     return lax.psum(tree, AXIS)
+
+
+def maximum(tree: Any) -> Any:
+    """Maximum over all devices of all processes; inside a mapped function."""
+    return lax.pmax(tree, AXIS)
+
+
+def gather(tree: Any) -> Any:
+    """The parts of all devices of all processes, stacked in order; inside a mapped function."""
+    return lax.all_gather(tree, AXIS)

@@ -14,6 +14,7 @@ from etils import epath
 from jax import lax
 from harp_jax.data import load
 from harp_jax.training import loop, parallel
+from harp_jax.training.accuracy import Score
 from harp_jax.training.state import TrainState, zero_sums
 
 def step(state, batch):
@@ -37,7 +38,8 @@ plan = loop.Plan(
 )
 programs = loop.Programs(
     train_step=parallel.parallel(step, devices, donate_argnums=(0,)),
-    bake=lambda variables: variables, natural=lambda *_: 0.5, robust=lambda *_: 0.5,
+    bake=lambda variables: variables,
+    natural=lambda *_: Score(0.5, 0.5), robust=lambda *_: Score(0.5, 0.5),
 )
 outcome = loop.fit(plan, state, programs, dataset, epath.Path(sys.argv[1]))
 print("ended", outcome.epoch, outcome.variables["x"].shape)
