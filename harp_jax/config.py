@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
-from harp_jax.attacks import ATTACKS, Attack
+from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.models import MODELS
 from harp_jax.pruning.strategies import STRATEGIES
+from harp_jax.training.objectives import OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
-from harp_jax.training.step import OBJECTIVES
 
 # A ConfigDict; its fields are made at run time, where `validate` checks them.
 Config: TypeAlias = Any
@@ -50,8 +50,12 @@ def default() -> Config:
     config.data.flip = True  # random horizontal flips
 
     config.batch_size = 128  # over all devices of all processes
-    config.loss = "pgd"  # of training: natural, pgd
-    config.attack = ConfigDict()  # of training and validation: PGD in the L_inf ball
+    config.loss = "pgd"  # of training: natural, pgd, fgsm, trades, mart; a stage may have its own
+    config.trades = ConfigDict({"beta": 6.0})  # weight of the divergence
+    config.mart = ConfigDict({"beta": 5.0})  # weight of the divergence
+    # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
+    # training (see harp_jax.training.objectives).
+    config.attack = ConfigDict()
     config.attack.epsilon = 0.031  # radius on the [0, 1] pixel scale
     config.attack.step_size = 0.0078
     config.attack.steps = 10
@@ -65,10 +69,12 @@ def default() -> Config:
     config.pretrain.epochs = 100
     config.pretrain.learning_rate = 0.1
 
+    config.pretrain.loss = config_dict.placeholder(str)  # of this stage; config.loss if unset
     config.prune = ConfigDict()
     config.prune.epochs = 20
     config.prune.learning_rate = 0.1
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
+    config.prune.loss = config_dict.placeholder(str)
     config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
     config.prune.target = 0.01  # share of the prunable weights to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
@@ -88,6 +94,7 @@ def default() -> Config:
 
     config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
 
+    config.finetune.loss = config_dict.placeholder(str)
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
     config.evaluate.attacks = ConfigDict()  # by name; epsilon and step_size follow config.attack
@@ -143,9 +150,19 @@ def make_attack(settings: Config, field: str) -> Attack:
         raise ConfigError(f"{field}.{error}") from None
 
 
-def training_attack(config: Config) -> Attack:
-    """The attack of training and validation."""
-    return make_attack({"type": "PGD", **config.attack}, "attack")
+def validation_attack(config: Config) -> PGD:
+    """The attack of validation, from which each loss makes its own for training."""
+    attack: Any = make_attack({"type": "PGD", **config.attack}, "attack")
+    return attack
+
+
+def objective(config: Config, stage: str) -> Objective:
+    """The training loss of a stage, with its weight."""
+    name = config[stage].loss or config.loss
+    found = OBJECTIVES[name]
+    if found.beta is None:
+        return found
+    return dataclasses.replace(found, beta=config[name].beta)
 
 
 def minimum_rate(config: Config) -> float:
@@ -174,6 +191,7 @@ def validate(config: Config) -> None:
     for field, allowed in choices.items():
         value = _get(config, field)
         _require(value in allowed, field, value, ", ".join(allowed))
+    choices |= {f"{stage}.loss": OBJECTIVES for stage in STAGES if config[stage].loss is not None}
     _require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
     for stage in config.stages:
         _require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
@@ -187,7 +205,8 @@ def validate(config: Config) -> None:
         _require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
     _validate_ranges(config)
     _validate_prune(config)
-    training_attack(config)
+    _validate_losses(config)
+    validation_attack(config)
     for name, settings in config.evaluate.attacks.items():
         make_attack(settings, f"evaluate.attacks.{name}")
 
@@ -228,6 +247,14 @@ def _validate_ranges(config: Config) -> None:
 def _validate_prune(config: Config) -> None:
     prune = config.prune
     _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
+def _validate_losses(config: Config) -> None:
+    for name in ("trades", "mart"):
+        _require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
+    if "fgsm" in {config[stage].loss or config.loss for stage in STAGES}:
+        epsilon = config.attack.epsilon
+        _require(epsilon > 0, "attack.epsilon", epsilon, "numbers > 0 with the loss 'fgsm'")
+
+
     _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
     _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
     _require(

@@ -16,8 +16,9 @@ from harp_jax.config import (
     ConfigError,
     check_batches,
     minimum_rate,
-    training_attack,
+    objective,
     validate,
+    validation_attack,
 )
 from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
@@ -34,7 +35,7 @@ from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training import loop, metrics, optim, parallel, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.accuracy import make_measurement
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.step import make_train_step
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -191,6 +192,8 @@ class _Experiment:
             self.steps_per_epoch,
         )
         optimizer = self._optimizer(mode, schedule, variables)
+            # Natural training leaves no robust accuracy to choose by.
+            chosen_by="natural" if objective(self.config, stage).inner is None else "robust",
         target, minimum = self.config.prune.target, minimum_rate(self.config)
         describe_pruning = functools.partial(metrics.of_pruning, target=target, minimum=minimum)
         plan = loop.Plan(
@@ -208,7 +211,7 @@ class _Experiment:
         outcome = loop.fit(
             plan,
             train_state.create(variables, mode, optimizer, self.config.seed),
-            self._programs(mode, optimizer),
+            self._programs(stage, mode, optimizer),
             self.dataset,
             directory,
         )
@@ -232,9 +235,11 @@ class _Experiment:
             schedule, settings.momentum, settings.weight_decay, gradient, clip_norm or None
         )
 
-    def _programs(self, mode: str, optimizer: optax.GradientTransformation) -> loop.Programs:
+    def _programs(
+        self, stage: str, mode: str, optimizer: optax.GradientTransformation
+    ) -> loop.Programs:
         config = self.config
-        attack = training_attack(config)
+        attack, loss = validation_attack(config), objective(config, stage)
 
         def augment_batch(images, keys):
             padding, flip = config.data.crop_padding, config.data.flip
@@ -242,8 +247,8 @@ class _Experiment:
 
         step = make_train_step(
             self.model,
-            OBJECTIVES[config.loss],
-            attack,
+            loss,
+            None if loss.inner is None else loss.inner(attack),
             optimizer,
             mode,
             augment_batch,

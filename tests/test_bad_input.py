@@ -39,7 +39,11 @@ def message(config: ConfigDict, workdir) -> str:
 FIELDS = [
     ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
     ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
-    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd"]),
+    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd, fgsm, trades, mart"]),
+    ({"finetune.loss": "martt"}, ["finetune.loss='martt'", "trades, mart"]),
+    ({"trades.beta": 0.0}, ["trades.beta=0.0", "> 0"]),
+    ({"mart.beta": -1.0}, ["mart.beta=-1.0", "> 0"]),
+    ({"prune.loss": "fgsm", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'fgsm'"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate"]),
     ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "uniform"]),
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
