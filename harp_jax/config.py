@@ -21,6 +21,7 @@ Config: TypeAlias = Any
 
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
+JSON, CHECKPOINT = "json:", "checkpoint:"  # strategies that are read, see harp_jax.strategy
 SELECTION_SPLITS = ("validation", "test")
 
 
@@ -68,18 +69,21 @@ def default() -> Config:
     config.pretrain = ConfigDict()
     config.pretrain.epochs = 100
     config.pretrain.learning_rate = 0.1
-
     config.pretrain.loss = config_dict.placeholder(str)  # of this stage; config.loss if unset
+
     config.prune = ConfigDict()
     config.prune.epochs = 20
     config.prune.learning_rate = 0.1
-    config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     config.prune.loss = config_dict.placeholder(str)
+    config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
     config.prune.target = 0.01  # share of the prunable weights to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
-    config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
-    config.prune.initial_rate = 0.1  # overall rate to start from; 'score' starts at the target
+    # The rates to start from: uniform, erk, lamp (from the pre-trained weights), json:PATH (a
+    # strategy.json) or checkpoint:PATH (of a pruned network).
+    config.prune.strategy = "uniform"
+    # Overall rate that uniform, erk and lamp spread; with the method 'score' they spread the target
+    config.prune.initial_rate = 0.1
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then
     # its scores get a gradient hundreds of times the usual one, which can push a rate to 1 for
@@ -90,11 +94,11 @@ def default() -> Config:
     config.finetune = ConfigDict()
     config.finetune.epochs = 100
     config.finetune.learning_rate = 0.01
+    config.finetune.loss = config_dict.placeholder(str)
     config.finetune.source = ""  # checkpoint of a pruned network; '': this run's prune stage
 
     config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
 
-    config.finetune.loss = config_dict.placeholder(str)
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
     config.evaluate.attacks = ConfigDict()  # by name; epsilon and step_size follow config.attack
@@ -184,14 +188,13 @@ def validate(config: Config) -> None:
         "loss": OBJECTIVES,
         "optimizer.schedule": SCHEDULES,
         "prune.method": PRUNE_METHODS,
-        "prune.strategy": STRATEGIES,
         "prune.above_target": ABOVE_TARGET,
         "data.select_on": SELECTION_SPLITS,
     }
+    choices |= {f"{stage}.loss": OBJECTIVES for stage in STAGES if config[stage].loss is not None}
     for field, allowed in choices.items():
         value = _get(config, field)
         _require(value in allowed, field, value, ", ".join(allowed))
-    choices |= {f"{stage}.loss": OBJECTIVES for stage in STAGES if config[stage].loss is not None}
     _require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
     for stage in config.stages:
         _require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
@@ -244,9 +247,6 @@ def _validate_ranges(config: Config) -> None:
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
 
 
-def _validate_prune(config: Config) -> None:
-    prune = config.prune
-    _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
 def _validate_losses(config: Config) -> None:
     for name in ("trades", "mart"):
         _require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
@@ -255,6 +255,12 @@ def _validate_losses(config: Config) -> None:
         _require(epsilon > 0, "attack.epsilon", epsilon, "numbers > 0 with the loss 'fgsm'")
 
 
+def _validate_prune(config: Config) -> None:
+    prune = config.prune
+    is_read = prune.strategy.startswith((JSON, CHECKPOINT))
+    allowed = f"{', '.join(STRATEGIES)}, {JSON}PATH, {CHECKPOINT}PATH"
+    _require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
+    _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
     _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
     _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
     _require(

@@ -16,7 +16,7 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"config"},
-    {"evaluate", "inference", "interrupt", "report", "plots", "workdirs"},
+    {"evaluate", "inference", "interrupt", "report", "plots", "strategy", "workdirs"},
     {"experiment"},
     {"main"},
 ]
