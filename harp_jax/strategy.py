@@ -3,7 +3,7 @@
 `prune.strategy` is the name of a rule in `harp_jax.pruning.strategies`, 'json:PATH' or
 'checkpoint:PATH'. A file holds one object, {"layer name": rate, ...}; the prune stage writes one,
 `strategy.json`. Rates that are read are taken as they are, whatever they spend together, except
-that those below a_min begin at a_min.
+that those below a_min begin at a_min. There the sigmoid is flat: such a layer's rate hardly learns.
 """
 
 import json
