@@ -1,12 +1,12 @@
 """The training losses by name: their forward passes and the attack that finds their images.
 
-| name    | attack of the training step                        | training-mode passes, in order |
-|---------|----------------------------------------------------|--------------------------------|
-| natural | none                                               | clean                          |
-| pgd     | PGD as configured                                  | adversarial                    |
-| fgsm    | one step of 1.25 epsilon from a random start       | adversarial                    |
-| trades  | ascends the divergence, from right beside the image | clean, adversarial, clean     |
-| mart    | ascends the cross-entropy, from the same start     | clean, adversarial             |
+| name    | attack of the training step                         | training-mode passes, in order |
+|---------|-----------------------------------------------------|--------------------------------|
+| natural | none                                                | clean                          |
+| pgd     | PGD as configured                                   | adversarial                    |
+| fgsm    | one step of 1.25 epsilon from a random start        | adversarial                    |
+| trades  | ascends the divergence, from right beside the image | clean, adversarial, clean      |
+| mart    | ascends the cross-entropy, from the same start      | clean, adversarial             |
 
 Each pass updates BatchNorm's running statistics.
 """
