@@ -76,8 +76,8 @@ def test_sizes_of_wide_residual_networks_follow_the_formula(depth, widen):
 
 
 def test_a_wide_residual_network_starts_as_the_authors():
-    images = jnp.zeros((1, 8, 8, 3))
-    network = WideResNet(num_classes=10, depth=10, widen=4)
+    images = jnp.zeros((1, 4, 4, 3))
+    network = WideResNet(num_classes=10, depth=10, widen=2)
     params = leaves_by_path(jax.jit(network.init)(jax.random.key(0), images)["params"])
     for path in (path for path in params if path[-1] == "kernel" and path[0] != "dense1"):
         height, width, _, outputs = params[path].shape
