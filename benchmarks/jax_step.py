@@ -19,7 +19,8 @@ from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
 from harp_jax.training import optim, parallel
 from harp_jax.training import state as train_state
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.objectives import OBJECTIVES
+from harp_jax.training.step import make_train_step
 from harp_jax.types import Variables
 
 STEPS_PER_EPOCH = 390

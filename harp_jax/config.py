@@ -9,18 +9,19 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
-from harp_jax.attacks import ATTACKS, Attack
+from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.models import MODELS
 from harp_jax.pruning.strategies import STRATEGIES
+from harp_jax.training.objectives import OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
-from harp_jax.training.step import OBJECTIVES
 
 # A ConfigDict; its fields are made at run time, where `validate` checks them.
 Config: TypeAlias = Any
 
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
+JSON, CHECKPOINT = "json:", "checkpoint:"  # strategies that are read, see harp_jax.strategy
 SELECTION_SPLITS = ("validation", "test")
 
 
@@ -50,8 +51,12 @@ def default() -> Config:
     config.data.flip = True  # random horizontal flips
 
     config.batch_size = 128  # over all devices of all processes
-    config.loss = "pgd"  # of training: natural, pgd
-    config.attack = ConfigDict()  # of training and validation: PGD in the L_inf ball
+    config.loss = "pgd"  # of training: natural, pgd, fgsm, trades, mart; a stage may have its own
+    config.trades = ConfigDict({"beta": 6.0})  # weight of the divergence
+    config.mart = ConfigDict({"beta": 5.0})  # weight of the divergence
+    # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
+    # training (see harp_jax.training.objectives).
+    config.attack = ConfigDict()
     config.attack.epsilon = 0.031  # radius on the [0, 1] pixel scale
     config.attack.step_size = 0.0078
     config.attack.steps = 10
@@ -64,16 +69,21 @@ def default() -> Config:
     config.pretrain = ConfigDict()
     config.pretrain.epochs = 100
     config.pretrain.learning_rate = 0.1
+    config.pretrain.loss = config_dict.placeholder(str)  # of this stage; config.loss if unset
 
     config.prune = ConfigDict()
     config.prune.epochs = 20
     config.prune.learning_rate = 0.1
+    config.prune.loss = config_dict.placeholder(str)
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
     config.prune.target = 0.01  # share of the prunable weights to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
-    config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
-    config.prune.initial_rate = 0.1  # overall rate to start from; 'score' starts at the target
+    # The rates to start from: uniform, erk, lamp (from the pre-trained weights), json:PATH (a
+    # strategy.json) or checkpoint:PATH (of a pruned network).
+    config.prune.strategy = "uniform"
+    # Overall rate that uniform, erk and lamp spread; with the method 'score' they spread the target
+    config.prune.initial_rate = 0.1
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then
     # its scores get a gradient hundreds of times the usual one, which can push a rate to 1 for
@@ -84,6 +94,7 @@ def default() -> Config:
     config.finetune = ConfigDict()
     config.finetune.epochs = 100
     config.finetune.learning_rate = 0.01
+    config.finetune.loss = config_dict.placeholder(str)
     config.finetune.source = ""  # checkpoint of a pruned network; '': this run's prune stage
 
     config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
@@ -167,9 +178,19 @@ def make_attack(settings: Config, field: str) -> Attack:
         raise ConfigError(f"{field}.{error}") from None
 
 
-def training_attack(config: Config) -> Attack:
-    """The attack of training and validation."""
-    return make_attack({"type": "PGD", **config.attack}, "attack")
+def validation_attack(config: Config) -> PGD:
+    """The attack of validation, from which each loss makes its own for training."""
+    attack: Any = make_attack({"type": "PGD", **config.attack}, "attack")
+    return attack
+
+
+def objective(config: Config, stage: str) -> Objective:
+    """The training loss of a stage, with its weight."""
+    name = config[stage].loss or config.loss
+    found = OBJECTIVES[name]
+    if found.beta is None:
+        return found
+    return dataclasses.replace(found, beta=config[name].beta)
 
 
 def minimum_rate(config: Config) -> float:
@@ -191,10 +212,10 @@ def validate(config: Config) -> None:
         "loss": OBJECTIVES,
         "optimizer.schedule": SCHEDULES,
         "prune.method": PRUNE_METHODS,
-        "prune.strategy": STRATEGIES,
         "prune.above_target": ABOVE_TARGET,
         "data.select_on": SELECTION_SPLITS,
     }
+    choices |= {f"{stage}.loss": OBJECTIVES for stage in STAGES if config[stage].loss is not None}
     for field, allowed in choices.items():
         value = _get(config, field)
         _require(value in allowed, field, value, ", ".join(allowed))
@@ -211,7 +232,8 @@ def validate(config: Config) -> None:
         _require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
     _validate_ranges(config)
     _validate_prune(config)
-    training_attack(config)
+    _validate_losses(config)
+    validation_attack(config)
     for name, settings in config.evaluate.attacks.items():
         make_attack(settings, f"evaluate.attacks.{name}")
     attacks_to_run(config)
@@ -250,8 +272,19 @@ def _validate_ranges(config: Config) -> None:
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
 
 
+def _validate_losses(config: Config) -> None:
+    for name in ("trades", "mart"):
+        _require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
+    if "fgsm" in {config[stage].loss or config.loss for stage in STAGES}:
+        epsilon = config.attack.epsilon
+        _require(epsilon > 0, "attack.epsilon", epsilon, "numbers > 0 with the loss 'fgsm'")
+
+
 def _validate_prune(config: Config) -> None:
     prune = config.prune
+    is_read = prune.strategy.startswith((JSON, CHECKPOINT))
+    allowed = f"{', '.join(STRATEGIES)}, {JSON}PATH, {CHECKPOINT}PATH"
+    _require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
     _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
     _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
     _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")

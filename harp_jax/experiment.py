@@ -16,8 +16,9 @@ from harp_jax.config import (
     ConfigError,
     check_batches,
     minimum_rate,
-    training_attack,
+    objective,
     validate,
+    validation_attack,
 )
 from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
@@ -25,16 +26,13 @@ from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import (
-    leaves_by_path,
-    make_prunable,
-    tree_of_leaves,
-)
-from harp_jax.pruning.strategies import STRATEGIES
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.strategy import read as read_strategy
+from harp_jax.strategy import start_pruning
 from harp_jax.training import loop, metrics, optim, parallel, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.accuracy import make_measurement
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.step import make_train_step
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -81,7 +79,7 @@ class _Experiment:
         self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
         self._check_steps()
         self.expected = self._expected_variables()
-        self._check_budget()
+        self._check_pruning()
         self._check_sources()
         self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
         _LOGGER.info("%s", self.header["devices"])
@@ -111,10 +109,12 @@ class _Experiment:
                 f" ({error}); allowed are networks for such images"
             ) from None
 
-    def _check_budget(self) -> None:
-        """Refuses a target that even the smallest rates of this network would miss."""
+    def _check_pruning(self) -> None:
+        """Refuses a strategy of another network, and a target that the smallest rates miss."""
         if "prune" not in self.config.stages:
             return
+        if not checkpoint.is_complete(self.workdir / "prune"):
+            read_strategy(self.config, kernel_paths(self.expected["params"]))
         sizes = parameter_costs(self.expected["params"])
         lowest = dict.fromkeys(sizes, -100.0)
         target = self.config.prune.target
@@ -164,17 +164,7 @@ class _Experiment:
         variables = self._source(stage)
         if stage == "finetune":
             return variables
-        prune, minimum = self.config.prune, minimum_rate(self.config)
-        sizes = parameter_costs(variables["params"])
-        # Rates that learn start above the target and are pulled down; fixed ones must be on it.
-        fixed = "rates" not in stages.TRAINS[prune.method]
-        rates = STRATEGIES[prune.strategy](sizes, prune.target if fixed else prune.initial_rate)
-        variables = make_prunable(variables, rates, minimum, "weight")
-        if fixed:
-            logits = leaves_by_path(variables["rates"])
-            logits, _ = compression.shift_to_budget(logits, minimum, sizes, prune.target)
-            variables["rates"] = tree_of_leaves(logits)
-        return variables
+        return start_pruning(self.config, variables, self.workdir)
 
     def train(self, stage: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""
@@ -202,13 +192,15 @@ class _Experiment:
             devices=self.devices,
             learning_rate=schedule,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
+            # Natural training leaves no robust accuracy to choose by.
+            chosen_by="natural" if objective(self.config, stage).inner is None else "robust",
             describe=describe_pruning if stage == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
         outcome = loop.fit(
             plan,
             train_state.create(variables, mode, optimizer, self.config.seed),
-            self._programs(mode, optimizer),
+            self._programs(stage, mode, optimizer),
             self.dataset,
             directory,
         )
@@ -232,9 +224,11 @@ class _Experiment:
             schedule, settings.momentum, settings.weight_decay, gradient, clip_norm or None
         )
 
-    def _programs(self, mode: str, optimizer: optax.GradientTransformation) -> loop.Programs:
+    def _programs(
+        self, stage: str, mode: str, optimizer: optax.GradientTransformation
+    ) -> loop.Programs:
         config = self.config
-        attack = training_attack(config)
+        attack, loss = validation_attack(config), objective(config, stage)
 
         def augment_batch(images, keys):
             padding, flip = config.data.crop_padding, config.data.flip
@@ -242,8 +236,8 @@ class _Experiment:
 
         step = make_train_step(
             self.model,
-            OBJECTIVES[config.loss],
-            attack,
+            loss,
+            None if loss.inner is None else loss.inner(attack),
             optimizer,
             mode,
             augment_batch,

@@ -39,9 +39,13 @@ def message(config: ConfigDict, workdir) -> str:
 FIELDS = [
     ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
     ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
-    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd"]),
+    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd, fgsm, trades, mart"]),
+    ({"finetune.loss": "martt"}, ["finetune.loss='martt'", "trades, mart"]),
+    ({"trades.beta": 0.0}, ["trades.beta=0.0", "> 0"]),
+    ({"mart.beta": -1.0}, ["mart.beta=-1.0", "> 0"]),
+    ({"prune.loss": "fgsm", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'fgsm'"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate"]),
-    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "uniform"]),
+    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, json:PATH"]),
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
     ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
     ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:PATH"]),
@@ -120,6 +124,40 @@ def test_a_field_that_does_not_exist():
 def test_a_value_of_the_wrong_type():
     with pytest.raises(TypeError, match="batch_size"):
         runs.digits(batch_size="many")
+
+
+STRATEGY = '{"conv1": 0.5, "conv2": 0.5, "dense1": 0.5, "dense2": %s}'
+STRATEGY_FILES = {
+    "not there": (None, "No such file"),
+    "no JSON": ("conv1=1", "Expecting value"),
+    "no object": ("[0.5]", "is no object; allowed is"),
+    "too few layers": ('{"conv1": 0.5}', "no rate for 'conv2', 'dense1', 'dense2'"),
+    "another layer": ('{"conv9": 0.5}', "unknown layers 'conv9'; allowed are conv1, conv2, dense1"),
+    "zero": (STRATEGY % 0, "dense2=0: allowed are numbers in (0, 1]"),
+    "above one": (STRATEGY % 1.5, "dense2=1.5: allowed are"),
+    "not a number": (STRATEGY % '"0.5"', "dense2='0.5': allowed are"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGY_FILES)
+def test_a_strategy_file_that_does_not_fit(name, tmp_path):
+    content, said = STRATEGY_FILES[name]
+    file = tmp_path / "strategy.json"
+    if content is not None:
+        file.write_text(content)
+    text = message(runs.digits(**{"prune.strategy": f"json:{file}"}), tmp_path / "run")
+    assert text.startswith(f"prune.strategy='json:{file}': ")
+    assert said in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_strategy_from_a_dense_checkpoint(finished, tmp_path):
+    source = f"checkpoint:{finished / 'pretrain'}"
+    text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
+    assert text.startswith(f"prune.strategy={source!r}: is of a dense network")
+    text = message(runs.digits(**{"prune.strategy": f"checkpoint:{tmp_path}"}), tmp_path / "run")
+    assert "no checkpoint; allowed are a workdir" in text
+    assert not (tmp_path / "run").exists()
 
 
 def write_idx(folder, images: int, cut: int = 0) -> None:

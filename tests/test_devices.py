@@ -18,7 +18,8 @@ from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import tree_of_leaves
 from harp_jax.training import optim, parallel
 from harp_jax.training import state as train_state
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.objectives import OBJECTIVES
+from harp_jax.training.step import make_train_step
 
 STEPS, BATCH, PER_EPOCH = 3, 64, 20
 

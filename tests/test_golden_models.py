@@ -21,7 +21,7 @@ MINIMUM = 0.01
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer, with the BatchNorm that follows it."""
+    """A convolution or dense layer, with the BatchNorm beside it; dense layers have a bias."""
 
     name: str
     norm: str | None
@@ -36,6 +36,7 @@ class Network(NamedTuple):
     flattened: dict[str, tuple[int, int, int]]  # see torch_layout.kernel
     weights: int
     parameters: int
+    norm_first: bool = False  # whether a BatchNorm comes before its layer or after it
 
 
 def vgg16_layers():
@@ -64,9 +65,24 @@ def resnet18_layers():
     return [*layers, Layer("dense1", None, (10, 512))]
 
 
+def wrn_28_4_layers():
+    layers, inputs = [Layer("conv1", None, (16, 3, 3, 3))], 16
+    for stage, width in enumerate([64, 128, 256], start=2):
+        for name in (f"conv{stage}_{block}/" for block in range(1, 5)):
+            layers += [
+                Layer(name + "conv1", name + "norm1", (width, inputs, 3, 3)),
+                Layer(name + "conv2", name + "norm2", (width, width, 3, 3)),
+            ]
+            if inputs != width:
+                layers.append(Layer(name + "shortcut", None, (width, inputs, 1, 1)))
+            inputs = width
+    return [*layers, Layer("dense1", "norm1", (10, 256))]
+
+
 NETWORKS = {
     "vgg16_bn": Network(vgg16_layers(), 113_000, {"dense1": (2, 2, 512)}, 15_302_848, 15_311_818),
     "resnet18": Network(resnet18_layers(), 213_000, {}, 11_164_352, 11_173_962),
+    "wrn_28_4": Network(wrn_28_4_layers(), 313_000, {}, 5_841_840, 5_849_050, norm_first=True),
 }
 
 
@@ -93,7 +109,7 @@ def scaled(stream, shape):
 
 
 def tensors(network):
-    """The dense network's tensors and its scores by the authors' rule: each from its own stream."""
+    """The dense network's tensors and scores by the authors' rule: each from its own stream."""
     found, stream = {}, network.stream
 
     def add(name, make):
@@ -101,19 +117,24 @@ def tensors(network):
         found[name] = make(stream)
         stream += 1
 
+    def add_norm(norm, width):
+        if norm is not None:
+            add(f"{norm}.weight", lambda s: 1 + 0.1 * signed(s, width))
+            add(f"{norm}.bias", lambda s: 0.1 * signed(s, width))
+
     for layer, norm, shape in network.layers:
-        width = shape[:1]
+        if network.norm_first:
+            add_norm(norm, shape[1:2])
         add(f"{layer}.weight", lambda s, shape=shape: scaled(s, shape))
-        if norm is None:
-            add(f"{layer}.bias", lambda s, width=width: 0.1 * signed(s, width))
+        if len(shape) == 2:
+            add(f"{layer}.bias", lambda s, width=shape[:1]: 0.1 * signed(s, width))
         add(f"{layer}.popup_scores", lambda s, shape=shape: scaled(s, shape))
         stream += 1  # the rate logits are listed
-        if norm is not None:
-            add(f"{norm}.weight", lambda s, width=width: 1 + 0.1 * signed(s, width))
-            add(f"{norm}.bias", lambda s, width=width: 0.1 * signed(s, width))
+        if not network.norm_first:
+            add_norm(norm, shape[:1])
     for _, norm, shape in network.layers:
         if norm is not None:
-            width = shape[:1]
+            width = shape[1:2] if network.norm_first else shape[:1]
             add(f"{norm}.running_mean", lambda s, width=width: 0.1 * signed(s, width))
             add(f"{norm}.running_var", lambda s, width=width: 0.5 + uniform(s, width))
     return found

@@ -17,7 +17,8 @@ from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import bake, tree_of_leaves
 from harp_jax.training import optim, parallel, stages, state
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.objectives import OBJECTIVES
+from harp_jax.training.step import make_train_step
 
 START = torch_layout.below(torch_layout.golden("net_losses"), "init")
 ARRAYS = torch_layout.golden("sgd_steps")

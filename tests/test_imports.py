@@ -16,7 +16,7 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"config", "plots", "records", "robustness"},
-    {"curves", "evaluate", "inference", "interrupt", "report", "workdirs"},
+    {"curves", "evaluate", "inference", "interrupt", "report", "strategy", "workdirs"},
     {"experiment"},
     {"main"},
 ]

@@ -12,7 +12,8 @@ from harp_jax.attacks import PGD
 from harp_jax.data import to_unit
 from harp_jax.training import optim, parallel, stages
 from harp_jax.training import state as train_state
-from harp_jax.training.step import OBJECTIVES, make_train_step
+from harp_jax.training.objectives import OBJECTIVES
+from harp_jax.training.step import make_train_step
 
 MASK_PASSES, ATTACK_STEPS = 8, 7  # a mask has two loops of passes
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 from harp_jax.models.convnet import cnn, tiny
 from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
+from harp_jax.models.wrn import wrn_28_4
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
 from harp_jax.types import Images, Logits, LogitsFn, Variables
 
@@ -16,6 +17,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "tiny": tiny,
     "vgg16_bn": vgg16_bn,
     "resnet18": resnet18,
+    "wrn_28_4": wrn_28_4,
 }
 
 

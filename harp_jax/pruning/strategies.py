@@ -1,23 +1,124 @@
-"""Initial compression rates per layer (strategies) at a given overall rate."""
+"""Compression rates per layer (strategies) at a given overall rate, by a rule."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
 
 from harp_jax.pruning.layers import Path
 
-Strategy = Callable[[Mapping[Path, int], float], dict[Path, float]]
+Rates = dict[Path, float]
+# (kernels by path, overall rate in (0, 1], smallest rate of a layer in [0, 1)) -> rate by path.
+Strategy = Callable[[Mapping[Path, Any], float, float], Rates]
+
+# Beyond any share's inverse: layers without a share (LAMP may give none) stay at the minimum.
+_LARGEST_FACTOR = 1e12
+_BISECTIONS = 100  # leaves nothing of an interval in float64
 
 
-def uniform(sizes: Mapping[Path, int], rate: float) -> dict[Path, float]:
+def uniform(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
     """The same rate in every layer (the authors' '010_uni' is `uniform` at 0.1).
 
     Args:
-        sizes: Number of weights of every kernel, by path.
+        kernels: Every kernel, by path; of each only its path is used.
         rate: Fraction kept, in (0, 1].
+        minimum: Not needed: no rate is below the overall one.
 
     Returns:
         The rate of every path.
     """
-    return dict.fromkeys(sizes, rate)
+    del minimum
+    return dict.fromkeys(kernels, rate)
 
 
-STRATEGIES: dict[str, Strategy] = {"uniform": uniform}
+def erk(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
+    """Erdos-Renyi-kernel: large layers are sparser (Evci et al., 2020, Section 3).
+
+    Rates are in proportion to (height + width + in + out) / (height * width * in * out), for dense
+    layers to (in + out) / (in * out). Layers whose rate would exceed 1 stay dense, the rest is
+    scaled until the budget holds.
+
+    Args:
+        kernels: Every kernel, by path; of each only its shape is used.
+        rate: Fraction of all weights kept, in (0, 1].
+        minimum: Smallest rate of a layer, in [0, rate]; layers below it get it, and the rest is
+            scaled so that the budget still holds.
+
+    Returns:
+        The rate of every path.
+    """
+    shares = {path: sum(kernel.shape) / kernel.size for path, kernel in kernels.items()}
+    return _spend(shares, _sizes(kernels), rate, minimum)
+
+
+def lamp(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
+    """Layer-adaptive magnitude pruning: what one threshold for all layers keeps (Lee et al., 2021).
+
+    A weight's LAMP score is its square over the sum of the squares of all weights of its layer that
+    are at least as large. The weights of the highest scores in the whole network are counted, equal
+    scores in order of the layers; the largest weight of each layer has score 1.
+
+    Args:
+        kernels: Every kernel of the pre-trained network, by path.
+        rate: Fraction of all weights kept, in (0, 1].
+        minimum: Smallest rate of a layer, in [0, rate]; layers below it get it, and the rest is
+            scaled so that the budget still holds.
+
+    Returns:
+        The rate of every path.
+    """
+    scores = {path: _lamp_scores(np.asarray(kernel)) for path, kernel in kernels.items()}
+    sizes = _sizes(kernels)
+    left = max(round(rate * sum(sizes.values())), 1)
+    threshold = np.partition(np.concatenate(list(scores.values())), -left)[-left]
+    # Scores ascend within a layer.
+    above = {path: len(s) - int(s.searchsorted(threshold, "right")) for path, s in scores.items()}
+    left -= sum(above.values())
+    shares = {}
+    for path, ascending in scores.items():
+        equal = len(ascending) - int(ascending.searchsorted(threshold)) - above[path]
+        taken = min(equal, left)
+        left -= taken
+        shares[path] = (above[path] + taken) / sizes[path]
+    if min(shares.values()) >= minimum:
+        return shares
+    return _spend(shares, sizes, rate, minimum)
+
+
+def _lamp_scores(kernel: np.ndarray) -> np.ndarray:
+    """LAMP scores of a kernel's weights, ascending, in float64."""
+    squares = np.sort(np.square(kernel.ravel(), dtype=np.float64))
+    at_least_as_large = squares[::-1].cumsum()[::-1]
+    return squares / np.where(at_least_as_large > 0, at_least_as_large, 1.0)
+
+
+def _sizes(kernels: Mapping[Path, Any]) -> dict[Path, int]:
+    return {path: kernel.size for path, kernel in kernels.items()}
+
+
+def _spend(
+    shares: Mapping[Path, float], sizes: Mapping[Path, int], rate: float, minimum: float
+) -> Rates:
+    """Rates in proportion to shares, within [minimum, 1], that keep `rate` of all weights.
+
+    One factor scales all shares; what leaves the bounds is moved onto them. What is kept grows with
+    the factor, so that it is found by bisection.
+    """
+    budget = rate * sum(sizes.values())
+
+    def scaled(factor: float) -> Rates:
+        return {path: min(max(factor * share, minimum), 1.0) for path, share in shares.items()}
+
+    def kept(factor: float) -> float:
+        return sum(rate * sizes[path] for path, rate in scaled(factor).items())
+
+    low, high = 0.0, 1.0
+    while kept(high) < budget and high < _LARGEST_FACTOR:
+        high *= 2
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) < budget else (low, middle)
+    return scaled(high)
+
+
+STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "erk": erk, "lamp": lamp}

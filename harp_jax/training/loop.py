@@ -43,6 +43,8 @@ class Plan:
         devices: Local devices.
         learning_rate: For the record.
         checkpoint_every_steps: Saves also inside an epoch; 0 does not.
+        chosen_by: 'robust' or 'natural', the validation accuracy whose highest value chooses the
+            network.
         describe: Adds to an epoch's row from the state at its end; for pruning the entries
             'compression' (with 'reached') and 'rates'.
         stop_requested: Asked with the number of every step, after it.
@@ -56,6 +58,7 @@ class Plan:
     devices: Sequence[Device]
     learning_rate: optax.Schedule
     checkpoint_every_steps: int
+    chosen_by: str
     describe: Callable[[TrainState], Row]
     stop_requested: Callable[[int], bool]
 
@@ -83,7 +86,7 @@ class Progress:
 
     Attributes:
         best_epoch: Epoch of the best network, or None.
-        best_accuracy: Its robust validation accuracy.
+        best_accuracy: Its validation accuracy, of the kind that chooses.
         reached: Whether an epoch ended at or below the compression target (always, if none is set).
     """
 
@@ -112,8 +115,9 @@ def fit(
 ) -> Outcome:
     """Trains a stage to its end, from its last checkpoint if there is one.
 
-    The best network is the one with the highest robust accuracy on the validation split; while
-    pruning only epochs count from the first one on that reaches the target.
+    The best network is the one with the highest accuracy on the validation split, under attack
+    unless the plan says natural; while pruning only epochs count from the first one on that reaches
+    the target.
 
     Args:
         plan: What to do.
@@ -251,9 +255,10 @@ class _Loop:
             **self.plan.describe(state),
         }
         self.progress.reached |= row.get("compression", {"reached": True})["reached"]
-        row["best"] = self.progress.reached and validation["robust"] > self.progress.best_accuracy
+        accuracy = validation[self.plan.chosen_by]
+        row["best"] = self.progress.reached and accuracy > self.progress.best_accuracy
         if row["best"]:
-            self.progress.best_accuracy = validation["robust"]
+            self.progress.best_accuracy = accuracy
             self.progress.best_epoch = epoch
             self.checkpoints.save_best(state, {"epoch": epoch, "validation": validation})
         self.log.add(row)

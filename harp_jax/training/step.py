@@ -1,6 +1,5 @@
 """The training step: augmentation, masks, attack, loss and update in one compiled program."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,52 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from harp_jax import losses, models
+from harp_jax import models
 from harp_jax.attacks import Attack
 from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel, stages
+from harp_jax.training.objectives import Objective
 from harp_jax.training.state import TrainState
 from harp_jax.types import Images, Labels, Logits, RawImages, Scalar
 
-Forward = Callable[[Images], Logits]
 Augment = Callable[[RawImages, jax.Array], Images]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """How a training loss is computed from forward passes.
-
-    Attributes:
-        loss: (forward, clean images, adversarial images, labels) -> (loss, logits that count for
-            the training accuracy). `forward` runs the network in training mode; each call updates
-            BatchNorm's running statistics, in the order of the calls.
-        adversarial: Whether the loss wants adversarial images; if not it gets the clean ones twice.
-    """
-
-    loss: Callable[[Forward, Images, Images, Labels], tuple[Scalar, Logits]]
-    adversarial: bool
-
-
-def _natural(forward: Forward, clean: Images, _: Images, labels: Labels) -> tuple[Scalar, Logits]:
-    logits = forward(clean)
-    return losses.natural(logits, labels), logits
-
-
-def _pgd(forward: Forward, _: Images, adversarial: Images, labels: Labels) -> tuple[Scalar, Logits]:
-    logits = forward(adversarial)
-    return losses.pgd(logits, labels), logits
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "natural": Objective(_natural, adversarial=False),
-    "pgd": Objective(_pgd, adversarial=True),
-}
 
 
 def make_train_step(
     model: nn.Module,
     objective: Objective,
-    attack: Attack,
+    attack: Attack | None,
     optimizer: optax.GradientTransformation,
     mode: str,
     augment: Augment,
@@ -69,7 +37,8 @@ def make_train_step(
     Args:
         model: Network whose BatchNorm synchronises over `parallel.AXIS`.
         objective: The training loss.
-        attack: Finds the adversarial images, with BatchNorm in inference mode.
+        attack: Finds the adversarial images, with BatchNorm in inference mode; None for a loss of
+            clean images, which then stand in for them.
         optimizer: Over the trainable part of the variables.
         mode: A key of `stages.TRAINS`.
         augment: (uint8 images, one key per image) -> images in [0, 1].
@@ -88,11 +57,11 @@ def make_train_step(
         batch_stats = state.variables["batch_stats"]
         logits_fn = models.logits_fn(model, {"params": params, "batch_stats": batch_stats})
         adversarial = images
-        if objective.adversarial:
+        if attack is not None:
             adversarial = attack(logits_fn, images, labels, keys[:, 1])
 
         def loss_fn(params: Any) -> tuple[Scalar, tuple[Logits, Any]]:
-            forward = _TrainingForward(model, params, batch_stats)
+            forward = TrainingForward(model, params, batch_stats)
             loss, logits = objective.loss(forward, images, adversarial, labels)
             return loss, (logits, forward.batch_stats)
 
@@ -111,13 +80,14 @@ def make_train_step(
     return train_step
 
 
-class _TrainingForward:
+class TrainingForward:
     """Forward passes in training mode; BatchNorm's running statistics pass from call to call."""
 
     def __init__(self, model: nn.Module, params: Any, batch_stats: Any):
         self.model, self.params, self.batch_stats = model, params, batch_stats
 
     def __call__(self, images: Images) -> Logits:
+        """Logits of images in [0, 1]."""
         variables = {"params": self.params, "batch_stats": self.batch_stats}
         logits, changed = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
         self.batch_stats = changed["batch_stats"]

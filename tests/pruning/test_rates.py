@@ -2,7 +2,6 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_allclose
 
@@ -12,7 +11,6 @@ from harp_jax.pruning.rates import (
     logit_from_rate,
     rate_from_logit,
 )
-from harp_jax.pruning.strategies import STRATEGIES
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 minima = st.floats(0, 0.5, width=32)
@@ -47,13 +45,3 @@ def test_rate_of_a_logit_by_hand():
     assert_allclose(rate_from_logit(np.log(3.0), 0.0), 0.75, rtol=1e-6)
     slope = jax.grad(rate_from_logit)(jnp.float32(0.0), jnp.float32(0.2))
     assert_allclose(slope, 0.8 * 0.25, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_strategies_spend_the_rate(name):
-    sizes = {("conv1", "kernel"): 27, ("dense1", "kernel"): 4000}
-    rates = STRATEGIES[name](sizes, 0.1)
-    assert list(rates) == list(sizes)
-    assert all(0 < rate <= 1 for rate in rates.values())
-    spent = sum(rates[path] * size for path, size in sizes.items())
-    assert_allclose(spent / sum(sizes.values()), 0.1, rtol=1e-6)

@@ -34,7 +34,7 @@ state = TrainState(
 plan = loop.Plan(
     stage="pretrain", epochs=1, steps_per_epoch=len(dataset.train) // 2, batch_size=2, seed=0,
     devices=devices, learning_rate=lambda _: 0.1, checkpoint_every_steps=0,
-    describe=lambda _: {}, stop_requested=lambda _: False,
+    chosen_by="robust", describe=lambda _: {}, stop_requested=lambda _: False,
 )
 programs = loop.Programs(
     train_step=parallel.parallel(step, devices, donate_argnums=(0,)),

@@ -1,0 +1,98 @@
+"""Wide residual networks for 32x32 images (Zagoruyko & Komodakis, 2016), in the authors' shapes."""
+
+import functools
+
+import flax.linen as nn
+import jax
+
+from harp_jax.models.blocks import Layer, conv_layer, dense_layer, norm_layer
+from harp_jax.pruning.scores import Granularity
+from harp_jax.types import Images, Logits
+
+
+class WideBlock(nn.Module):
+    """Twice BatchNorm, ReLU and a 3x3 convolution, added to the block's input.
+
+    Where the width changes, the input is activated by the first BatchNorm and ReLU too, and goes
+    through a 1x1 convolution.
+
+    Attributes:
+        width: Output channels.
+        stride: Step of the first convolution along height and width.
+        conv: Makes a convolution; 3x3 with padding 1 and without bias by default.
+        norm: Makes a BatchNorm.
+    """
+
+    width: int
+    stride: int
+    conv: Layer
+    norm: Layer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Features `[batch, height, width, channels]` -> features, smaller by the stride."""
+        strides = (self.stride, self.stride)
+        active = nn.relu(self.norm(name="norm1")(x))
+        y = self.conv(self.width, strides=strides, name="conv1")(active)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(self.width, name="conv2")(y)
+        if x.shape[-1] != self.width:
+            x = self.conv(
+                self.width,
+                kernel_size=(1, 1),
+                strides=strides,
+                padding=((0, 0), (0, 0)),
+                name="shortcut",
+            )(active)
+        return x + y
+
+
+class WideResNet(nn.Module):
+    """A 3x3 convolution, three stages of blocks, the mean over all pixels and a dense layer.
+
+    The first stage keeps the size of the images; each later one halves it and doubles the width.
+    Names follow the paper: conv1, then block b of stage s is conv{s + 1}_{b}. Kernels of
+    convolutions start normal with variance 2 / fan_out, the dense layer's uniform, as PyTorch's.
+
+    Attributes:
+        num_classes: Number of logits.
+        depth: Number of 3x3 convolutions and dense layers on the longest way: 6 n + 4 for n blocks
+            in a stage.
+        widen: The first stage has 16 times this many channels.
+        granularity: See `harp_jax.models.create`.
+        axis_name: See `harp_jax.models.create`.
+    """
+
+    num_classes: int
+    depth: int
+    widen: int
+    granularity: Granularity | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Logits:
+        """Logits of images in [0, 1].
+
+        Raises:
+            ValueError: for a depth that is not 10, 16, 22, ...
+        """
+        blocks, rest = divmod(self.depth - 4, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"depth={self.depth}: allowed are 10, 16, 22, ...")
+        conv = conv_layer(self.granularity)
+        norm = norm_layer(self.axis_name, train=train)
+        x = conv(16, name="conv1")(images)
+        for stage in range(3):
+            for block in range(blocks):
+                x = WideBlock(
+                    width=16 * self.widen * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    conv=conv,
+                    norm=norm,
+                    name=f"conv{stage + 2}_{block + 1}",
+                )(x)
+        x = nn.relu(norm(name="norm1")(x)).mean((1, 2))
+        return dense_layer(self.granularity)(self.num_classes, name="dense1")(x)
+
+
+wrn_28_4 = functools.partial(WideResNet, depth=28, widen=4)

@@ -1,0 +1,154 @@
+"""The rates that pruning starts from: by a rule, from a JSON file, or from a checkpoint.
+
+`prune.strategy` is the name of a rule in `harp_jax.pruning.strategies`, 'json:PATH' or
+'checkpoint:PATH'. A file holds one object, {"layer name": rate, ...}; the prune stage writes one,
+`strategy.json`. Rates that are read are taken as they are, whatever they spend together, except
+that those below a_min begin at a_min. There the sigmoid is flat: such a layer's rate hardly learns.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from harp_jax import checkpoint
+from harp_jax.config import CHECKPOINT, JSON, Config, ConfigError, minimum_rate
+from harp_jax.pruning import compression
+from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.layers import (
+    Path,
+    layer_name,
+    leaves_by_path,
+    make_prunable,
+    rates_of,
+    tree_of_leaves,
+)
+from harp_jax.pruning.strategies import STRATEGIES, Rates
+from harp_jax.training import stages
+from harp_jax.types import Variables
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def start_pruning(config: Config, variables: Variables, workdir: epath.Path) -> dict[str, Any]:
+    """The variables that the prune stage starts from.
+
+    Rates that learn start at `prune.initial_rate` and are pulled down to the target; fixed ones
+    must be on it. What they start from is logged and, by the first process, written to
+    strategy.json.
+
+    Args:
+        config: A valid configuration.
+        variables: Of the dense network.
+        workdir: Folder of the run.
+
+    Returns:
+        The variables with scores, rates and minimum rates.
+
+    Raises:
+        ConfigError: if the strategy's file or checkpoint does not give the rates of this network.
+    """
+    target, minimum = config.prune.target, minimum_rate(config)
+    fixed = "rates" not in stages.TRAINS[config.prune.method]
+    sizes = parameter_costs(variables["params"])
+    rates = read(config, list(sizes))
+    if rates is None:
+        leaves = leaves_by_path(variables["params"])
+        kernels = {path: leaves[path] for path in sizes}
+        overall = target if fixed else config.prune.initial_rate
+        rates = STRATEGIES[config.prune.strategy](kernels, overall, minimum)
+    pruned = make_prunable(variables, rates, minimum, "weight")
+    if fixed:
+        logits = leaves_by_path(pruned["rates"])
+        logits, _ = compression.shift_to_budget(logits, minimum, sizes, target)
+        pruned["rates"] = tree_of_leaves(logits)
+    rates = {path: float(rate) for path, rate in rates_of(pruned).items()}
+    rates = {path: rates[path] for path in sizes}
+    _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(rates, sizes))
+    if jax.process_index() == 0:
+        save(rates, workdir / "strategy.json")
+    return pruned
+
+
+def read(config: Config, paths: list[Path]) -> Rates | None:
+    """The rates of a strategy that is a file or a checkpoint.
+
+    Args:
+        config: A valid configuration.
+        paths: The kernels of the network.
+
+    Returns:
+        The rate of every path, or None for a strategy that is a rule.
+
+    Raises:
+        ConfigError: if it cannot be read, misses layers, has others, or has rates outside (0, 1].
+    """
+    strategy = config.prune.strategy
+    if strategy in STRATEGIES:
+        return None
+    try:
+        if strategy.startswith(JSON):
+            found = _from_json(strategy.removeprefix(JSON))
+        else:
+            found = _from_checkpoint(strategy.removeprefix(CHECKPOINT))
+        return _of_network(found, paths)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
+
+
+def _from_json(path: str) -> dict[str, Any]:
+    found = json.loads(checkpoint.absolute(path).read_text())
+    if not isinstance(found, dict):
+        raise ValueError('is no object; allowed is {"layer name": rate, ...}')
+    return found
+
+
+def _from_checkpoint(path: str) -> dict[str, Any]:
+    found = checkpoint.load(path)
+    if "rates" not in found:
+        raise ValueError("is of a dense network; allowed are those of pruned ones")
+    return {layer_name(path): float(rate) for path, rate in rates_of(found).items()}
+
+
+def _of_network(found: Mapping[str, Any], paths: list[Path]) -> Rates:
+    names = {layer_name(path): path for path in paths}
+    unknown = ", ".join(repr(name) for name in found if name not in names)
+    if unknown:
+        raise ValueError(f"unknown layers {unknown}; allowed are {', '.join(names)}")
+    missing = ", ".join(repr(name) for name in names if name not in found)
+    if missing:
+        raise ValueError(f"no rate for {missing}; allowed are rates for all layers")
+    for name, rate in found.items():
+        if not (isinstance(rate, int | float) and 0 < rate <= 1):
+            raise ValueError(f"{name}={rate!r}: allowed are numbers in (0, 1]")
+    return {path: float(found[name]) for name, path in names.items()}
+
+
+def save(rates: Rates, path: epath.Path) -> None:
+    """Writes rates as a file that 'json:PATH' reads."""
+    found = {layer_name(kernel): rate for kernel, rate in rates.items()}
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def table(rates: Rates, sizes: Mapping[Path, int]) -> str:
+    """A line per layer with its weights, its rate and the weights that this keeps; and the sum.
+
+    Args:
+        rates: By kernel path.
+        sizes: Number of weights, by kernel path.
+
+    Returns:
+        Lines for the log, aligned.
+    """
+    rows = [(layer_name(path), sizes[path], rate) for path, rate in rates.items()]
+    total = sum(sizes.values())
+    overall = sum(rate * sizes[path] for path, rate in rates.items()) / total
+    rows.append(("all layers", total, overall))
+    width = max(len(name) for name, _, _ in rows)
+    head = f"{'layer':<{width}} {'weights':>12} {'rate':>8} {'kept':>12}"
+    lines = [f"{name:<{width}} {size:>12,} {a:>8.4f} {a * size:>12,.0f}" for name, size, a in rows]
+    return "\n".join([head, *lines])
