@@ -24,9 +24,9 @@ class NearbyAscent:
     """Gradient ascent on a function of clean and adversarial logits, as an attack.
 
     It starts at the image plus `START` times standard normal noise; every step goes along the
-    gradient's sign (L_inf) or direction (L2) and is projected onto the ball and the box. The clean logits are computed once:
-    the network is in inference mode and fixed while it is attacked, so that the authors' code,
-    which computes them again at every step, gets the same ones each time.
+    gradient's sign (L_inf) or direction (L2) and is projected onto the ball and the box. The clean
+    logits are computed once: the network is in inference mode and fixed while it is attacked, so
+    that the authors' code, which computes them again at every step, gets the same ones each time.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
