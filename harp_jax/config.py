@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 
 from harp_jax.attacks import ATTACKS, Attack
 from harp_jax.models import MODELS
+from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
@@ -70,7 +71,11 @@ def default() -> Config:
     config.prune.learning_rate = 0.1
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
-    config.prune.target = 0.01  # share of the prunable weights to keep
+    # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
+    # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with
+    # that share of the channels everywhere, about its square.
+    config.prune.granularity = "weight"
+    config.prune.target = 0.01  # share of the prunable weights, or of the channels, to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
     config.prune.strategy = "uniform"  # how the initial rate is spread over the layers
     config.prune.initial_rate = 0.1  # overall rate to start from; 'score' starts at the target
@@ -166,6 +171,7 @@ def validate(config: Config) -> None:
         "model": MODELS,
         "loss": OBJECTIVES,
         "optimizer.schedule": SCHEDULES,
+        "prune.granularity": GRANULARITIES,
         "prune.method": PRUNE_METHODS,
         "prune.strategy": STRATEGIES,
         "prune.above_target": ABOVE_TARGET,

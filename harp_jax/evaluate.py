@@ -16,6 +16,7 @@ from harp_jax import checkpoint, models
 from harp_jax.attacks import Attack
 from harp_jax.config import Config, make_attack
 from harp_jax.data import Dataset, to_unit
+from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.training import parallel
@@ -36,6 +37,7 @@ def evaluate(
     dataset: Dataset,
     devices: Sequence[Device],
     measurement: Measurement,
+    architecture: Architecture,
     header: dict[str, Any],
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def evaluate(
         dataset: Its test split is used, every example of it.
         devices: Local devices.
         measurement: Measures the network.
+        architecture: Its layers, for the count of FLOPs.
         header: What results.json holds beside the rows: config, seed, versions, devices.
         stop_requested: Asked between measurements.
 
@@ -89,7 +92,7 @@ def evaluate(
             continue
         plain = measurement.bake(parallel.replicate(variables, devices))
         measured = _measure(plain, natural, robust, dataset, stage, stop_requested)
-        row = {"stage": stage, **_sizes(variables), **measured}
+        row = {"stage": stage, **_sizes(variables, architecture), **measured}
         row["checkpoint_epoch"] = metadata["epoch"]
         results["rows"].append(row)
         _LOGGER.info("%s", _sentence(row))
@@ -136,22 +139,27 @@ def _measure(
     return {**measured, "images": len(dataset.test), "seconds": time.monotonic() - started}
 
 
-def _sizes(variables: Any) -> dict[str, Any]:
-    layers = layer_sparsity(variables)
-    total, kept = (sum(getattr(row, field) for row in layers) for field in ("parameters", "kept"))
+def _sizes(variables: Any, architecture: Architecture) -> dict[str, Any]:
+    layers = layer_sparsity(variables, architecture)
+    fields = ("parameters", "kept", "flops", "kept_flops")
+    total, kept, total_flops, flops = (sum(getattr(row, f) for row in layers) for f in fields)
     return {
         "sparsity": 1.0 - kept / total,
         "parameters": kept,
         "total": total,
+        "flops": flops,
+        "total_flops": total_flops,
         "layers": [row._asdict() for row in layers],
     }
 
 
 def _sentence(row: dict[str, Any]) -> str:
     robust = "".join(f", {name} {accuracy:.2%}" for name, accuracy in row["robust"].items())
+    share = row["flops"] / row["total_flops"]
     return (
         f"{row['stage']}: {row['parameters']} of {row['total']} weights (sparsity"
-        f" {row['sparsity']:.2%}), natural {row['natural']:.2%}{robust} on {row['images']} images"
+        f" {row['sparsity']:.2%}), {share:.2%} of the FLOPs, natural {row['natural']:.2%}{robust}"
+        f" on {row['images']} images"
     )
 
 
