@@ -99,13 +99,13 @@ class _Experiment:
             )
 
     def _scheme(self) -> schemes.Scheme:
-        image_shape = self.dataset.image_shape
+        shape, prune = self.dataset.image_shape, self.config.prune
         try:
-            return schemes.scheme(self.model, image_shape, self.config.prune.granularity)
+            return schemes.scheme(self.model, shape, prune.granularity)
         except ValueError as error:
             raise ConfigError(
-                f"model={self.config.model!r}: cannot take images of {image_shape}"
-                f" ({error}); allowed are networks for such images"
+                f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"
+                " networks for such images"
             ) from None
 
     def _expected_variables(self) -> dict[str, Any]:
@@ -124,8 +124,8 @@ class _Experiment:
         if "prune" not in self.config.stages:
             return
         lowest = dict.fromkeys(leaves_by_path(self.expected["rates"]), -100.0)
-        minimum = minimum_rate(self.config)
         try:
+            minimum = minimum_rate(self.config)
             compression.shift_to_budget(lowest, minimum, self.cost, self.target_share)
         except ValueError as error:
             raise ConfigError(f"prune.{error}; allowed are larger targets") from None
@@ -306,9 +306,10 @@ class _Experiment:
             return variables["rates"], []
         text = (
             f"prune: epoch {outcome.epoch} kept {before} of {cost.total} {cost.unit}"
-            f" ({before / cost.total:.4%}), above the {share:.4%} of"
-            f" prune.target={self.config.prune.target:g}"
+            f" ({before / cost.total:.4%}), above prune.target={self.config.prune.target:g}"
         )
+        if cost.unit != "weights":
+            text += f", which allows {share:.4%}"
         if self.config.prune.above_target == "error" and not outcome.reached:
             raise ConfigError(
                 f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
