@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
-from harp_jax.types import Rate, Scalar, Variables
+from harp_jax.types import Images, PRNGKey, Rate, Scalar, Variables
 
 FLOPS_PER_WEIGHT = 2  # a multiplication and an addition, at every position of the output
 
@@ -70,9 +70,12 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
             calls[path] = outputs.shape[1:]
         return outputs
 
+    def init(key: PRNGKey, images: Images) -> Any:
+        return model.init(key, images)  # a function of its own: JAX may know `model.init` already
+
     images = jnp.zeros((1, *image_shape))
     with nn.intercept_methods(record):
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+        shapes = jax.eval_shape(init, jax.random.key(0), images)
     kernels = leaves_by_path(shapes["params"])
     return [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
 
