@@ -41,6 +41,7 @@ FIELDS = [
     ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
     ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate"]),
+    ({"prune.granularity": "filter"}, ["prune.granularity='filter'", "weight, channel"]),
     ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "uniform"]),
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
     ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
