@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 
 from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.models import MODELS
+from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training.objectives import OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
@@ -77,7 +78,11 @@ def default() -> Config:
     config.prune.loss = config_dict.placeholder(str)
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
-    config.prune.target = 0.01  # share of the prunable weights to keep
+    # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
+    # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with
+    # that share of the channels everywhere, about its square.
+    config.prune.granularity = "weight"
+    config.prune.target = 0.01  # share of the prunable weights, or of the channels, to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
     # The rates to start from: uniform, erk, lamp (from the pre-trained weights), json:PATH (a
     # strategy.json) or checkpoint:PATH (of a pruned network).
@@ -211,6 +216,7 @@ def validate(config: Config) -> None:
         "model": MODELS,
         "loss": OBJECTIVES,
         "optimizer.schedule": SCHEDULES,
+        "prune.granularity": GRANULARITIES,
         "prune.method": PRUNE_METHODS,
         "prune.above_target": ABOVE_TARGET,
         "data.select_on": SELECTION_SPLITS,

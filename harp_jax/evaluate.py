@@ -17,6 +17,7 @@ from harp_jax import checkpoint, models
 from harp_jax.attacks import APGD, Attack, AutoAttack
 from harp_jax.config import Config, attacks_to_run
 from harp_jax.data import Dataset, to_unit
+from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.robustness import CURVE, ROBUST, Outcome, PackedAutoAttack, warnings
@@ -39,6 +40,7 @@ def evaluate(
     dataset: Dataset,
     devices: Sequence[Device],
     measurement: Measurement,
+    architecture: Architecture,
     header: dict[str, Any],
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def evaluate(
         dataset: Its test split is used, every example of it.
         devices: Local devices.
         measurement: Measures the network.
+        architecture: Its layers, for the count of FLOPs.
         header: What results.json holds beside the rows: config, seed, versions, devices.
         stop_requested: Asked between measurements, and between the batches of AutoAttack.
 
@@ -91,7 +94,11 @@ def evaluate(
         if stage in [row["stage"] for row in results["rows"]]:
             continue
         plain = measurement.bake(parallel.replicate(variables, devices))
-        row = {"stage": stage, **_sizes(variables), **measurer.measure(plain, stage, attacks)}
+        row = {
+            "stage": stage,
+            **_sizes(variables, architecture),
+            **measurer.measure(plain, stage, attacks),
+        }
         row["checkpoint_epoch"] = metadata["epoch"]
         row["warnings"] = warnings(row, settings)
         results["rows"].append(row)
@@ -217,22 +224,27 @@ class _Measurer:
         return curve
 
 
-def _sizes(variables: Any) -> dict[str, Any]:
-    layers = layer_sparsity(variables)
-    total, kept = (sum(getattr(row, field) for row in layers) for field in ("parameters", "kept"))
+def _sizes(variables: Any, architecture: Architecture) -> dict[str, Any]:
+    layers = layer_sparsity(variables, architecture)
+    fields = ("parameters", "kept", "flops", "kept_flops")
+    total, kept, total_flops, flops = (sum(getattr(row, f) for row in layers) for f in fields)
     return {
         "sparsity": 1.0 - kept / total,
         "parameters": kept,
         "total": total,
+        "flops": flops,
+        "total_flops": total_flops,
         "layers": [row._asdict() for row in layers],
     }
 
 
 def _sentence(row: dict[str, Any]) -> str:
     robust = "".join(f", {name} {accuracy:.2%}" for name, accuracy in row["robust"].items())
+    share = row["flops"] / row["total_flops"]
     return (
         f"{row['stage']}: {row['parameters']} of {row['total']} weights (sparsity"
-        f" {row['sparsity']:.2%}), natural {row['natural']:.2%}{robust} on {row['images']} images"
+        f" {row['sparsity']:.2%}), {share:.2%} of the FLOPs, natural {row['natural']:.2%}{robust}"
+        f" on {row['images']} images"
     )
 
 

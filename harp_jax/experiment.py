@@ -24,8 +24,7 @@ from harp_jax.data import Dataset, augment, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
-from harp_jax.pruning import compression
-from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning import compression, schemes
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.strategy import read as read_strategy
 from harp_jax.strategy import start_pruning
@@ -78,6 +77,9 @@ class _Experiment:
         self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
         self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
         self._check_steps()
+        self.scheme = self._scheme()
+        self.cost = self.scheme.cost
+        self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
         self._check_pruning()
         self._check_sources()
@@ -97,29 +99,38 @@ class _Experiment:
                 f" {len(self.dataset.train)} training examples"
             )
 
-    def _expected_variables(self) -> dict[str, Any]:
-        """Shapes of all collections of the pruned network."""
-        model = models.create(self.config.model, self.dataset.num_classes, granularity="weight")
-        images = jnp.zeros((1, *self.dataset.image_shape))
+    def _scheme(self) -> schemes.Scheme:
+        shape, prune = self.dataset.image_shape, self.config.prune
         try:
-            return jax.eval_shape(model.init, jax.random.key(0), images)
+            return schemes.scheme(self.model, shape, prune.granularity)
         except ValueError as error:
             raise ConfigError(
-                f"model={self.config.model!r}: cannot take images of {self.dataset.image_shape}"
-                f" ({error}); allowed are networks for such images"
+                f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"
+                " networks for such images"
             ) from None
+
+    def _expected_variables(self) -> dict[str, Any]:
+        """Shapes of all collections of the pruned network."""
+        images = jnp.zeros((1, *self.dataset.image_shape))
+
+        def pruned(key: jax.Array) -> dict[str, Any]:
+            variables: Any = self.model.init(key, images)
+            rates = dict.fromkeys(kernel_paths(variables["params"]), 1.0)
+            return self.scheme.make_prunable(variables, rates, 0.0)
+
+        return jax.eval_shape(pruned, jax.random.key(0))
 
     def _check_pruning(self) -> None:
         """Refuses a strategy of another network, and a target that the smallest rates miss."""
         if "prune" not in self.config.stages:
             return
+        pruned = self.scheme.architecture.pruned
         if not checkpoint.is_complete(self.workdir / "prune"):
-            read_strategy(self.config, kernel_paths(self.expected["params"]))
-        sizes = parameter_costs(self.expected["params"])
-        lowest = dict.fromkeys(sizes, -100.0)
-        target = self.config.prune.target
+            read_strategy(self.config, pruned)
+        lowest = dict.fromkeys(pruned, -100.0)
         try:
-            compression.shift_to_budget(lowest, minimum_rate(self.config), sizes, target)
+            minimum = minimum_rate(self.config)
+            compression.shift_to_budget(lowest, minimum, self.cost, self.target_share)
         except ValueError as error:
             raise ConfigError(f"prune.{error}; allowed are larger targets") from None
 
@@ -164,7 +175,7 @@ class _Experiment:
         variables = self._source(stage)
         if stage == "finetune":
             return variables
-        return start_pruning(self.config, variables, self.workdir)
+        return start_pruning(self.config, variables, self.scheme, self.workdir)
 
     def train(self, stage: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""
@@ -180,9 +191,13 @@ class _Experiment:
             self.config[stage].epochs,
             self.steps_per_epoch,
         )
-        optimizer = self._optimizer(mode, schedule, variables)
-        target, minimum = self.config.prune.target, minimum_rate(self.config)
-        describe_pruning = functools.partial(metrics.of_pruning, target=target, minimum=minimum)
+        optimizer = self._optimizer(mode, schedule)
+        describe_pruning = functools.partial(
+            metrics.of_pruning,
+            cost=self.cost,
+            target=self.target_share,
+            minimum=minimum_rate(self.config),
+        )
         plan = loop.Plan(
             stage=stage,
             epochs=self.config[stage].epochs,
@@ -206,14 +221,12 @@ class _Experiment:
         )
         self._hand_on(stage, outcome)
 
-    def _optimizer(
-        self, mode: str, schedule: optax.Schedule, variables: dict[str, Any]
-    ) -> optax.GradientTransformation:
+    def _optimizer(self, mode: str, schedule: optax.Schedule) -> optax.GradientTransformation:
         gradient = None
         if "rates" in stages.TRAINS[mode]:
             gradient = compression.add_compression_gradient(
-                tree_of_leaves(parameter_costs(variables["params"])),
-                self.config.prune.target,
+                self.cost,
+                self.target_share,
                 minimum_rate(self.config),
                 self.config.prune.gamma0,
                 self.steps_per_epoch,
@@ -221,7 +234,12 @@ class _Experiment:
         settings = self.config.optimizer
         clip_norm = self.config.prune.clip_norm if mode in stages.PRUNE_METHODS else None
         return optim.optimizer(
-            schedule, settings.momentum, settings.weight_decay, gradient, clip_norm or None
+            schedule,
+            settings.momentum,
+            settings.weight_decay,
+            gradient,
+            clip_norm or None,
+            self.scheme.share if mode in stages.PRUNE_METHODS else None,
         )
 
     def _programs(
@@ -277,25 +295,25 @@ class _Experiment:
     def _fit_budget(
         self, variables: dict[str, Any], outcome: loop.Outcome
     ) -> tuple[Any, list[str]]:
-        """Rate logits whose masks keep at most the target's share of the weights."""
-        target, minimum = self.config.prune.target, minimum_rate(self.config)
-        sizes = parameter_costs(variables["params"])
+        """Rate logits whose masks keep at most what the target allows."""
+        cost, share, minimum = self.cost, self.target_share, minimum_rate(self.config)
         logits = leaves_by_path(variables["rates"])
-        before = compression.kept_total(logits, minimum, sizes)
-        shifted, shift = compression.shift_to_budget(logits, minimum, sizes, target)
+        before = compression.kept_total(logits, minimum, cost)
+        shifted, shift = compression.shift_to_budget(logits, minimum, cost, share)
         if shift == 0.0:
             return variables["rates"], []
-        total = sum(sizes.values())
         text = (
-            f"prune: epoch {outcome.epoch} kept {before} of {total} weights ({before / total:.4%}),"
-            f" above prune.target={target:g}"
+            f"prune: epoch {outcome.epoch} kept {before} of {cost.total} {cost.unit}"
+            f" ({before / cost.total:.4%}), above prune.target={self.config.prune.target:g}"
         )
+        if cost.unit != "weights":
+            text += f", which allows {share:.4%}"
         if self.config.prune.above_target == "error" and not outcome.reached:
             raise ConfigError(
                 f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
                 " or prune.above_target='shift'"
             )
-        after = compression.kept_total(shifted, minimum, sizes)
+        after = compression.kept_total(shifted, minimum, cost)
         note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
         if shift < LARGE_SHIFT:
             note += (
@@ -314,6 +332,7 @@ class _Experiment:
             self.dataset,
             self.devices,
             self.measurement,
+            self.scheme.architecture,
             self.header,
             self.interrupt.requested,
         )

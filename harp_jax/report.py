@@ -58,6 +58,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
         columns=list(dict.fromkeys(name for row in rows for name in row["robust"])),
         summary=_summary(rows),
         precision=_precision(rows),
+        flops=_flops(rows),
         warnings=[(row["stage"], text) for row in rows for text in row.get("warnings", [])],
         autoattacks=list(_autoattacks(rows)),
         attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
@@ -96,11 +97,13 @@ def _headline(run: Record, results: Record) -> dict[str, Any]:
     model = str(config.get("model", ""))
     data = results.get("dataset", {}).get("name") or config.get("data", {}).get("name", "")
     pruned = [row for row in rows if row["sparsity"] > 0]
-    target = config.get("prune", {}).get("target") if pruned else None
+    prune = config.get("prune", {}) if pruned else {}
+    target, by_channel = prune.get("target"), prune.get("granularity") == "channel"
     facts = [
         ("dataset", data),
         ("model", model),
-        ("target sparsity", _sparsity(1 - target) if target else ""),
+        ("target sparsity", _sparsity(1 - target) if target and not by_channel else ""),
+        ("target channels", f"{100 * target:g} %" if target and by_channel else ""),
         ("seed", str(results.get("seed", ""))),
         ("date", str(run.get("created") or "")[:10]),
     ]
@@ -119,6 +122,13 @@ def _summary(rows: Sequence[Record]) -> dict[str, Any] | None:
     shared = [name for name in last["robust"] if name in dense["robust"]]
     worst = min(shared, key=lambda name: last["robust"][name]) if shared else None
     return {"dense": dense, "last": last, "attack": worst}
+
+
+def _flops(rows: Sequence[Record]) -> list[float]:
+    """Kept share of the FLOPs of every row, or nothing if a row has no count of them."""
+    if any("flops" not in row for row in rows):
+        return []
+    return [row["flops"] / row["total_flops"] for row in rows]
 
 
 def _precision(rows: Sequence[Record]) -> dict[str, str]:
@@ -234,6 +244,8 @@ def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
         )
         if not np.isnan(course.gamma).all():  # with fixed rates there is nothing to see
             yield "compression", plots.compression(course)
+        if lines[-1]["compression"].get("unit") == "FLOPs":
+            target = None  # a share of FLOPs, not a rate of channels
     if lines and lines[-1].get("rates"):
         rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
         yield "rates", plots.layer_rates(epochs, rates, target)

@@ -22,10 +22,10 @@ from harp_jax.pruning.layers import (
     Path,
     layer_name,
     leaves_by_path,
-    make_prunable,
     rates_of,
     tree_of_leaves,
 )
+from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.training import stages
 from harp_jax.types import Variables
@@ -33,7 +33,9 @@ from harp_jax.types import Variables
 _LOGGER = logging.getLogger(__name__)
 
 
-def start_pruning(config: Config, variables: Variables, workdir: epath.Path) -> dict[str, Any]:
+def start_pruning(
+    config: Config, variables: Variables, scheme: Scheme, workdir: epath.Path
+) -> dict[str, Any]:
     """The variables that the prune stage starts from.
 
     Rates that learn start at `prune.initial_rate` and are pulled down to the target; fixed ones
@@ -43,6 +45,7 @@ def start_pruning(config: Config, variables: Variables, workdir: epath.Path) -> 
     Args:
         config: A valid configuration.
         variables: Of the dense network.
+        scheme: How it is pruned.
         workdir: Folder of the run.
 
     Returns:
@@ -54,19 +57,19 @@ def start_pruning(config: Config, variables: Variables, workdir: epath.Path) -> 
     target, minimum = config.prune.target, minimum_rate(config)
     fixed = "rates" not in stages.TRAINS[config.prune.method]
     sizes = parameter_costs(variables["params"])
-    rates = read(config, list(sizes))
+    rates = read(config, scheme.architecture.pruned)
     if rates is None:
         leaves = leaves_by_path(variables["params"])
         kernels = {path: leaves[path] for path in sizes}
         overall = target if fixed else config.prune.initial_rate
         rates = STRATEGIES[config.prune.strategy](kernels, overall, minimum)
-    pruned = make_prunable(variables, rates, minimum, "weight")
+    pruned = scheme.make_prunable(variables, rates, minimum)
     if fixed:
-        logits = leaves_by_path(pruned["rates"])
-        logits, _ = compression.shift_to_budget(logits, minimum, sizes, target)
+        logits, share = leaves_by_path(pruned["rates"]), scheme.cost.target_share(target)
+        logits, _ = compression.shift_to_budget(logits, minimum, scheme.cost, share)
         pruned["rates"] = tree_of_leaves(logits)
-    rates = {path: float(rate) for path, rate in rates_of(pruned).items()}
-    rates = {path: rates[path] for path in sizes}
+    found = rates_of(pruned)
+    rates = {path: float(found[path]) for path in sizes if path in found}
     _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(rates, sizes))
     if jax.process_index() == 0:
         save(rates, workdir / "strategy.json")

@@ -45,6 +45,7 @@ FIELDS = [
     ({"mart.beta": -1.0}, ["mart.beta=-1.0", "> 0"]),
     ({"prune.loss": "fgsm", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'fgsm'"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate"]),
+    ({"prune.granularity": "filter"}, ["prune.granularity='filter'", "weight, channel"]),
     ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, json:PATH"]),
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
     ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),

@@ -1,4 +1,7 @@
-"""The compression (hardware) loss L_hw, its step-wise weight, and fitting rates onto a budget."""
+"""The compression (hardware) loss L_hw, its step-wise weight, and fitting rates onto a budget.
+
+Costs are given as a `costs.Cost`, or as plain parameter counts.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.costs import Cost, WeightCost
 from harp_jax.pruning.rates import rate_from_logit
 from harp_jax.types import Scalar
 
@@ -18,30 +21,35 @@ from harp_jax.types import Scalar
 REACHED_DECIMALS = 4
 
 
+def as_cost(costs: Any) -> Cost:
+    """Parameter counts as a `Cost`; a `Cost` as it is."""
+    return costs if isinstance(costs, Cost) else WeightCost(costs)
+
+
 def soft_rate(rates: Any, costs: Any) -> Scalar:
-    """Share of the dense cost that the (continuous) rates keep: sum(n_l * a_l) / sum(n_l).
+    """Share of the dense cost that the (continuous) rates keep.
+
+    For parameter counts n_l it is sum(n_l * a_l) / sum(n_l).
 
     Args:
         rates: Scalars in (0, 1], as a sequence or any tree.
-        costs: Positive numbers in the same structure, e.g. parameter counts.
+        costs: Positive numbers in the same structure, parameter counts; or a `Cost`.
 
     Returns:
         A scalar in (0, 1].
     """
-    rates, costs = jax.tree.leaves(rates), jax.tree.leaves(costs)
-    kept = sum(cost * rate for cost, rate in zip(costs, rates, strict=True))
-    return jnp.asarray(kept / sum(costs), jnp.float32)
+    return as_cost(costs).soft_share(rates)
 
 
 def compression_loss(rates: Any, costs: Any, target: float) -> Scalar:
-    """L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5, on parameters).
+    """L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5; on FLOPs: its appendix).
 
     It uses the continuous rates; what the masks really keep is `sparsity.layer_sparsity`. At
     exactly the target the gradient is half the slope, above it the slope, below it zero.
 
     Args:
         rates: Compression rates in (0, 1], as a sequence or any tree of scalars.
-        costs: Parameter counts, in the same structure.
+        costs: Parameter counts, in the same structure; or a `Cost`.
         target: Wanted share of the dense cost, in (0, 1].
 
     Returns:
@@ -119,7 +127,7 @@ def add_compression_gradient(
     `steps_per_epoch` updates; the rule then sees the loss of the rates as that epoch left them.
 
     Args:
-        costs: Parameter counts, as a tree in the structure of the logits.
+        costs: Parameter counts, as a tree in the structure of the logits; or a `Cost`.
         target: Wanted share of the dense cost, in (0, 1].
         minimum: Smallest rate a_min, in [0, 1).
         gamma0: See `stepwise_gamma`.
@@ -150,25 +158,23 @@ def add_compression_gradient(
     return optax.GradientTransformation(init, update)
 
 
-def kept_total(logits: Mapping[Any, Any], minimum: float, sizes: Mapping[Any, int]) -> int:
-    """Number of weights that the masks of these logits keep (whole numbers, all layers).
+def kept_total(logits: Mapping[Any, Any], minimum: float, costs: Any) -> int:
+    """What the masks of these logits keep (a whole number, all layers).
 
     Args:
         logits: Rate logits by kernel path.
         minimum: Smallest rate a_min, in [0, 1).
-        sizes: Number of weights by kernel path.
+        costs: Number of weights by kernel path; or a `Cost`.
 
     Returns:
-        The total kept count.
+        The total kept cost.
     """
-    return sum(
-        int(kept_weights(rate_from_logit(logit, minimum), sizes[path]))
-        for path, logit in logits.items()
-    )
+    rates = {path: rate_from_logit(logit, minimum) for path, logit in logits.items()}
+    return as_cost(costs).kept(rates)
 
 
 def shift_to_budget(
-    logits: Mapping[Any, Any], minimum: float, sizes: Mapping[Any, int], target: float
+    logits: Mapping[Any, Any], minimum: float, costs: Any, target: float
 ) -> tuple[dict[Any, jax.Array], float]:
     """Moves rates onto the budget by one common shift of all logits.
 
@@ -178,8 +184,8 @@ def shift_to_budget(
     Args:
         logits: Rate logits by kernel path.
         minimum: Smallest rate a_min, in [0, 1).
-        sizes: Number of weights by kernel path.
-        target: Largest allowed share of all weights, in (0, 1].
+        costs: Number of weights by kernel path; or a `Cost`.
+        target: Largest allowed share of the dense cost, in (0, 1].
 
     Returns:
         The shifted logits and the shift (0 or negative); with 0 the logits met the budget already.
@@ -187,22 +193,23 @@ def shift_to_budget(
     Raises:
         ValueError: if even the minimum rates keep more than the target allows.
     """
-    budget = target * sum(sizes.values())
+    cost = as_cost(costs)
+    budget = target * cost.total
 
     def shifted(shift: float) -> dict[Any, jax.Array]:
         return {path: jnp.float32(logit) + jnp.float32(shift) for path, logit in logits.items()}
 
     def fits(shift: float) -> bool:
-        return kept_total(shifted(shift), minimum, sizes) <= budget
+        return kept_total(shifted(shift), minimum, cost) <= budget
 
     if fits(0.0):
         return shifted(0.0), 0.0
     low, high = -100.0, 0.0  # sigmoid(logit - 100) is zero for every logit that training can reach
     if not fits(low):
-        least = kept_total(shifted(low), minimum, sizes)
+        least = kept_total(shifted(low), minimum, cost)
         raise ValueError(
-            f"target={target}: the smallest rates (minimum {minimum:g}, at least 1 weight a layer)"
-            f" keep {least} weights, the target allows {int(budget)}"
+            f"target={target}: the smallest rates (minimum {minimum:g}, at least one a layer)"
+            f" keep {least} {cost.unit}, the target allows {int(budget)}"
         )
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,9 +1,93 @@
-"""What a layer costs, in the unit of the budget."""
+"""What layers cost, in parameters and in FLOPs, and the costs that a budget can limit.
 
-from collections.abc import Sequence
+FLOPs are the multiplications and additions of kernels on one image, two per multiply-accumulate.
+Additions of biases, BatchNorm, activations and pooling are not counted: pruning is about kernels,
+and the rest is below 2 % of these networks. Products with a convolution's zero padding are counted,
+as is usual.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
-from harp_jax.types import Variables
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.types import Images, PRNGKey, Rate, Scalar, Variables
+
+FLOPS_PER_WEIGHT = 2  # a multiplication and an addition, at every position of the output
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer as one image passes it.
+
+    Attributes:
+        path: Path of its kernel in `params`.
+        kernel: Shape of its kernel, HWIO or IO.
+        outputs: Shape of its output without the batch axis; channels are last.
+    """
+
+    path: Path
+    kernel: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def flops_per_weight(self) -> int:
+        """FLOPs that one entry of the kernel costs."""
+        return FLOPS_PER_WEIGHT * math.prod(self.outputs[:-1])
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the whole kernel."""
+        return self.flops_per_weight * math.prod(self.kernel)
+
+
+def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
+    """The convolutions and dense layers of a network, from one abstract trace.
+
+    Args:
+        model: A network made by `harp_jax.models.create`.
+        image_shape: (height, width, channels).
+
+    Returns:
+        One entry a layer, in the order of the calls.
+
+    Raises:
+        ValueError: if a layer is called twice, so that its kernel has two places in the network.
+    """
+    calls: dict[Path, tuple[int, ...]] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        outputs = call(*args, **kwargs)
+        if is_kernel_call(context):
+            path = kernel_path(context.module)
+            if path in calls:
+                raise ValueError(f"model: layer {'/'.join(path[:-1])!r} is called twice")
+            calls[path] = outputs.shape[1:]
+        return outputs
+
+    def init(key: PRNGKey, images: Images) -> Any:
+        return model.init(key, images)  # a function of its own: JAX may know `model.init` already
+
+    images = jnp.zeros((1, *image_shape))
+    with nn.intercept_methods(record):
+        shapes = jax.eval_shape(init, jax.random.key(0), images)
+    kernels = leaves_by_path(shapes["params"])
+    return [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
+
+
+def is_kernel_call(context: Any) -> bool:
+    """Whether a method call that `nn.intercept_methods` sees is the pass through a kernel."""
+    return context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense)
+
+
+def kernel_path(module: nn.Module) -> Path:
+    """Path of a bound layer's kernel in `params`."""
+    return (*module.path, "kernel")
 
 
 def parameter_costs(params: Variables, paths: Sequence[Path] | None = None) -> dict[Path, int]:
@@ -18,3 +102,67 @@ def parameter_costs(params: Variables, paths: Sequence[Path] | None = None) -> d
     """
     leaves = leaves_by_path(params)
     return {path: leaves[path].size for path in (paths or kernel_paths(params))}
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """What a budget limits, as a function of the layers' compression rates."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted, in words."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """The cost of the dense network."""
+        ...
+
+    def soft_share(self, rates: Any) -> Scalar:
+        """Share of `total` that continuous rates cost; differentiable.
+
+        Args:
+            rates: A tree whose leaves are the rates of the pruned kernels in the tree order of
+                `params`: by path, or nested as there.
+        """
+        ...
+
+    def kept(self, rates: Mapping[Any, Rate]) -> int:
+        """What the masks of these rates, by path, really cost: a whole number up to `total`."""
+        ...
+
+    def target_share(self, rate: float) -> float:
+        """Share of `total` that a budget at the overall rate `rate` allows."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightCost:
+    """The number of kept weights: a `Cost`.
+
+    Attributes:
+        sizes: Number of weights of every pruned kernel: by path, or as any tree or sequence in the
+            structure of the rates if only soft shares are asked for.
+    """
+
+    sizes: Any
+    unit = "weights"
+
+    @property
+    def total(self) -> int:
+        """All weights of the pruned kernels."""
+        return sum(jax.tree.leaves(self.sizes))
+
+    def soft_share(self, rates: Any) -> Scalar:
+        """sum(n_l * a_l) / sum(n_l)."""
+        rates, sizes = jax.tree.leaves(rates), jax.tree.leaves(self.sizes)
+        kept = sum(size * rate for size, rate in zip(sizes, rates, strict=True))
+        return jnp.asarray(kept / sum(sizes), jnp.float32)
+
+    def kept(self, rates: Mapping[Any, Rate]) -> int:
+        """Weights that the masks keep."""
+        return sum(int(kept_weights(rate, self.sizes[path])) for path, rate in rates.items())
+
+    def target_share(self, rate: float) -> float:
+        """`rate` itself: the target is a share of the weights."""
+        return rate

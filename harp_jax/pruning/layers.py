@@ -3,7 +3,8 @@
 A pruned network carries three collections beside `params` and `batch_stats`, each with one leaf at
 the path of every kernel:
 
-- `scores`: the kernel's shape (weight granularity) or `[C_in]` (channel granularity);
+- `scores`: the kernel's shape (weight granularity) or `[channels]` of its input (channel
+  granularity);
 - `rates`: the scalar logit of the layer's compression rate;
 - `minimum_rates`: the scalar a_min that turns the logit into a rate. It never trains; it is kept
   with the logits so that they can always be read rightly, from any checkpoint.
@@ -33,14 +34,14 @@ def masked_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar
 
     Args:
         kernel: `[height, width, in, out]` or `[in, out]`.
-        scores: The kernel's shape, or `[in]`.
+        scores: The kernel's shape, or `[channels]`: see `masks.kernel_mask`.
         logit: Scalar rate logit.
         minimum: Scalar smallest rate, in [0, 1).
 
     Returns:
         The masked kernel; differentiable in all of kernel, scores and logit (straight through).
     """
-    return kernel * kernel_mask(scores, rate_from_logit(logit, minimum), kernel.ndim)
+    return kernel * kernel_mask(scores, rate_from_logit(logit, minimum), kernel.shape)
 
 
 @no_type_check  # nn.Conv has a Protocol field that run-time type checkers cannot check
@@ -118,9 +119,11 @@ def _natural_order(path: Path) -> list[list[int | str]]:
 
 
 def make_prunable(
-    variables: Variables, rates: dict[Path, float], minimum: float, granularity: Granularity
+    variables: Variables, rates: Mapping[Path, float], minimum: float, granularity: Granularity
 ) -> dict[str, Any]:
     """Adds scores, rates and minimum rates to the variables of a dense network.
+
+    Every layer stands alone. For channels that layers share see `channels.make_prunable`.
 
     Args:
         variables: At least `params`; other collections are carried over.
@@ -131,9 +134,27 @@ def make_prunable(
     Returns:
         New variables that share the arrays of the given ones.
     """
-    kernels = {path: leaves_by_path(variables["params"])[path] for path in rates}
+    kernels = leaves_by_path(variables["params"])
+    scores = {path: initial_scores(kernels[path], granularity) for path in rates}
+    return add_scores(variables, scores, rates, minimum)
+
+
+def add_scores(
+    variables: Variables, scores: Mapping[Path, Scores], rates: Mapping[Path, Any], minimum: float
+) -> dict[str, Any]:
+    """Adds given scores, with rates and minimum rates, to the variables of a dense network.
+
+    Args:
+        variables: At least `params`; other collections are carried over.
+        scores: By kernel path; kernels without are not pruned.
+        rates: Initial compression rate of the same paths, in (minimum, 1].
+        minimum: Smallest rate a_min, in [0, 1).
+
+    Returns:
+        New variables that share the arrays of the given ones.
+    """
     added = {
-        "scores": {path: initial_scores(kernel, granularity) for path, kernel in kernels.items()},
+        "scores": dict(scores),
         "rates": {path: logit_from_rate(rate, minimum) for path, rate in rates.items()},
         "minimum_rates": {path: jnp.float32(minimum) for path in rates},
     }

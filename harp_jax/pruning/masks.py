@@ -8,7 +8,7 @@ compares it with sorting).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -83,20 +83,24 @@ def channel_mask(scores: Float[Array, " channels"], rate: Float[Array, ""]) -> M
     return _straight_through_mask(scores, jnp.asarray(rate, jnp.float32), kept_channels)
 
 
-def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_ndim: int) -> Mask:
+def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_shape: Sequence[int]) -> Mask:
     """Mask that multiplies a kernel; the scores' shape tells the granularity.
 
     Args:
-        scores: The kernel's shape (weight) or `[in]` (channel).
+        scores: The kernel's shape (weight) or `[channels]` (channel). `channels` are the kernel's
+            inputs or, where a dense layer reads flattened feature maps, a divisor of them: Flax
+            flattens channels last, so the features of one channel are `channels` apart, and they
+            are kept or dropped together.
         rate: Fraction kept, scalar in [0, 1].
-        kernel_ndim: Number of dimensions of the kernel, whose last two axes are (in, out).
+        kernel_shape: Shape of the kernel, whose last two axes are (in, out).
 
     Returns:
         Mask that broadcasts to the kernel without changing its rank.
     """
-    if scores.ndim == kernel_ndim:
+    if scores.shape == tuple(kernel_shape):
         return weight_mask(scores, rate)
-    return channel_mask(scores, rate).reshape((1,) * (kernel_ndim - 2) + (-1, 1))
+    mask = jnp.tile(channel_mask(scores, rate), kernel_shape[-2] // scores.size)
+    return mask.reshape((1,) * (len(kernel_shape) - 2) + (-1, 1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -1,8 +1,10 @@
 """Initial scores of connections (weights) or input channels, from pre-trained kernels."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from harp_jax.types import Kernel, Scores
 
@@ -30,11 +32,27 @@ def initial_scores(kernel: Kernel, granularity: Granularity = "weight") -> Score
         ValueError: for another granularity.
     """
     if granularity == "weight":
-        raw, fan_in = kernel, kernel.size // kernel.shape[-1]
-    elif granularity == "channel":
-        other_axes = tuple(axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2)
-        raw, fan_in = jnp.abs(kernel).sum(other_axes), 1
-    else:
-        raise ValueError(f"granularity={granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+        return _scaled(kernel, fan_in=kernel.size // kernel.shape[-1])
+    if granularity == "channel":
+        return channel_scores([kernel], kernel.shape[-2])
+    raise ValueError(f"granularity={granularity!r}: allowed are {', '.join(GRANULARITIES)}")
+
+
+def channel_scores(kernels: Sequence[Kernel], channels: int) -> Scores:
+    """Initial scores of channels that several layers may read: of what they feed in all of them.
+
+    Args:
+        kernels: `[height, width, in, out]` or `[in, out]`. `in` is `channels` or, for flattened
+            feature maps, a multiple of it, with channels the fastest to change.
+        channels: Number of channels.
+
+    Returns:
+        `[channels]`: sqrt(6) * N / max(N), N being the L1 norm of all entries that read a channel.
+    """
+    norms = [jnp.abs(k).reshape(-1, channels, k.shape[-1]).sum((0, 2)) for k in kernels]
+    return _scaled(sum(norms[1:], start=norms[0]), fan_in=1)
+
+
+def _scaled(raw: Array, fan_in: int) -> Scores:
     largest = jnp.abs(raw).max()
     return jnp.sqrt(6.0 / fan_in) * raw / jnp.where(largest > 0, largest, 1.0)

@@ -1,38 +1,52 @@
 """Realised sparsity: what the masks keep, counted, not what the rates promise."""
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
-from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
-from harp_jax.pruning.masks import kernel_mask
+from harp_jax.pruning.channels import Architecture, Group
+from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path, rates_of
+from harp_jax.pruning.masks import channel_mask, kernel_mask
 from harp_jax.types import Rate, Scores, Variables
 
 
 class LayerSparsity(NamedTuple):
-    """Weights of one layer's kernel.
+    """Weights and FLOPs of one layer's kernel.
 
     Attributes:
         layer: The layer's name, e.g. 'conv1'.
         parameters: Number of weights in its kernel.
-        kept: Number of weights its mask keeps.
-        rate: Its compression rate in (0, 1], or None in a dense network.
+        kept: Number of weights that remain.
+        rate: Its compression rate in (0, 1], or None where nothing is pruned.
+        flops: FLOPs of the whole kernel on one image (see `costs`), or None if not asked for.
+        kept_flops: FLOPs of the weights that remain, or None.
     """
 
     layer: str
     parameters: int
     kept: int
     rate: float | None
+    flops: int | None = None
+    kept_flops: int | None = None
 
 
-def layer_sparsity(variables: Variables) -> list[LayerSparsity]:
+def layer_sparsity(
+    variables: Variables, architecture: Architecture | None = None
+) -> list[LayerSparsity]:
     """Counts kernel weights per layer. Biases and BatchNorm are not pruned and not counted.
+
+    A weight remains if its mask keeps it and, where the architecture's groups tell what becomes of
+    a layer's outputs, if some layer reads what it adds to: channels that nobody reads are removed
+    from the layers that write them, as they would be from the stored network.
 
     Args:
         variables: Variables of a pruned or dense network.
+        architecture: Adds FLOPs and, with groups, the outputs that nobody reads.
 
     Returns:
         One row per convolution and dense layer, in tree order.
@@ -40,18 +54,42 @@ def layer_sparsity(variables: Variables) -> list[LayerSparsity]:
     params = leaves_by_path(variables["params"])
     scores = leaves_by_path(variables.get("scores", {}))
     rates = rates_of(variables) if scores else {}
+    layers = {layer.path: layer for layer in architecture.layers} if architecture else {}
+    groups = architecture.groups if architecture else ()
+    outputs = _outputs_read(groups, scores, rates)
     rows = []
     for path in kernel_paths(variables["params"]):
-        kernel = params[path]
-        if path not in scores:
-            rows.append(LayerSparsity(layer_name(path), kernel.size, kernel.size, None))
-            continue
-        kept = int(_kept(scores[path], rates[path], kernel.shape))
-        rows.append(LayerSparsity(layer_name(path), kernel.size, kept, float(rates[path])))
+        kernel, kept, rate = params[path], params[path].size, None
+        if path in scores:
+            kept, rate = int(_kept(scores[path], rates[path], kernel.shape)), float(rates[path])
+        if path in outputs:  # masks of channels are the same for every output
+            kept = kept // kernel.shape[-1] * outputs[path]
+        row = LayerSparsity(layer_name(path), kernel.size, kept, rate)
+        if path in layers:
+            per_weight = layers[path].flops_per_weight
+            row = row._replace(flops=per_weight * kernel.size, kept_flops=per_weight * kept)
+        rows.append(row)
     return rows
 
 
-@functools.partial(jax.jit, static_argnames="shape")  # op by op a mask takes seconds to compile
+def _outputs_read(
+    groups: tuple[Group, ...], scores: Mapping[Path, Scores], rates: Mapping[Path, Rate]
+) -> dict[Path, int]:
+    """Number of output channels that some reader keeps, by the path of the layer that writes."""
+    counts = {}
+    for group in groups:
+        if not group.prunable or any(path not in scores for path in group.readers):
+            continue
+        masks = [np.asarray(_channels(scores[path], rates[path])) for path in group.readers]
+        counts |= dict.fromkeys(group.writers, int(np.any(masks, axis=0).sum()))
+    return counts
+
+
+# Compiled: op by op a mask takes seconds to compile.
+_channels = jax.jit(channel_mask)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
 def _kept(scores: Scores, rate: Rate, shape: tuple[int, ...]) -> Int[Array, ""]:
-    mask = kernel_mask(scores, rate, len(shape))
+    mask = kernel_mask(scores, rate, shape)
     return jnp.broadcast_to(mask, shape).sum(dtype=jnp.int32)

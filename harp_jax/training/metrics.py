@@ -11,8 +11,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from harp_jax.pruning import compression
-from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of
+from harp_jax.pruning.costs import Cost
+from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,34 +60,40 @@ class MetricsLog:
             self._board.close()
 
 
-def of_pruning(state: TrainState, *, target: float, minimum: float) -> Row:
+def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) -> Row:
     """The entries of an epoch's row that only pruning has.
 
     Args:
         state: At the end of the epoch.
-        target: Wanted share of the prunable weights, in (0, 1].
+        cost: What the budget limits.
+        target: Share of the dense cost that the budget allows, in (0, 1].
         minimum: Smallest rate a_min, in [0, 1).
 
     Returns:
-        'compression' (the compression loss, its weight, the rate, the kept weights, whether the
-        target is 'reached') and 'rates' by layer.
+        'compression' (the compression loss, its weight, the kept share of the cost, what is
+        kept in its unit, whether the target is 'reached') and 'rates' by layer.
     """
-    rates, sizes = rates_of(state.variables), parameter_costs(state.variables["params"])
-    loss = compression.compression_loss(rates, sizes, target)
+    rates = rates_of(state.variables)
+    loss = compression.compression_loss(rates, cost, target)
     logits = leaves_by_path(state.variables["rates"])
     entry = {
         "loss": float(loss),
-        "rate": float(compression.soft_rate(rates, sizes)),
+        "rate": float(compression.soft_rate(rates, cost)),
         "target": target,
         "reached": bool(compression.target_reached(loss)),
-        "kept": compression.kept_total(logits, minimum, sizes),
+        "kept": compression.kept_total(logits, minimum, cost),
+        "unit": cost.unit,
     }
     weight = optax.tree.get(state.opt_state, "gamma", filtering=_is_gamma_state)
     if weight is not None:
         entry |= {"gamma": float(weight.gamma), "frozen": bool(weight.frozen)}
     return {
         "compression": entry,
-        "rates": {layer_name(path): float(rates[path]) for path in sizes},
+        "rates": {
+            layer_name(path): float(rates[path])
+            for path in kernel_paths(state.variables["params"])
+            if path in rates
+        },
     }
 
 
@@ -119,7 +125,7 @@ def _sentence(row: Row) -> str:
         parts.append(f"L_hw {compression['loss']:.4f}")
         if "gamma" in compression:
             parts.append(f"gamma {compression['gamma']:.3g}")
-        parts.append(f"{compression['kept']} weights kept")
+        parts.append(f"{compression['kept']} {compression['unit']} kept")
     parts += [
         f"validation natural {row['validation']['natural']:.2%}",
         f"robust {row['validation']['robust']:.2%}",

@@ -50,6 +50,7 @@ def optimizer(
     weight_decay: float,
     compression_gradient: optax.GradientTransformation | None = None,
     clip_norm: float | None = None,
+    share: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """SGD as the authors run it, with the compression loss in front of it for the rates.
 
@@ -66,6 +67,8 @@ def optimizer(
         clip_norm: Largest Euclidean norm, > 0, of the training loss's gradient over all that
             trains; a longer one is scaled down to it. The compression loss's gradient and weight
             decay come on top. None does not clip, as the authors.
+        share: Applied to the gradients of scores and of rates, the compression loss's included,
+            where layers share channels (`channels.share_gradients`).
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -79,8 +82,15 @@ def optimizer(
             optax.scale_by_learning_rate(schedule),
         )
 
-    rates = optax.chain(compression_gradient or optax.identity(), sgd())
-    per_collection: dict[Hashable, Any] = {"params": sgd(), "scores": sgd(), "rates": rates}
+    def shared(after: optax.GradientTransformation) -> optax.GradientTransformation:
+        return after if share is None else optax.chain(share, after)
+
+    rates = optax.chain(compression_gradient or optax.identity(), shared(sgd()))
+    per_collection: dict[Hashable, Any] = {
+        "params": sgd(),
+        "scores": shared(sgd()),
+        "rates": rates,
+    }
     update = optax.partition(per_collection, lambda trainable: {name: name for name in trainable})
     if clip_norm is None:
         return update

@@ -65,6 +65,6 @@ def test_channels_round_half_to_even():
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 2), (4, 2)])
 def test_channel_granularity_takes_whole_inputs(shape):
-    mask = kernel_mask(jnp.array([0.1, -2.0, 0.3, 1.0]), jnp.float32(0.5), len(shape))
+    mask = kernel_mask(jnp.array([0.1, -2.0, 0.3, 1.0]), jnp.float32(0.5), shape)
     expected = np.broadcast_to(np.array([[0], [1], [0], [1]]), shape)
     assert_array_equal(jnp.broadcast_to(mask, shape), expected)

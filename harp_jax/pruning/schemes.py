@@ -1,0 +1,62 @@
+"""How a network is pruned at a granularity: all that differs between weights and channels."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import optax
+
+from harp_jax.pruning import channels, layers
+from harp_jax.pruning.channels import Architecture
+from harp_jax.pruning.costs import Cost, WeightCost, trace_layers
+from harp_jax.pruning.layers import Path
+from harp_jax.pruning.scores import Granularity
+from harp_jax.types import Variables
+
+
+class Scheme(NamedTuple):
+    """See `scheme`.
+
+    Attributes:
+        architecture: The network's layers and, for channels, how they are connected.
+        cost: What the budget limits.
+        make_prunable: (variables of the dense network, rates by kernel path, minimum rate) ->
+            variables with scores and rates.
+        share: What keeps the scores and rates equal that layers share, or None if they share none.
+    """
+
+    architecture: Architecture
+    cost: Cost
+    make_prunable: Callable[[Variables, Mapping[Path, float], float], dict[str, Any]]
+    share: optax.GradientTransformation | None
+
+
+def scheme(model: nn.Module, image_shape: Sequence[int], granularity: Granularity) -> Scheme:
+    """How to prune a network.
+
+    Args:
+        model: A network made by `harp_jax.models.create`.
+        image_shape: (height, width, channels).
+        granularity: 'weight': single weights under a budget of weights. 'channel': the channels
+            that layers read, under a budget of FLOPs.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        ValueError: if the network does not take such images, or its channels cannot be pruned.
+    """
+    if granularity == "weight":
+        architecture = Architecture(tuple(trace_layers(model, image_shape)))
+        sizes = {layer.path: math.prod(layer.kernel) for layer in architecture.layers}
+        make_prunable = functools.partial(layers.make_prunable, granularity="weight")
+        return Scheme(architecture, WeightCost(sizes), make_prunable, None)
+    architecture = channels.trace(model, image_shape)
+    return Scheme(
+        architecture,
+        channels.FlopsCost(architecture),
+        functools.partial(channels.make_prunable, architecture=architecture),
+        channels.share_gradients(architecture),
+    )
