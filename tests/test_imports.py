@@ -16,7 +16,7 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"config"},
-    {"evaluate", "inference", "interrupt", "report", "plots", "workdirs"},
+    {"evaluate", "export", "inference", "interrupt", "report", "plots", "workdirs"},
     {"experiment"},
     {"main"},
 ]

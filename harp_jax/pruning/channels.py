@@ -32,7 +32,8 @@ from harp_jax.pruning.masks import kept_channels
 from harp_jax.pruning.scores import channel_scores
 from harp_jax.types import Rate, Scalar, Variables
 
-_IMAGES, _LOGITS = ("images",), ("logits",)  # the two ends, beside the paths of kernels
+# Beside the paths of kernels: the two ends, and what stands before the path of a BatchNorm.
+_IMAGES, _LOGITS, _NORM = ("images",), ("logits",), "batch norm"
 
 
 class Group(NamedTuple):
@@ -42,12 +43,14 @@ class Group(NamedTuple):
         size: Number of channels.
         writers: Kernel paths of the layers whose outputs they are, in the order of the network.
         readers: Kernel paths of the layers whose inputs they are.
+        norms: Paths of the BatchNorms that they pass.
         prunable: False for the channels of the images, the classes, and what nobody reads.
     """
 
     size: int
     writers: tuple[Path, ...]
     readers: tuple[Path, ...]
+    norms: tuple[Path, ...]
     prunable: bool
 
 
@@ -108,6 +111,8 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
 def _group(nodes: Sequence[tuple[str, Path]], channels: Mapping[Path, int]) -> Group:
     writers = [name for end, name in nodes if end == "out"]
     readers = [name for end, name in nodes if end == "in"]
+    norms = [name for name in readers if name[0] == _NORM]
+    readers = [name for name in readers if name[0] != _NORM]
     sizes = {channels[name] for name in writers}
     if len(sizes) != 1:
         names = ", ".join(map(layer_name, readers))
@@ -116,6 +121,7 @@ def _group(nodes: Sequence[tuple[str, Path]], channels: Mapping[Path, int]) -> G
         size=sizes.pop(),
         writers=tuple(name for name in writers if name != _IMAGES),
         readers=tuple(name for name in readers if name != _LOGITS),
+        norms=tuple(name[1:] for name in norms),
         prunable=_IMAGES not in writers and _LOGITS not in readers and bool(readers),
     )
 
@@ -143,6 +149,8 @@ def _flows(
         inputs = {}
 
         def replace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__" and isinstance(context.module, nn.BatchNorm):
+                inputs[(_NORM, *context.module.path)] = args[0]
             if not is_kernel_call(context):
                 return call(*args, **kwargs)
             path = kernel_path(context.module)
