@@ -88,6 +88,13 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
     layers = trace_layers(model, image_shape)
     channels = {_IMAGES: image_shape[-1]} | {layer.path: layer.outputs[-1] for layer in layers}
     flows = _flows(model, image_shape, layers, channels)
+    for layer in layers:
+        inputs = flows[layer.path].shape[-1]
+        if layer.kernel[-2] != inputs:
+            raise ValueError(
+                f"model: {layer_name(layer.path)!r} reads its {inputs} channels in groups, so they"
+                " cannot be pruned"
+            )
     # Writers are joined with their readers until no group has an end in another one.
     parent = {("out", name): ("out", name) for name in channels}
     parent |= {("in", name): ("in", name) for name in flows}
