@@ -16,7 +16,7 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"config", "plots", "records", "robustness"},
-    {"curves", "evaluate", "inference", "interrupt", "report", "strategy", "workdirs"},
+    {"curves", "evaluate", "export", "inference", "interrupt", "report", "strategy", "workdirs"},
     {"experiment"},
     {"main"},
 ]

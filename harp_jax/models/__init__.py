@@ -35,7 +35,8 @@ def create(
         num_classes: Number of logits, >= 2.
         granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity;
             None makes it a dense network. Either one runs pruned or dense variables, since the
-            variables alone decide (see `harp_jax.pruning.layers`).
+            variables alone decide (see `harp_jax.pruning.layers`). These scores are each layer's
+            own; `harp_jax.pruning.channels` makes those that layers share.
         axis_name: Mapped axis over which BatchNorm synchronises its training statistics.
 
     Returns:

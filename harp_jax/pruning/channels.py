@@ -32,7 +32,8 @@ from harp_jax.pruning.masks import kept_channels
 from harp_jax.pruning.scores import channel_scores
 from harp_jax.types import Rate, Scalar, Variables
 
-_IMAGES, _LOGITS = ("images",), ("logits",)  # the two ends, beside the paths of kernels
+# Beside the paths of kernels: the two ends, and what stands before the path of a BatchNorm.
+_IMAGES, _LOGITS, _NORM = ("images",), ("logits",), "batch norm"
 
 
 class Group(NamedTuple):
@@ -42,12 +43,14 @@ class Group(NamedTuple):
         size: Number of channels.
         writers: Kernel paths of the layers whose outputs they are, in the order of the network.
         readers: Kernel paths of the layers whose inputs they are.
+        norms: Paths of the BatchNorms that they pass.
         prunable: False for the channels of the images, the classes, and what nobody reads.
     """
 
     size: int
     writers: tuple[Path, ...]
     readers: tuple[Path, ...]
+    norms: tuple[Path, ...]
     prunable: bool
 
 
@@ -94,6 +97,13 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
     layers = trace_layers(model, image_shape)
     channels = {_IMAGES: image_shape[-1]} | {layer.path: layer.outputs[-1] for layer in layers}
     flows = _flows(model, image_shape, layers, channels)
+    for layer in layers:
+        inputs = flows[layer.path].shape[-1]
+        if layer.kernel[-2] != inputs:
+            raise ValueError(
+                f"model: {layer_name(layer.path)!r} reads its {inputs} channels in groups, so they"
+                " cannot be pruned"
+            )
     # Writers are joined with their readers until no group has an end in another one.
     parent = {("out", name): ("out", name) for name in channels}
     parent |= {("in", name): ("in", name) for name in flows}
@@ -117,6 +127,8 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
 def _group(nodes: Sequence[tuple[str, Path]], channels: Mapping[Path, int]) -> Group:
     writers = [name for end, name in nodes if end == "out"]
     readers = [name for end, name in nodes if end == "in"]
+    norms = [name for name in readers if name[0] == _NORM]
+    readers = [name for name in readers if name[0] != _NORM]
     sizes = {channels[name] for name in writers}
     if len(sizes) != 1:
         names = ", ".join(map(layer_name, readers))
@@ -125,6 +137,7 @@ def _group(nodes: Sequence[tuple[str, Path]], channels: Mapping[Path, int]) -> G
         size=sizes.pop(),
         writers=tuple(name for name in writers if name != _IMAGES),
         readers=tuple(name for name in readers if name != _LOGITS),
+        norms=tuple(name[1:] for name in norms),
         prunable=_IMAGES not in writers and _LOGITS not in readers and bool(readers),
     )
 
@@ -152,6 +165,8 @@ def _flows(
         inputs = {}
 
         def replace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name == "__call__" and isinstance(context.module, nn.BatchNorm):
+                inputs[(_NORM, *context.module.path)] = args[0]
             if not is_kernel_call(context):
                 return call(*args, **kwargs)
             path = kernel_path(context.module)

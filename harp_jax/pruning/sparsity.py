@@ -1,7 +1,5 @@
 """Realised sparsity: what the masks keep, counted, not what the rates promise."""
 
-import functools
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from harp_jax.pruning.channels import Architecture, Group
-from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path, rates_of
-from harp_jax.pruning.masks import channel_mask, kernel_mask
+from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
+from harp_jax.pruning.masks import channel_mask, weight_mask
 from harp_jax.types import Rate, Scores, Variables
 
 
@@ -56,12 +54,16 @@ def layer_sparsity(
     rates = rates_of(variables) if scores else {}
     layers = {layer.path: layer for layer in architecture.layers} if architecture else {}
     groups = architecture.groups if architecture else ()
-    outputs = _outputs_read(groups, scores, rates)
+    outputs = {
+        path: int(channels_read(variables, group).sum())
+        for group in groups
+        for path in group.writers
+    }
     rows = []
     for path in kernel_paths(variables["params"]):
         kernel, kept, rate = params[path], params[path].size, None
         if path in scores:
-            kept, rate = int(_kept(scores[path], rates[path], kernel.shape)), float(rates[path])
+            kept, rate = _kept(scores[path], rates[path], kernel.size), float(rates[path])
         if path in outputs:  # masks of channels are the same for every output
             kept = kept // kernel.shape[-1] * outputs[path]
         row = LayerSparsity(layer_name(path), kernel.size, kept, rate)
@@ -72,24 +74,34 @@ def layer_sparsity(
     return rows
 
 
-def _outputs_read(
-    groups: tuple[Group, ...], scores: Mapping[Path, Scores], rates: Mapping[Path, Rate]
-) -> dict[Path, int]:
-    """Number of output channels that some reader keeps, by the path of the layer that writes."""
-    counts = {}
-    for group in groups:
-        if not group.prunable or any(path not in scores for path in group.readers):
-            continue
-        masks = [np.asarray(_channels(scores[path], rates[path])) for path in group.readers]
-        counts |= dict.fromkeys(group.writers, int(np.any(masks, axis=0).sum()))
-    return counts
+def channels_read(variables: Variables, group: Group) -> np.ndarray:
+    """Which channels of a group some reader keeps.
+
+    Args:
+        variables: Variables of a network.
+        group: One of its groups.
+
+    Returns:
+        bool `[size]`; all True where the group cannot be pruned or the network is dense.
+    """
+    scores = leaves_by_path(variables.get("scores", {}))
+    if not group.prunable or any(path not in scores for path in group.readers):
+        return np.ones(group.size, bool)
+    rates = rates_of(variables)
+    return np.any([_channels(scores[path], rates[path]) > 0 for path in group.readers], axis=0)
+
+
+def _kept(scores: Scores, rate: Rate, size: int) -> int:
+    """Number of a kernel's `size` weights that its mask keeps."""
+    if scores.ndim == 1:
+        return int(_channels(scores, rate).sum()) * (size // scores.size)
+    return int(_weights(scores, rate))
 
 
 # Compiled: op by op a mask takes seconds to compile.
 _channels = jax.jit(channel_mask)
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _kept(scores: Scores, rate: Rate, shape: tuple[int, ...]) -> Int[Array, ""]:
-    mask = kernel_mask(scores, rate, shape)
-    return jnp.broadcast_to(mask, shape).sum(dtype=jnp.int32)
+@jax.jit
+def _weights(scores: Scores, rate: Rate) -> Int[Array, ""]:
+    return weight_mask(scores, rate).sum(dtype=jnp.int32)

@@ -81,6 +81,12 @@ def test_channels_that_mix_are_refused(between):
         channels.trace(Mixing(between), (4, 4, 3))
 
 
+def test_grouped_convolutions_are_refused():
+    between = nn.Conv(4, (3, 3), feature_group_count=2)
+    with pytest.raises(ValueError, match="'between' reads its 4 channels in groups"):
+        channels.trace(Mixing(between), (4, 4, 3))
+
+
 def test_activations_and_gates_between_layers_are_followed():
     between = lambda x: jax.nn.sigmoid(x) * jnp.tanh(x) + jax.nn.gelu(x)  # noqa: E731
     architecture = channels.trace(Mixing(between), (4, 4, 3))
