@@ -101,7 +101,7 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
         inputs = flows[layer.path].shape[-1]
         if layer.kernel[-2] != inputs:
             raise ValueError(
-                f"model: {layer_name(layer.path)!r} reads its {inputs} channels in groups, so they"
+                f"{layer_name(layer.path)!r} reads its {inputs} channels in groups, so they"
                 " cannot be pruned"
             )
     # Writers are joined with their readers until no group has an end in another one.
@@ -132,7 +132,7 @@ def _group(nodes: Sequence[tuple[str, Path]], channels: Mapping[Path, int]) -> G
     sizes = {channels[name] for name in writers}
     if len(sizes) != 1:
         names = ", ".join(map(layer_name, readers))
-        raise ValueError(f"model: {names} read {sorted(sizes)} channels at once")
+        raise ValueError(f"{names} read {sorted(sizes)} channels at once")
     return Group(
         size=sizes.pop(),
         writers=tuple(name for name in writers if name != _IMAGES),
@@ -199,7 +199,7 @@ def _check_one_by_one(marked: np.ndarray, reader: Path, writer: Path, size: int)
     if len(marked) % size or (marked != expected).any():
         names = [layer_name(name) or name[0] for name in (reader, writer)]
         raise ValueError(
-            f"model: {names[0]!r} does not read the channels of {names[1]!r} one by one, so they"
+            f"{names[0]!r} does not read the channels of {names[1]!r} one by one, so they"
             " cannot be pruned"
         )
 

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
+from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.types import Images, PRNGKey, Rate, Scalar, Variables
 
@@ -57,7 +57,8 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
         One entry a layer, in the order of the calls.
 
     Raises:
-        ValueError: if a layer is called twice, so that its kernel has two places in the network.
+        ValueError: if a layer is called twice, so that its kernel has two places in the network, or
+            if pooling leaves nothing of such images for it.
     """
     calls: dict[Path, tuple[int, ...]] = {}
 
@@ -66,7 +67,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
         if is_kernel_call(context):
             path = kernel_path(context.module)
             if path in calls:
-                raise ValueError(f"model: layer {'/'.join(path[:-1])!r} is called twice")
+                raise ValueError(f"layer {layer_name(path)!r} is called twice")
             calls[path] = outputs.shape[1:]
         return outputs
 
@@ -77,7 +78,11 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, jax.random.key(0), images)
     kernels = leaves_by_path(shapes["params"])
-    return [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
+    layers = [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
+    for layer in layers:
+        if 0 in layer.kernel + layer.outputs:
+            raise ValueError(f"nothing is left of them for layer {layer_name(layer.path)!r}")
+    return layers
 
 
 def is_kernel_call(context: Any) -> bool:

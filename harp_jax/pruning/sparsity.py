@@ -63,7 +63,8 @@ def layer_sparsity(
     for path in kernel_paths(variables["params"]):
         kernel, kept, rate = params[path], params[path].size, None
         if path in scores:
-            kept, rate = _kept(scores[path], rates[path], kernel.size), float(rates[path])
+            kept = _kept(jnp.asarray(scores[path]), rates[path], kernel.size)
+            rate = float(rates[path])
         if path in outputs:  # masks of channels are the same for every output
             kept = kept // kernel.shape[-1] * outputs[path]
         row = LayerSparsity(layer_name(path), kernel.size, kept, rate)

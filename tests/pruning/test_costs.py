@@ -20,7 +20,7 @@ from harp_jax.pruning.compression import kept_total, shift_to_budget
 from harp_jax.pruning.costs import is_kernel_call, kernel_path, trace_layers
 from harp_jax.pruning.masks import kept_channels
 
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=10, deadline=None, derandomize=True)
 SHAPES = {"tiny": (8, 8, 1), "cnn": (28, 28, 1), "resnet18": (32, 32, 3)}
 architecture_of = functools.cache(lambda name: trace(models.create(name, 10), SHAPES[name]))
 
@@ -99,6 +99,11 @@ def test_layers_are_found_again_by_a_second_trace():
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPES["tiny"])))
     assert trace_layers(model, SHAPES["tiny"]) == trace_layers(model, SHAPES["tiny"])
     assert len(trace_layers(model, SHAPES["tiny"])) == 4
+
+
+def test_images_that_pooling_uses_up_are_refused():
+    with pytest.raises(ValueError, match="nothing is left of them for layer 'conv11'"):
+        trace_layers(models.create("vgg16_bn", 10), (8, 8, 3))
 
 
 def test_a_layer_in_two_places_is_refused():
