@@ -27,9 +27,9 @@ def workdir(tmp_path_factory):
             "prune.initial_rate": 0.9,
             "prune.epochs": 2,
             "finetune.epochs": 1,
+            "evaluate.run": ("fgsm",),
         }
     )
-    del config.evaluate.attacks.pgd10, config.evaluate.attacks.pgd20
     experiment.run(config, temporary / "channels")
     return temporary / "channels"
 

@@ -45,6 +45,7 @@ class StoredAttack:
 
     adversarial: Any
     epsilon: float = 8 / 255
+    norm: str = "linf"
 
     def __call__(self, logits_fn, images, labels, key):
         first = (images == IMAGES[0]).all()

@@ -10,7 +10,8 @@ import runs
 from etils import epath
 from numpy.testing import assert_allclose
 
-from harp_jax import checkpoint, experiment, strategy
+from harp_jax import checkpoint, experiment, models, strategy
+from harp_jax.pruning import schemes
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of
 from harp_jax.pruning.sparsity import layer_sparsity
@@ -72,7 +73,8 @@ def test_pruning_begins_with_the_rates_of_the_strategy(mixed):
 
 def start(fields, tmp_path):
     config = runs.digits(**fields)
-    return strategy.start_pruning(config, networks.tiny(), epath.Path(tmp_path))
+    scheme = schemes.scheme(models.create("tiny", 10), (8, 8, 1), "weight")
+    return strategy.start_pruning(config, networks.tiny(), scheme, epath.Path(tmp_path))
 
 
 def rates(variables):
