@@ -81,7 +81,8 @@ def test_same_parameters_on_1_2_and_4_devices(mode):
 
 @pytest.fixture
 def compiled():
-    """Grows with every program that is compiled."""
+    """Grows with every program that is compiled; what other tests compiled is forgotten."""
+    jax.clear_caches()
     programs = []
 
     def count(event, _, **names):
