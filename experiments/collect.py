@@ -27,6 +27,11 @@ def results(workdir: pathlib.Path) -> Iterator[Line]:
             "total": row["total"],
             "natural": round(row["natural"], 4),
             **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
+            **{
+                f"{name} after {part}": round(accuracy, 4)
+                for name, found in row.get("autoattack", {}).items()
+                for part, accuracy in found["after"].items()
+            },
             "images": row["images"],
             "kept_per_layer": " ".join(str(layer["kept"]) for layer in row["layers"]),
         }
@@ -62,7 +67,8 @@ def main() -> None:
     arguments = parser.parse_args()
     lines_of = pruning if arguments.pruning else results
     lines = [line for workdir in arguments.workdirs for line in lines_of(workdir)]
-    writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
 
