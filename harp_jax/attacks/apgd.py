@@ -171,7 +171,7 @@ class APGD:
         end = lax.while_loop(unfinished, step, _first_state(start, best, self.epsilon))
         better = (end.best_loss > best.loss) & ~end.broken
         return Found(
-            adversarial=_where(better, end.best_x, end.adversarial),
+            adversarial=norms.select(better, end.best_x, end.adversarial),
             broken=end.broken,
             loss=jnp.maximum(end.best_loss, best.loss),
         )
@@ -241,11 +241,11 @@ def _recorded(
         gradient=gradient,
         previous=state.x,
         loss=loss,
-        best_x=_where(improved, x, state.best_x),
-        best_gradient=_where(improved, gradient, state.best_gradient),
+        best_x=norms.select(improved, x, state.best_x),
+        best_gradient=norms.select(improved, gradient, state.best_gradient),
         best_loss=jnp.where(improved, loss, state.best_loss),
         increases=state.increases + (loss > state.loss),
-        adversarial=_where(wrong & ~state.broken, x, state.adversarial),
+        adversarial=norms.select(wrong & ~state.broken, x, state.adversarial),
         broken=state.broken | wrong,
     )
 
@@ -256,8 +256,8 @@ def _checked(state: _State, allowed: Int[Array, ""]) -> _State:
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
     halve = checkpoint & ~first & (stuck | (state.increases <= allowed))
     return state._replace(
-        x=_where(halve, state.best_x, state.x),
-        gradient=_where(halve, state.best_gradient, state.gradient),
+        x=norms.select(halve, state.best_x, state.x),
+        gradient=norms.select(halve, state.best_gradient, state.gradient),
         step_size=jnp.where(halve, state.step_size / 2, state.step_size),
         increases=jnp.where(checkpoint, 0, state.increases),
         checked_loss=jnp.where(checkpoint, state.best_loss, state.checked_loss),
@@ -302,7 +302,3 @@ def _evaluation(
 def _untouched(images: Images, labels: Labels, logits: Logits) -> Found:
     """What is known before the first run."""
     return Found(images, logits.argmax(-1) != labels, jnp.full(len(images), -jnp.inf))
-
-
-def _where(chosen: Selection, images: Images, others: Images) -> Images:
-    return jnp.where(norms.expand(chosen), images, others)

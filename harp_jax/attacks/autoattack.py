@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from harp_jax.attacks import norms
 from harp_jax.attacks.apgd import APGD
 from harp_jax.attacks.fab import FAB
@@ -82,7 +80,7 @@ class AutoAttack:
             # What is broken goes in as it is, is taken for a misclassified image and comes out so.
             found = attack(logits_fn, points, labels, norms.fold_keys(keys, place))
             fooled = broken(logits_fn, found, labels)
-            points = jnp.where(fooled[:, None, None, None], found, images)
+            points = norms.select(fooled, found, images)
         return points
 
 

@@ -156,7 +156,7 @@ class FAB:
     def _within(self, images: Images, found: Found) -> Found:
         broken = found.distance <= self.epsilon
         return Found(
-            adversarial=_where(broken, found.adversarial, images),
+            adversarial=norms.select(broken, found.adversarial, images),
             broken=broken,
             distance=jnp.where(broken, found.distance, jnp.inf),
         )
@@ -198,12 +198,12 @@ class FAB:
             distance = norms.length(points - images, self.norm)
             closer = wrong & (distance < best.distance)
             best = Found(
-                adversarial=_where(closer, points, best.adversarial),
+                adversarial=norms.select(closer, points, best.adversarial),
                 broken=best.broken | closer,
                 distance=jnp.where(closer, distance, best.distance),
             )
             back = images + self.beta * (points - images)
-            return _where(wrong, back, points), best
+            return norms.select(wrong, back, points), best
 
         return step
 
@@ -231,7 +231,3 @@ def _untouched(images: Images, labels: Labels, logits: Logits) -> Found:
     """What is known before the first run: nothing is closer than a misclassified image itself."""
     wrong = logits.argmax(-1) != labels
     return Found(images, wrong, jnp.where(wrong, 0.0, jnp.inf))
-
-
-def _where(chosen: Selection, images: Images, others: Images) -> Images:
-    return jnp.where(norms.expand(chosen), images, others)

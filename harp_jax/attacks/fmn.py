@@ -134,7 +134,7 @@ def _recorded(state: _State, wrong: Selection, size: PerExample) -> _State:
     """The state with the best point so far, after the evaluation of `x`."""
     nearer = wrong & (size < state.distance)
     return state._replace(
-        adversarial=jnp.where(norms.expand(nearer), state.x, state.adversarial),
+        adversarial=norms.select(nearer, state.x, state.adversarial),
         distance=jnp.where(nearer, size, state.distance),
     )
 

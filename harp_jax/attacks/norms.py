@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from harp_jax.types import ExampleKeys, Images, PerExample
+from harp_jax.types import ExampleKeys, Images, PerExample, Selection
 
 NORMS = ("linf", "l2")
 
@@ -33,6 +33,11 @@ def fold_keys(keys: Key[Array, " batch"], number: Array | int) -> Key[Array, " b
 def expand(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
     """One value per example in a shape that broadcasts with images."""
     return values[:, None, None, None]
+
+
+def select(chosen: Selection, images: Images, others: Images) -> Images:
+    """The chosen examples of `images`, the rest of `others`."""
+    return jnp.where(expand(chosen), images, others)
 
 
 def length(differences: Images, norm: str = "linf") -> PerExample:
