@@ -48,6 +48,7 @@ def default() -> Config:
     config.data.select_on = "validation"
     config.data.train_examples = config_dict.placeholder(int)  # all that are left, if unset
     config.data.test_examples = config_dict.placeholder(int)  # the first of the test split, or all
+    config.data.pad_to = config_dict.placeholder(int)  # zeros around images, up to this size
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
     config.data.flip = True  # random horizontal flips
 
@@ -273,7 +274,7 @@ def _validate_ranges(config: Config) -> None:
     )
     for field in not_negative:
         _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    for field in ("data.train_examples", "data.test_examples", "devices"):
+    for field in ("data.train_examples", "data.test_examples", "data.pad_to", "devices"):
         value = _get(config, field)
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
 

@@ -348,5 +348,6 @@ def _load_data(config: Config) -> Dataset:
         validation_examples=data.validation_examples,
         train_examples=data.train_examples,
         test_examples=data.test_examples,
+        pad_to=data.pad_to,
     )
     return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

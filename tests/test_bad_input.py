@@ -50,6 +50,8 @@ FIELDS = [
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
     ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
     ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:PATH"]),
+    ({"data.pad_to": 7}, ["data.pad_to=7", "at least 8"]),
+    ({"data.pad_to": 0}, ["data.pad_to=0", ">= 1"]),
     ({"stages": ("pretrain", "prun")}, ["stages='prun'", "pretrain, prune, finetune"]),
     ({"stages": ()}, ["stages=()", "pretrain, prune, finetune"]),
     ({"stages": ("prune",)}, ["prune.source=''", "'pretrain'"]),

@@ -1,14 +1,16 @@
 """The table of image sets, and the one way to load any of them."""
 
+import dataclasses
 from collections.abc import Callable
 
 from harp_jax.data.bundled import digits, mnist5k
 from harp_jax.data.idx import read_idx
-from harp_jax.data.splits import DataError, Dataset, Source, carve
+from harp_jax.data.splits import DataError, Dataset, Source, carve, padded
 from harp_jax.data.tfds_images import read_tfds
 
 BUNDLED: dict[str, Callable[[], Source]] = {"mnist5k": mnist5k, "digits": digits}
 _IDX_PREFIX = "idx:"
+SPLITS = ("train", "validation", "test")
 
 
 def load(
@@ -19,6 +21,7 @@ def load(
     validation_examples: int,
     train_examples: int | None = None,
     test_examples: int | None = None,
+    pad_to: int | None = None,
 ) -> Dataset:
     """Load an image set into memory and cut a seeded validation split from its train split.
 
@@ -33,6 +36,7 @@ def load(
         train_examples: size of the train split; None means all that remain.
         test_examples: size of the test split, its first examples in stored order; None means
             all of it.
+        pad_to: height and width up to which images get zeros around them; None leaves them.
 
     Returns:
         The data set; train and validation are disjoint parts of the published train split.
@@ -44,7 +48,7 @@ def load(
         source = _read(name, data_dir)
     except DataError as error:
         raise DataError(f"data.name={name!r}: {error}") from error
-    return carve(
+    dataset = carve(
         name,
         source,
         seed=seed,
@@ -52,6 +56,10 @@ def load(
         train_examples=train_examples,
         test_examples=test_examples,
     )
+    if pad_to is None:
+        return dataset
+    splits = {name: padded(getattr(dataset, name), pad_to) for name in SPLITS}
+    return dataclasses.replace(dataset, **splits)
 
 
 def _read(name: str, data_dir: str | None) -> Source:

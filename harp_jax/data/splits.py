@@ -148,6 +148,21 @@ def hold_out(split: Split, per_class: Int32[np.ndarray, " classes"], *, seed: in
     return Source(len(per_class), train=split.take(kept), test=split.take(round_robin))
 
 
+def padded(split: Split, size: int) -> Split:
+    """The same examples with zeros around each image, as even as can be, up to size x size.
+
+    Raises:
+        DataError: images that are larger already.
+    """
+    height, width = split.images.shape[1:3]
+    if max(height, width) > size:
+        raise DataError(
+            f"data.pad_to={size}: must be at least {max(height, width)}, the size of the images"
+        )
+    sides = [((size - length) // 2, -((length - size) // 2)) for length in (height, width)]
+    return Split(np.pad(split.images, ((0, 0), *sides, (0, 0))), split.labels)
+
+
 def as_split(
     images: UInt8[np.ndarray, "examples ..."], labels: Shaped[np.ndarray, " examples"]
 ) -> Split:

@@ -147,3 +147,19 @@ def test_unknown_names_are_refused_with_what_is_allowed(name):
 def test_tfds_sets_that_are_not_image_classification_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"data\.name='imdb_reviews': .* not a set of 8-bit"):
         load("imdb_reviews", data_dir=str(tmp_path), seed=0, validation_examples=0)
+
+
+def test_padding_puts_images_in_the_middle_of_zeros():
+    sizes = {"seed": 0, "validation_examples": 300}
+    whole, padded = loaded_once("digits"), load("digits", **sizes, pad_to=13)
+    assert padded.image_shape == (13, 13, 1)
+    for name in ("train", "validation", "test"):
+        before, after = getattr(whole, name), getattr(padded, name)
+        np.testing.assert_array_equal(after.images[:, 2:10, 2:10], before.images)
+        assert after.images.sum() == before.images.sum()
+        np.testing.assert_array_equal(after.labels, before.labels)
+
+
+def test_images_are_not_padded_to_a_smaller_size():
+    with pytest.raises(DataError, match="data.pad_to=7: must be at least 8"):
+        load("digits", seed=0, validation_examples=300, pad_to=7)
