@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict, config_dict
 
 from harp_jax.attacks import ATTACKS, PGD, Attack
-from harp_jax.models import MODELS
+from harp_jax.models import COMPUTE_DTYPES, MODELS
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training.objectives import OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
+from harp_jax.types import Normalization
 
 # A ConfigDict; its fields are made at run time, where `validate` checks them.
 Config: TypeAlias = Any
@@ -36,6 +37,8 @@ def default() -> Config:
     config.seed = 0  # with the config itself, all that a run depends on
     config.stages = ALL_STAGES  # which to run, in this order; finished ones are skipped
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
+    # Type of the network's features: float32 or bfloat16. All variables stay float32.
+    config.compute_dtype = "float32"
     config.devices = config_dict.placeholder(int)  # all accelerators, or all CPU cores, if unset
     config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none
 
@@ -51,6 +54,9 @@ def default() -> Config:
     config.data.pad_to = config_dict.placeholder(int)  # zeros around images, up to this size
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
     config.data.flip = True  # random horizontal flips
+    # The network subtracts and divides by these, channel by channel; epsilon keeps its scale.
+    config.data.mean = ()  # of [0, 1] pixels; (): none
+    config.data.std = ()
 
     config.batch_size = 128  # over all devices of all processes
     config.loss = "pgd"  # of training: natural, pgd, fgsm, trades, mart; a stage may have its own
@@ -199,6 +205,26 @@ def objective(config: Config, stage: str) -> Objective:
     return dataclasses.replace(found, beta=config[name].beta)
 
 
+def normalization(config: Config, channels: int) -> Normalization | None:
+    """What the network subtracts from images and divides them by, or None.
+
+    Args:
+        config: A valid configuration.
+        channels: Of the images.
+
+    Returns:
+        (means, deviations), a number a channel.
+
+    Raises:
+        ConfigError: for another number of channels.
+    """
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    if not mean:
+        return None
+    _require(len(mean) == channels, "data.mean", mean, f"{channels} numbers, or () for none")
+    return mean, std
+
+
 def minimum_rate(config: Config) -> float:
     """Smallest compression rate that a layer can reach, a_min = alpha * target."""
     return config.prune.alpha * config.prune.target
@@ -215,6 +241,7 @@ def validate(config: Config) -> None:
     """
     choices = {
         "model": MODELS,
+        "compute_dtype": COMPUTE_DTYPES,
         "loss": OBJECTIVES,
         "optimizer.schedule": SCHEDULES,
         "prune.granularity": GRANULARITIES,
@@ -238,6 +265,7 @@ def validate(config: Config) -> None:
         field = f"{stage}.learning_rate"
         _require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
     _validate_ranges(config)
+    _validate_normalization(config)
     _validate_prune(config)
     _validate_losses(config)
     validation_attack(config)
@@ -277,6 +305,15 @@ def _validate_ranges(config: Config) -> None:
     for field in ("data.train_examples", "data.test_examples", "data.pad_to", "devices"):
         value = _get(config, field)
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
+
+
+def _validate_normalization(config: Config) -> None:
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    finite = [isinstance(x, int | float) and abs(x) < float("inf") for x in mean]
+    _require(all(finite), "data.mean", mean, "finite numbers, one a channel")
+    _require(len(std) == len(mean), "data.std", std, f"as many numbers as in data.mean={mean}")
+    positive = [isinstance(x, int | float) and 0 < x < float("inf") for x in std]
+    _require(all(positive), "data.std", std, "numbers > 0")
 
 
 def _validate_losses(config: Config) -> None:

@@ -16,6 +16,7 @@ from harp_jax.config import (
     ConfigError,
     check_batches,
     minimum_rate,
+    normalization,
     objective,
     validate,
     validation_attack,
@@ -75,7 +76,14 @@ class _Experiment:
         earlier = workdirs.earlier_config(config, workdir)
         self.dataset = _load_data(config)
         self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
-        self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
+        self.normalization = normalization(config, self.dataset.image_shape[-1])
+        self.model = models.create(
+            config.model,
+            self.dataset.num_classes,
+            axis_name=parallel.AXIS,
+            normalization=self.normalization,
+            dtype=config.compute_dtype,
+        )
         self._check_steps()
         self.scheme = self._scheme()
         self.cost = self.scheme.cost
@@ -284,6 +292,8 @@ class _Experiment:
             "model": self.config.model,
             "num_classes": self.dataset.num_classes,
             "image_shape": list(self.dataset.image_shape),
+            "normalization": self.normalization,
+            "compute_dtype": self.config.compute_dtype,
             "dataset": self.dataset.name,
             "seed": self.config.seed,
             "notes": notes,

@@ -19,12 +19,18 @@ def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
     Returns:
         (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits with the
         masks already applied, and the checkpoint's metadata ('model', 'num_classes', 'image_shape',
-        'stage', ...).
+        'stage', ...). It normalises and computes as in training, in the metadata's 'compute_dtype';
+        in float32 and without normalisation where the metadata do not say.
 
     Raises:
         CheckpointError: if there is no checkpoint.
     """
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")
-    model = models.create(metadata["model"], metadata["num_classes"])
+    model = models.create(
+        metadata["model"],
+        metadata["num_classes"],
+        normalization=metadata.get("normalization"),
+        dtype=metadata.get("compute_dtype", "float32"),
+    )
     return jax.jit(models.logits_fn(model, jax.jit(bake)(variables))), metadata

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 Images = Float[Array, "batch height width channels"]  # in [0, 1]
 RawImages = UInt8[Array, "batch height width channels"]  # as stored, 0..255
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; a number a channel
 Labels = Int[Array, " batch"]
 Logits = Float[Array, "batch classes"]
 PerExample = Float[Array, " batch"]

@@ -39,6 +39,11 @@ def message(config: ConfigDict, workdir) -> str:
 FIELDS = [
     ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
     ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
+    ({"compute_dtype": "float16"}, ["compute_dtype='float16'", "float32, bfloat16"]),
+    ({"data.mean": (float("nan"),), "data.std": (1.0,)}, ["data.mean=(nan,)", "finite"]),
+    ({"data.mean": (0.5,)}, ["data.std=()", "as many numbers as in data.mean=(0.5,)"]),
+    ({"data.mean": (0.5,), "data.std": (0.0,)}, ["data.std=(0.0,)", "> 0"]),
+    ({"data.mean": (0.5,) * 3, "data.std": (0.2,) * 3}, ["data.mean=(0.5, 0.5, 0.5)", "1 numbers"]),
     ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd, fgsm, trades, mart"]),
     ({"finetune.loss": "martt"}, ["finetune.loss='martt'", "trades, mart"]),
     ({"trades.beta": 0.0}, ["trades.beta=0.0", "> 0"]),

@@ -136,6 +136,7 @@ def test_a_model_made_prunable_starts_as_good_as_dense():
         ("vgg16_bn", (32, 32, 3), 15_302_848, 15_311_818),
         ("resnet18", (32, 32, 3), 11_164_352, 11_173_962),
         ("wrn_28_4", (32, 32, 3), 5_841_840, 5_849_050),
+        ("resnet50", (224, 224, 3), 23_475_392, 23_528_522),
     ],
 )
 def test_parameter_counts(name, shape, weights, parameters):

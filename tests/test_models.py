@@ -1,16 +1,19 @@
-"""Residual networks: gradients, initial values, names."""
+"""Networks: residual ones by hand, gradients, initial values, names; normalised images."""
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from harp_jax import models
+from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.models.wrn import WideResNet
-from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path
+from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, tree_of_leaves
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,117 @@ def test_a_depth_that_no_wide_residual_network_has():
     network = WideResNet(num_classes=10, depth=27, widen=4)
     with pytest.raises(ValueError, match="depth=27: allowed are 10, 16, 22"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_resnet50_has_the_published_size():
+    shapes = jax.eval_shape(
+        models.create("resnet50", 1000).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3))
+    )
+    params = leaves_by_path(shapes["params"])
+    kernels = kernel_paths(shapes["params"])
+    assert sum(leaf.size for leaf in params.values()) == 25_557_032
+    assert sum(params[path].size for path in kernels) == 25_502_912
+    assert len(kernels) == 54  # 1 + 3 * 16 + 4 shortcuts + 1
+    names = [layer_name(path) for path in kernels]
+    block = [f"conv2_1/{name}" for name in ("conv1", "conv2", "conv3", "shortcut")]
+    assert names[:6] == ["conv1", *block, "conv2_2/conv1"]
+    assert names[-2:] == ["conv5_3/conv3", "dense1"]
+
+
+def bottleneck_by_hand(variables, images, blocks):
+    """Logits, written down from the paper with the strides where torchvision has them.
+
+    Args:
+        blocks: (name, stride, whether it has a shortcut) of each.
+    """
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def unit(x, block, number, stride=1):
+        conv = f"conv{number}" if number else "shortcut"
+        norm = f"norm{number}" if number else "shortcut_norm"
+        p, s = (params[block], stats[block]) if block else (params, stats)
+        pad = p[conv]["kernel"].shape[0] // 2
+        x = lax.conv_general_dilated(
+            x,
+            p[conv]["kernel"],
+            (stride, stride),
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        channels = {k: v.reshape(1, 1, 1, -1) for k, v in {**p[norm], **s[norm]}.items()}
+        x = (x - channels["mean"]) / jnp.sqrt(channels["var"] + 1e-5)
+        return x * channels["scale"] + channels["bias"]
+
+    x = jnp.maximum(unit(images, None, 1, 2), 0)
+    x = lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+    )
+    for name, stride, projects in blocks:
+        y = jnp.maximum(unit(x, name, 1), 0)
+        y = jnp.maximum(unit(y, name, 2, stride), 0)
+        x = unit(x, name, 0, stride) if projects else x
+        x = jnp.maximum(unit(y, name, 3) + x, 0)
+    return x.mean((1, 2)) @ params["dense1"]["kernel"] + params["dense1"]["bias"].reshape(1, -1)
+
+
+def test_bottleneck_networks_are_those_of_the_paper():
+    model = BottleneckResNet(num_classes=5, stages=(2, 1), width=4)
+    images = jax.random.uniform(jax.random.key(1), (2, 30, 33, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32), shapes
+    )
+    kernels = kernel_paths(shapes["params"])
+    params = leaves_by_path(variables["params"])
+    params |= {path: (params[path] - 1) / params[path].shape[-2] for path in kernels}
+    variables = {**variables, "params": tree_of_leaves(params)}
+    blocks = [("conv2_1", 1, True), ("conv2_2", 1, False), ("conv3_1", 2, True)]
+    expected = jax.jit(lambda v, x: bottleneck_by_hand(v, x, blocks))(variables, images)
+    actual = jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["cnn", "vgg16_bn", "resnet18", "wrn_28_4", "resnet50"])
+def test_every_network_normalises_before_its_first_layer(name):
+    """The first convolution reads them so; the compiler drops all that comes after."""
+    mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3)), jnp.float32)
+    model = models.create(name, 10, normalization=[mean, deviation])
+    shapes, read = jax.eval_shape(model.init, jax.random.key(0), images), []
+
+    def watch(call, args, kwargs, context):
+        if context.module.path == ("conv1",):
+            read.append(args[0])
+        return call(*args, **kwargs)
+
+    def first(variables, images):
+        read.clear()
+        with nn.intercept_methods(watch):
+            model.apply(variables, images, train=False)
+        return read[0]
+
+    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(1), leaf.shape), shapes)
+    expected = (np.asarray(images) - np.array(mean)) / np.array(deviation)
+    np.testing.assert_allclose(jax.jit(first)(variables, images), expected, rtol=0, atol=1e-6)
+
+
+NORMALIZATIONS = [
+    ([(0.5,), (0.0,)], "allowed are deviations > 0"),
+    ([(), ()], "allowed are deviations > 0"),
+    ([(0.5, 0.5), (0.2,)], "as many finite means as deviations"),
+    ([(float("nan"),), (0.2,)], "as many finite means as deviations"),
+]
+
+
+@pytest.mark.parametrize(("normalization", "said"), NORMALIZATIONS)
+def test_a_wrong_normalization_is_refused(normalization, said):
+    with pytest.raises(ValueError, match=said):
+        models.create("tiny", 10, normalization=normalization)
+
+
+def test_a_normalization_of_other_channels_is_refused():
+    model = models.create("tiny", 10, normalization=[(0.5,) * 3, (0.2,) * 3])
+    with pytest.raises(ValueError, match="normalization of 3 channels, images of 1"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))

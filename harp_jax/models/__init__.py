@@ -1,16 +1,19 @@
 """Networks, by name: `create(name, num_classes, granularity=None)`."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
+from harp_jax.models.bottleneck import resnet50
 from harp_jax.models.convnet import cnn, tiny
 from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.models.wrn import wrn_28_4
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
-from harp_jax.types import Images, Logits, LogitsFn, Variables
+from harp_jax.types import Images, Logits, LogitsFn, Normalization, Variables
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
@@ -18,7 +21,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg16_bn": vgg16_bn,
     "resnet18": resnet18,
     "wrn_28_4": wrn_28_4,
+    "resnet50": resnet50,
 }
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 def create(
@@ -27,6 +32,8 @@ def create(
     granularity: Granularity | None = None,
     *,
     axis_name: str | None = None,
+    normalization: Sequence[Sequence[float]] | None = None,
+    dtype: str = "float32",
 ) -> nn.Module:
     """Builds a network.
 
@@ -38,13 +45,19 @@ def create(
             variables alone decide (see `harp_jax.pruning.layers`). These scores are each layer's
             own; `harp_jax.pruning.channels` makes those that layers share.
         axis_name: Mapped axis over which BatchNorm synchronises its training statistics.
+        normalization: (mean, deviation) of every channel of the images: the network subtracts and
+            divides before its first layer, so that attacks still see pixels in [0, 1]. None: it
+            does not.
+        dtype: Type of the features, one of `COMPUTE_DTYPES`. Variables, images and logits, and so
+            all their gradients, are float32 in any case.
 
     Returns:
         A linen module: `model.apply(variables, images, train=False)` gives logits
         `[batch, num_classes]` for NHWC images in [0, 1].
 
     Raises:
-        ValueError: for an unknown name or granularity, or fewer than two classes.
+        ValueError: for an unknown name, granularity or type, fewer than two classes, or means and
+            deviations that do not go together.
     """
     if name not in MODELS:
         raise ValueError(f"model={name!r}: allowed are {', '.join(MODELS)}")
@@ -54,7 +67,27 @@ def create(
         )
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: at least 2 are needed")
-    return MODELS[name](num_classes=num_classes, granularity=granularity, axis_name=axis_name)
+    if dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(COMPUTE_DTYPES)}")
+    return MODELS[name](
+        num_classes=num_classes,
+        granularity=granularity,
+        axis_name=axis_name,
+        normalization=None if normalization is None else _checked(normalization),
+        dtype=jnp.dtype(dtype),
+    )
+
+
+def _checked(normalization: Sequence[Sequence[float]]) -> Normalization:
+    """A mean and a deviation for every channel, as a module's attribute: hashable."""
+    mean, deviation = (tuple(map(float, numbers)) for numbers in normalization)
+    if len(mean) != len(deviation) or not all(map(math.isfinite, mean + deviation)):
+        raise ValueError(
+            f"normalization={(mean, deviation)}: allowed are as many finite means as deviations"
+        )
+    if min(deviation, default=0.0) <= 0:
+        raise ValueError(f"normalization={(mean, deviation)}: allowed are deviations > 0")
+    return mean, deviation
 
 
 def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
@@ -75,4 +108,4 @@ def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
     return logits
 
 
-__all__ = ["MODELS", "create", "logits_fn"]
+__all__ = ["COMPUTE_DTYPES", "MODELS", "create", "logits_fn"]

@@ -6,15 +6,18 @@ as large. With the n = batch * height * width of real training that is a differe
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.linen import initializers
+from jax.typing import DTypeLike
 
 from harp_jax import ops
 from harp_jax.pruning.layers import PrunableConv, PrunableDense
 from harp_jax.pruning.scores import Granularity
+from harp_jax.types import Images, Logits, Normalization, PRNGKey
 
 Layer = Callable[..., nn.Module]
 
@@ -23,33 +26,96 @@ he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
 uniform_fan_in = initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
-def conv_layer(granularity: Granularity | None) -> Layer:
-    """3x3 convolutions of stride 1 and padding 1 without bias; every default can be overridden."""
-    return functools.partial(
-        PrunableConv,
-        kernel_size=(3, 3),
-        padding=((1, 1), (1, 1)),
-        use_bias=False,
-        conv_general_dilated=ops.conv_general_dilated,
-        kernel_init=he_normal_fan_out,
-        granularity=granularity,
-    )
+def uniform_bias(inputs: int) -> Callable[..., jax.Array]:
+    """PyTorch's default for the bias of a dense layer: an initialiser within +-1 / sqrt(inputs)."""
+    bound = inputs**-0.5
+
+    def init(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
-def dense_layer(granularity: Granularity | None) -> Layer:
-    """Dense layers with bias."""
-    return functools.partial(PrunableDense, kernel_init=uniform_fan_in, granularity=granularity)
+class Network(nn.Module, kw_only=True):
+    """What all networks share: normalised images in, float32 logits out.
+
+    Parameters, BatchNorm's statistics and masks are float32 whatever the compute type is: a kernel
+    is masked and then rounded.
+
+    Attributes:
+        granularity: See `harp_jax.models.create`.
+        axis_name: See `harp_jax.models.create`.
+        normalization: See `harp_jax.models.create`.
+        dtype: See `harp_jax.models.create`.
+    """
+
+    granularity: Granularity | None = None
+    axis_name: str | None = None
+    normalization: Normalization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, images: Images, *, train: bool = False) -> Logits:
+        """Logits of images in [0, 1]."""
+        x = normalize(images, self.normalization)
+        return self.classify(x.astype(self.dtype), train=train).astype(jnp.float32)
+
+    def classify(self, x: Images, *, train: bool) -> Logits:
+        """Logits of normalised images, both of the compute type: what a network has of its own."""
+        raise NotImplementedError
+
+    def conv(self) -> Layer:
+        """3x3 convolutions of stride 1 and padding 1, no bias; every default can be overridden."""
+        return functools.partial(
+            PrunableConv,
+            kernel_size=(3, 3),
+            padding=((1, 1), (1, 1)),
+            use_bias=False,
+            conv_general_dilated=ops.conv_general_dilated,
+            kernel_init=he_normal_fan_out,
+            granularity=self.granularity,
+            dtype=self.dtype,
+        )
+
+    def dense(self) -> Layer:
+        """Dense layers with bias."""
+        return functools.partial(
+            PrunableDense,
+            kernel_init=uniform_fan_in,
+            granularity=self.granularity,
+            dtype=self.dtype,
+        )
+
+    def norm(self, *, train: bool) -> Layer:
+        """BatchNorm: batch statistics over `axis_name` too if `train`, else the running ones."""
+        return functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name if train else None,
+            dtype=self.dtype,
+        )
 
 
-def norm_layer(axis_name: str | None, *, train: bool) -> Layer:
-    """BatchNorm: batch statistics over `axis_name` too if `train`, else the running ones."""
-    return functools.partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        axis_name=axis_name if train else None,
-    )
+def normalize(images: Images, normalization: Normalization | None) -> Images:
+    """(images - mean) / deviation, channel by channel.
+
+    Args:
+        images: In [0, 1].
+        normalization: Mean and deviation of every channel; None leaves the images as they are.
+
+    Returns:
+        The normalised images.
+
+    Raises:
+        ValueError: for another number of channels.
+    """
+    if normalization is None:
+        return images
+    mean, deviation = (jnp.asarray(v, images.dtype).reshape(1, 1, 1, -1) for v in normalization)
+    if mean.size != images.shape[-1]:
+        raise ValueError(f"normalization of {mean.size} channels, images of {images.shape[-1]}")
+    return (images - mean) / deviation
 
 
 def max_pool(x: jax.Array) -> jax.Array:

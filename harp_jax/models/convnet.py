@@ -5,34 +5,28 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from harp_jax.models.blocks import conv_layer, dense_layer, max_pool, norm_layer
-from harp_jax.pruning.scores import Granularity
+from harp_jax.models.blocks import Network, max_pool
 from harp_jax.types import Images, Logits
 
 
-class ConvNet(nn.Module):
+class ConvNet(Network):
     """[3x3 convolution, BatchNorm, ReLU, 2x2 max-pool] per width, then two dense layers.
 
     Attributes:
         num_classes: Number of logits.
         widths: Output channels of each convolution.
         hidden: Width of the first dense layer.
-        granularity: See `harp_jax.models.create`.
-        axis_name: See `harp_jax.models.create`.
     """
 
     num_classes: int
     widths: Sequence[int]
     hidden: int
-    granularity: Granularity | None = None
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Logits of images in [0, 1]."""
-        conv, dense = conv_layer(self.granularity), dense_layer(self.granularity)
-        norm = norm_layer(self.axis_name, train=train)
-        x = images
+    def classify(self, x: Images, *, train: bool) -> Logits:
+        """Logits of normalised images."""
+        conv, dense = self.conv(), self.dense()
+        norm = self.norm(train=train)
         for number, width in enumerate(self.widths, start=1):
             x = conv(width, name=f"conv{number}")(x)
             x = nn.relu(norm(name=f"norm{number}")(x))

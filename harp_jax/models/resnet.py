@@ -1,16 +1,13 @@
 """Residual networks for 32x32 images (He et al., 2016), in the authors' shapes."""
 
 import functools
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-from jax.typing import DTypeLike
 
-from harp_jax.models.blocks import Layer, conv_layer, dense_layer, norm_layer, uniform_fan_in
-from harp_jax.pruning.scores import Granularity
-from harp_jax.types import Images, Logits, PRNGKey
+from harp_jax.models.blocks import Layer, Network, uniform_bias, uniform_fan_in
+from harp_jax.types import Images, Logits
 
 
 class BasicBlock(nn.Module):
@@ -50,7 +47,7 @@ class BasicBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A 3x3 convolution, stages of residual blocks, the mean over all pixels and a dense layer.
 
     The first stage keeps the size of the images; each later one halves it and doubles the width.
@@ -61,23 +58,19 @@ class ResNet(nn.Module):
         num_classes: Number of logits.
         stages: Number of blocks in each stage.
         width: Channels of the first convolution and of the first stage.
-        granularity: See `harp_jax.models.create`.
-        axis_name: See `harp_jax.models.create`.
     """
 
     num_classes: int
     stages: Sequence[int]
     width: int = 64
-    granularity: Granularity | None = None
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Logits of images in [0, 1]."""
-        conv = functools.partial(conv_layer(self.granularity), kernel_init=uniform_fan_in)
-        dense = dense_layer(self.granularity)
-        norm = norm_layer(self.axis_name, train=train)
-        x = conv(self.width, name="conv1")(images)
+    def classify(self, x: Images, *, train: bool) -> Logits:
+        """Logits of normalised images."""
+        conv = functools.partial(self.conv(), kernel_init=uniform_fan_in)
+        dense = self.dense()
+        norm = self.norm(train=train)
+        x = conv(self.width, name="conv1")(x)
         x = nn.relu(norm(name="norm1")(x))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
@@ -89,13 +82,7 @@ class ResNet(nn.Module):
                     name=f"conv{stage + 2}_{block + 1}",
                 )(x)
         x = x.mean((1, 2))
-        bias_init = functools.partial(_uniform, bound=1 / math.sqrt(x.shape[-1]))
-        return dense(self.num_classes, bias_init=bias_init, name="dense1")(x)
-
-
-def _uniform(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike, *, bound: float) -> jax.Array:
-    """An initialiser: uniform within +-bound."""
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return dense(self.num_classes, bias_init=uniform_bias(x.shape[-1]), name="dense1")(x)
 
 
 resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))

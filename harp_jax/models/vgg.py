@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from flax.linen import initializers
 
-from harp_jax.models.blocks import conv_layer, dense_layer, max_pool, norm_layer
-from harp_jax.pruning.scores import Granularity
+from harp_jax.models.blocks import Network, max_pool
 from harp_jax.types import Images, Logits
 
 POOL = "pool"
@@ -20,7 +19,7 @@ VGG16_PLAN = (
 )
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """3x3 convolutions with BatchNorm and ReLU, then a dense classifier.
 
     There is no pooling after the last block: a 32x32 image enters the classifier as 2 * 2 * 512
@@ -30,25 +29,19 @@ class VGG(nn.Module):
         num_classes: Number of logits.
         plan: Widths of the convolutions, with `POOL` where a 2x2 max-pool stands.
         hidden: Widths of the classifier's hidden layers.
-        granularity: See `harp_jax.models.create`.
-        axis_name: See `harp_jax.models.create`.
     """
 
     num_classes: int
     plan: Sequence[int | str] = VGG16_PLAN
     hidden: Sequence[int] = (256, 256)
-    granularity: Granularity | None = None
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Logits of images in [0, 1]."""
-        conv = conv_layer(self.granularity)
-        dense = functools.partial(
-            dense_layer(self.granularity), kernel_init=initializers.normal(0.01)
-        )
-        norm = norm_layer(self.axis_name, train=train)
-        x, number = images, 0
+    def classify(self, x: Images, *, train: bool) -> Logits:
+        """Logits of normalised images."""
+        conv = self.conv()
+        dense = functools.partial(self.dense(), kernel_init=initializers.normal(0.01))
+        norm = self.norm(train=train)
+        number = 0
         for entry in self.plan:
             if entry == POOL:
                 x = max_pool(x)

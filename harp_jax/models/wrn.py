@@ -5,8 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 
-from harp_jax.models.blocks import Layer, conv_layer, dense_layer, norm_layer
-from harp_jax.pruning.scores import Granularity
+from harp_jax.models.blocks import Layer, Network
 from harp_jax.types import Images, Logits
 
 
@@ -47,7 +46,7 @@ class WideBlock(nn.Module):
         return x + y
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """A 3x3 convolution, three stages of blocks, the mean over all pixels and a dense layer.
 
     The first stage keeps the size of the images; each later one halves it and doubles the width.
@@ -59,19 +58,15 @@ class WideResNet(nn.Module):
         depth: Number of 3x3 convolutions and dense layers on the longest way: 6 n + 4 for n blocks
             in a stage.
         widen: The first stage has 16 times this many channels.
-        granularity: See `harp_jax.models.create`.
-        axis_name: See `harp_jax.models.create`.
     """
 
     num_classes: int
     depth: int
     widen: int
-    granularity: Granularity | None = None
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Logits of images in [0, 1].
+    def classify(self, x: Images, *, train: bool) -> Logits:
+        """Logits of normalised images.
 
         Raises:
             ValueError: for a depth that is not 10, 16, 22, ...
@@ -79,9 +74,9 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth={self.depth}: allowed are 10, 16, 22, ...")
-        conv = conv_layer(self.granularity)
-        norm = norm_layer(self.axis_name, train=train)
-        x = conv(16, name="conv1")(images)
+        conv = self.conv()
+        norm = self.norm(train=train)
+        x = conv(16, name="conv1")(x)
         for stage in range(3):
             for block in range(blocks):
                 x = WideBlock(
@@ -92,7 +87,7 @@ class WideResNet(nn.Module):
                     name=f"conv{stage + 2}_{block + 1}",
                 )(x)
         x = nn.relu(norm(name="norm1")(x)).mean((1, 2))
-        return dense_layer(self.granularity)(self.num_classes, name="dense1")(x)
+        return self.dense()(self.num_classes, name="dense1")(x)
 
 
 wrn_28_4 = functools.partial(WideResNet, depth=28, widen=4)

@@ -12,6 +12,7 @@ import pytest
 from harp_jax import models
 from harp_jax.models.resnet import ResNet
 from harp_jax.pruning import channels, sparsity
+from harp_jax.pruning.costs import trace_layers
 from harp_jax.pruning.layers import bake, layer_name, leaves_by_path, rates_of, tree_of_leaves
 from harp_jax.pruning.masks import channel_mask
 from harp_jax.training import optim
@@ -52,6 +53,25 @@ def test_residual_joins_share_their_channels():
     paths = sorted(layer.path for layer in architecture.layers)
     assert sorted(readers) == paths
     assert sorted(writers) == paths
+
+
+def test_bottlenecks_share_their_channels_and_have_the_published_flops():
+    model = models.create("resnet50", 1000)
+    architecture = channels.trace(model, (32, 32, 3))
+    groups = {tuple(names(group.readers)): group for group in architecture.prunable}
+    assert len(groups) == 1 + 2 * 16 + 4  # the stem, two inside each block, a join a stage
+    assert names(groups["conv2_1/conv1", "conv2_1/shortcut"].writers) == ["conv1"]
+    joined = groups[
+        "conv3_2/conv1", "conv3_3/conv1", "conv3_4/conv1", "conv4_1/conv1", "conv4_1/shortcut"
+    ]
+    blocks = [f"conv3_{number}/conv3" for number in (1, 2, 3, 4)]
+    assert sorted(names(joined.writers)) == sorted([*blocks, "conv3_1/shortcut"])
+    assert joined.size == 512
+    last = groups["conv5_2/conv1", "conv5_3/conv1", "dense1"]
+    assert (last.size, len(last.writers)) == (2048, 4)
+    assert names(groups[("conv4_6/conv3",)].writers) == ["conv4_6/conv2"]
+    flops = sum(layer.flops for layer in trace_layers(model, (224, 224, 3)))
+    assert flops == pytest.approx(2 * 4.089e9, rel=1e-3)
 
 
 class Mixing(nn.Module):
