@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of items: `variables` (params, batch_stats and, when pruned, scores, rates,
 minimum_rates), `metadata` (JSON) and, where a stage can be resumed from it, `training` (step, key,
-optimiser state, sums). A stage's folder holds
+optimiser state, sums, Free-AT's perturbation). A stage's folder holds
 
     checkpoints/last/STEP   the newest state, to resume from
     checkpoints/best/STEP   the network with the best validation accuracy so far
@@ -95,12 +95,10 @@ class StageCheckpoints:
 
 
 def _training_part(state: TrainState) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "key": state.key,
-        "opt_state": state.opt_state,
-        "sums": state.sums,
-    }
+    names = ["step", "key", "opt_state", "sums"]
+    if state.perturbation is not None:
+        names.append("perturbation")
+    return {name: getattr(state, name) for name in names}
 
 
 def save_result(stage_directory: epath.PathLike, variables: Variables, metadata: Any) -> None:

@@ -13,7 +13,7 @@ from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.models import COMPUTE_DTYPES, MODELS
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
-from harp_jax.training.objectives import OBJECTIVES, Objective
+from harp_jax.training.objectives import FREE, LOSSES, OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES
 from harp_jax.types import Normalization
@@ -59,9 +59,11 @@ def default() -> Config:
     config.data.std = ()
 
     config.batch_size = 128  # over all devices of all processes
-    config.loss = "pgd"  # of training: natural, pgd, fgsm, trades, mart; a stage may have its own
+    # Of training: natural, pgd, fgsm, trades, mart, free; a stage may have its own.
+    config.loss = "pgd"
     config.trades = ConfigDict({"beta": 6.0})  # weight of the divergence
     config.mart = ConfigDict({"beta": 5.0})  # weight of the divergence
+    config.free = ConfigDict({"replays": 4})  # updates with each batch; they do not divide epochs
     # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
     # training (see harp_jax.training.objectives).
     config.attack = ConfigDict()
@@ -196,9 +198,14 @@ def validation_attack(config: Config) -> PGD:
     return attack
 
 
+def loss_name(config: Config, stage: str) -> str:
+    """The name of a stage's training loss."""
+    return config[stage].loss or config.loss
+
+
 def objective(config: Config, stage: str) -> Objective:
-    """The training loss of a stage, with its weight."""
-    name = config[stage].loss or config.loss
+    """The training loss of a stage, with its weight; for any but 'free'."""
+    name = loss_name(config, stage)
     found = OBJECTIVES[name]
     if found.beta is None:
         return found
@@ -242,14 +249,14 @@ def validate(config: Config) -> None:
     choices = {
         "model": MODELS,
         "compute_dtype": COMPUTE_DTYPES,
-        "loss": OBJECTIVES,
+        "loss": LOSSES,
         "optimizer.schedule": SCHEDULES,
         "prune.granularity": GRANULARITIES,
         "prune.method": PRUNE_METHODS,
         "prune.above_target": ABOVE_TARGET,
         "data.select_on": SELECTION_SPLITS,
     }
-    choices |= {f"{stage}.loss": OBJECTIVES for stage in STAGES if config[stage].loss is not None}
+    choices |= {f"{stage}.loss": LOSSES for stage in STAGES if config[stage].loss is not None}
     for field, allowed in choices.items():
         value = _get(config, field)
         _require(value in allowed, field, value, ", ".join(allowed))
@@ -319,9 +326,10 @@ def _validate_normalization(config: Config) -> None:
 def _validate_losses(config: Config) -> None:
     for name in ("trades", "mart"):
         _require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
-    if "fgsm" in {config[stage].loss or config.loss for stage in STAGES}:
-        epsilon = config.attack.epsilon
-        _require(epsilon > 0, "attack.epsilon", epsilon, "numbers > 0 with the loss 'fgsm'")
+    _require(config.free.replays >= 1, "free.replays", config.free.replays, "whole numbers >= 1")
+    epsilon = config.attack.epsilon
+    for name in {"fgsm", FREE} & {loss_name(config, stage) for stage in STAGES}:
+        _require(epsilon > 0, "attack.epsilon", epsilon, f"numbers > 0 with the loss {name!r}")
 
 
 def _validate_prune(config: Config) -> None:

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from harp_jax import checkpoint, models, report, workdirs
+from harp_jax import checkpoint, models, recipe, report, workdirs
 from harp_jax.config import (
     Config,
     ConfigError,
     check_batches,
+    loss_name,
     minimum_rate,
     normalization,
-    objective,
     validate,
     validation_attack,
 )
-from harp_jax.data import Dataset, augment, steps_per_epoch
+from harp_jax.data import Dataset, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
@@ -29,10 +29,8 @@ from harp_jax.pruning import compression, schemes
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.strategy import read as read_strategy
 from harp_jax.strategy import start_pruning
-from harp_jax.training import loop, metrics, optim, parallel, stages
-from harp_jax.training import state as train_state
+from harp_jax.training import loop, metrics, parallel, stages
 from harp_jax.training.accuracy import make_measurement
-from harp_jax.training.step import make_train_step
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -192,14 +190,7 @@ class _Experiment:
             _LOGGER.info("%s: complete, skipped", stage)
             return
         variables = self._start(stage)
-        mode = self.config.prune.method if stage == "prune" else stage
-        schedule = optim.learning_rate(
-            self.config.optimizer.schedule,
-            self.config[stage].learning_rate,
-            self.config[stage].epochs,
-            self.steps_per_epoch,
-        )
-        optimizer = self._optimizer(mode, schedule)
+        optimizer = recipe.optimizer(self.config, stage, self.scheme, self.steps_per_epoch)
         describe_pruning = functools.partial(
             metrics.of_pruning,
             cost=self.cost,
@@ -213,67 +204,29 @@ class _Experiment:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             devices=self.devices,
-            learning_rate=schedule,
+            learning_rate=recipe.learning_rate(self.config, stage, self.steps_per_epoch),
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             # Natural training leaves no robust accuracy to choose by.
-            chosen_by="natural" if objective(self.config, stage).inner is None else "robust",
+            chosen_by="natural" if loss_name(self.config, stage) == "natural" else "robust",
             describe=describe_pruning if stage == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
         outcome = loop.fit(
             plan,
-            train_state.create(variables, mode, optimizer, self.config.seed),
-            self._programs(stage, mode, optimizer),
+            recipe.first_state(self.config, stage, variables, optimizer, self.dataset.image_shape),
+            self._programs(stage, optimizer),
             self.dataset,
             directory,
         )
         self._hand_on(stage, outcome)
 
-    def _optimizer(self, mode: str, schedule: optax.Schedule) -> optax.GradientTransformation:
-        gradient = None
-        if "rates" in stages.TRAINS[mode]:
-            gradient = compression.add_compression_gradient(
-                self.cost,
-                self.target_share,
-                minimum_rate(self.config),
-                self.config.prune.gamma0,
-                self.steps_per_epoch,
-            )
-        settings = self.config.optimizer
-        clip_norm = self.config.prune.clip_norm if mode in stages.PRUNE_METHODS else None
-        return optim.optimizer(
-            schedule,
-            settings.momentum,
-            settings.weight_decay,
-            gradient,
-            clip_norm or None,
-            self.scheme.share if mode in stages.PRUNE_METHODS else None,
-        )
-
-    def _programs(
-        self, stage: str, mode: str, optimizer: optax.GradientTransformation
-    ) -> loop.Programs:
-        config = self.config
-        attack, loss = validation_attack(config), objective(config, stage)
-
-        def augment_batch(images, keys):
-            padding, flip = config.data.crop_padding, config.data.flip
-            return augment(images, keys, crop_padding=padding, flip=flip)
-
-        step = make_train_step(
-            self.model,
-            loss,
-            None if loss.inner is None else loss.inner(attack),
-            optimizer,
-            mode,
-            augment_batch,
-            self.steps_per_epoch,
-        )
+    def _programs(self, stage: str, optimizer: optax.GradientTransformation) -> loop.Programs:
+        step = recipe.train_step(self.config, stage, self.model, optimizer, self.steps_per_epoch)
         return loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
             bake=self.measurement.bake,
             natural=self.measurement.under(None),
-            robust=self.measurement.under(attack),
+            robust=self.measurement.under(validation_attack(self.config)),
         )
 
     def _hand_on(self, stage: str, outcome: loop.Outcome) -> None:

@@ -255,13 +255,15 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_network_as_one(temporary):
+@pytest.mark.parametrize("loss", ["pgd", "free"])
+def test_two_processes_train_the_same_network_as_one(loss, temporary):
     """After three steps; in many, rounding flips signs in the attack and the runs drift apart."""
     options = [
+        f"--config.loss={loss}",
         *("--config.pretrain.epochs=1", f"--config.data.train_examples={3 * 64}"),
         *("--config.stages=('pretrain','evaluate')", "--config.compilation_cache="),
     ]
-    alone, shared = temporary / "one", temporary / "two"
+    alone, shared = temporary / f"one-{loss}", temporary / f"two-{loss}"
     done = runs.call(runs.command(alone, *options))
     assert done.returncode == 0, done.stderr
     address = f"--coordinator=127.0.0.1:{free_port()}"

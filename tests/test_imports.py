@@ -16,7 +16,8 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"config", "plots", "records", "robustness"},
-    {"curves", "evaluate", "export", "inference", "interrupt", "report", "strategy", "workdirs"},
+    {"recipe", "strategy"},
+    {"curves", "evaluate", "export", "inference", "interrupt", "report", "workdirs"},
     {"experiment"},
     {"main"},
 ]

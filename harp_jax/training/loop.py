@@ -37,11 +37,11 @@ class Plan:
     Attributes:
         stage: 'pretrain', 'prune' or 'finetune'.
         epochs: Epochs to train.
-        steps_per_epoch: Updates in an epoch.
-        batch_size: Examples in an update, over all devices of all processes.
+        steps_per_epoch: Batches in an epoch.
+        batch_size: Examples in a batch, over all devices of all processes.
         seed: Seed of the order of the examples.
         devices: Local devices.
-        learning_rate: For the record.
+        learning_rate: From the number of steps done, for the record.
         checkpoint_every_steps: Saves also inside an epoch; 0 does not.
         chosen_by: 'robust' or 'natural', the validation accuracy whose highest value chooses the
             network.

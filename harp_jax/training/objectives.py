@@ -8,7 +8,8 @@
 | trades  | ascends the divergence, from right beside the image | clean, adversarial, clean      |
 | mart    | ascends the cross-entropy, from the same start      | clean, adversarial             |
 
-Each pass updates BatchNorm's running statistics.
+Each pass updates BatchNorm's running statistics. The loss `free` is not of this form, as its
+attack and its updates share their passes: it has a step of its own (`free_step`).
 """
 
 import dataclasses
@@ -119,3 +120,5 @@ OBJECTIVES: dict[str, Objective] = {
     "trades": Objective(_trades, inner=_ascending_divergence, beta=6.0),
     "mart": Objective(_mart, inner=_ascending_cross_entropy, beta=5.0),
 }
+FREE = "free"
+LOSSES = (*OBJECTIVES, FREE)

@@ -137,6 +137,15 @@ def maximum(tree: Any) -> Any:
     return lax.pmax(tree, AXIS)
 
 
+def place() -> jax.Array:
+    """This device's place among all of all processes, from 0; inside a mapped function.
+
+    Devices are counted process by process, in the order in which they share a global batch
+    (`data.train_batches`).
+    """
+    return lax.axis_index(AXIS)
+
+
 def gather(tree: Any) -> Any:
-    """The parts of all devices of all processes, stacked in order; inside a mapped function."""
+    """The parts of all devices, stacked in the order of `place`; inside a mapped function."""
     return lax.all_gather(tree, AXIS)

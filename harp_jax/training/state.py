@@ -22,6 +22,8 @@ class TrainState(flax.struct.PyTreeNode):
         opt_state: Optimiser state of the trainable part; it holds gamma and its frozen flag.
         sums: Sums over the current epoch: 'loss' (times examples), 'correct', 'examples', and
             'bad_step', the first step whose loss was not finite, or -1.
+        perturbation: Of the global batch under Free-AT, `[batch, height, width, channels]`, on the
+            [0, 1] scale; None for other losses.
     """
 
     # Any array, or what JAX puts in an array's place while it works on a tree's structure.
@@ -30,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
     variables: dict[str, Any]
     opt_state: Any
     sums: dict[str, Any]
+    perturbation: Any = None
 
 
 def zero_sums() -> dict[str, np.ndarray]:
@@ -39,7 +42,11 @@ def zero_sums() -> dict[str, np.ndarray]:
 
 
 def create(
-    variables: Variables, mode: str, optimizer: optax.GradientTransformation, seed: int
+    variables: Variables,
+    mode: str,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    perturbed: tuple[int, ...] | None = None,
 ) -> TrainState:
     """State before the first step of a stage.
 
@@ -48,6 +55,7 @@ def create(
         mode: A key of `stages.TRAINS`.
         optimizer: Over the trainable part of the variables.
         seed: The run's seed.
+        perturbed: Shape of the perturbation that Free-AT keeps, a global batch of images.
 
     Returns:
         The state, on the host.
@@ -61,5 +69,6 @@ def create(
         variables=dict(variables),
         opt_state=optimizer.init(trainable),
         sums=zero_sums(),
+        perturbation=None if perturbed is None else jnp.zeros(perturbed),
     )
     return jax.tree.map(np.asarray, state)

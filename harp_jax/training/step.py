@@ -50,7 +50,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> TrainState:
-        keys = _example_keys(state, batch["index"], steps_per_epoch)
+        keys = example_keys(state, batch["index"], steps_per_epoch)
         images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
         trainable, frozen = stages.split(state.variables, mode)
         params, pull_back = jax.vjp(lambda t: bake(stages.merge(t, frozen))["params"], trainable)
@@ -74,7 +74,7 @@ def make_train_step(
             step=state.step + 1,
             variables={**variables, "batch_stats": batch_stats},
             opt_state=opt_state,
-            sums=_add(state, loss, logits, labels),
+            sums=add_to_sums(state, loss, count_correct(logits, labels), len(labels)),
         )
 
     return train_step
@@ -94,16 +94,31 @@ class TrainingForward:
         return logits
 
 
-def _example_keys(state: TrainState, index: jax.Array, steps_per_epoch: int) -> jax.Array:
+def example_keys(state: TrainState, index: jax.Array, steps_per_epoch: int) -> jax.Array:
     """Keys `[batch, 2]` (augmentation, attack), folded from the epoch and the example's place."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step // steps_per_epoch)
     return jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(index)
 
 
-def _add(state: TrainState, loss: Scalar, logits: Logits, labels: Labels) -> dict[str, jax.Array]:
-    """The epoch's sums with this step's batch, the same on every device."""
-    examples = len(labels)
-    correct = (logits.argmax(-1) == labels).sum().astype(jnp.float32)
+def count_correct(logits: Logits, labels: Labels) -> Scalar:
+    """How many of the examples are classified rightly."""
+    return (logits.argmax(-1) == labels).sum().astype(jnp.float32)
+
+
+def add_to_sums(
+    state: TrainState, loss: Scalar, correct: Scalar, examples: int
+) -> dict[str, jax.Array]:
+    """The epoch's sums with this step's batch, the same on every device.
+
+    Args:
+        state: Before the step.
+        loss: Mean over this device's examples.
+        correct: How many of them were classified rightly.
+        examples: How many they are.
+
+    Returns:
+        The new `TrainState.sums`.
+    """
     batch = parallel.total(
         {"loss": loss * examples, "correct": correct, "examples": jnp.float32(examples)}
     )

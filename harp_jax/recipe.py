@@ -1,0 +1,123 @@
+"""How a stage trains, from the configuration: learning rate, optimiser, first state, step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+from harp_jax.config import Config, loss_name, minimum_rate, objective, validation_attack
+from harp_jax.data import augment
+from harp_jax.pruning.compression import add_compression_gradient
+from harp_jax.pruning.schemes import Scheme
+from harp_jax.training import optim, stages
+from harp_jax.training import state as train_state
+from harp_jax.training.free_step import make_free_step
+from harp_jax.training.objectives import FREE
+from harp_jax.training.step import make_train_step
+from harp_jax.types import Variables
+
+
+def mode(config: Config, stage: str) -> str:
+    """What a stage trains, a key of `stages.TRAINS`."""
+    return config.prune.method if stage == "prune" else stage
+
+
+def learning_rate(config: Config, stage: str, per_epoch: int) -> optax.Schedule:
+    """The learning rate of a stage from a count, of which an epoch has `per_epoch`."""
+    name, settings = config.optimizer.schedule, config[stage]
+    return optim.learning_rate(name, settings.learning_rate, settings.epochs, per_epoch)
+
+
+def optimizer(
+    config: Config, stage: str, scheme: Scheme, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimiser of a stage.
+
+    Args:
+        config: A valid configuration.
+        stage: 'pretrain', 'prune' or 'finetune'.
+        scheme: How the network is pruned.
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        A transformation over what the stage trains.
+    """
+    replays = config.free.replays if loss_name(config, stage) == FREE else 1
+    updates_per_epoch = replays * steps_per_epoch
+    prune, settings = config.prune, config.optimizer
+    trains = mode(config, stage)
+    gradient = None
+    if "rates" in stages.TRAINS[trains]:
+        gradient = add_compression_gradient(
+            scheme.cost,
+            scheme.cost.target_share(prune.target),
+            minimum_rate(config),
+            prune.gamma0,
+            updates_per_epoch,
+        )
+    pruning = trains in stages.PRUNE_METHODS
+    return optim.optimizer(
+        learning_rate(config, stage, updates_per_epoch),
+        settings.momentum,
+        settings.weight_decay,
+        gradient,
+        prune.clip_norm or None if pruning else None,
+        scheme.share if pruning else None,
+    )
+
+
+def first_state(
+    config: Config,
+    stage: str,
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+) -> train_state.TrainState:
+    """The state before a stage's first step, on the host.
+
+    Args:
+        config: A valid configuration.
+        stage: 'pretrain', 'prune' or 'finetune'.
+        variables: What it starts from.
+        optimizer: See `optimizer`.
+        image_shape: Height, width and channels.
+
+    Returns:
+        The state.
+    """
+    perturbed = (config.batch_size, *image_shape) if loss_name(config, stage) == FREE else None
+    return train_state.create(variables, mode(config, stage), optimizer, config.seed, perturbed)
+
+
+def train_step(
+    config: Config,
+    stage: str,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    steps_per_epoch: int,
+) -> Callable[..., train_state.TrainState]:
+    """The training step of a stage, to be mapped over the devices.
+
+    Args:
+        config: A valid configuration.
+        stage: 'pretrain', 'prune' or 'finetune'.
+        model: Network whose BatchNorm synchronises over the devices.
+        optimizer: See `optimizer`.
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        (state, batch) -> state.
+    """
+    attack = validation_attack(config)
+
+    def augment_batch(images: Any, keys: Any) -> Any:
+        padding, flip = config.data.crop_padding, config.data.flip
+        return augment(images, keys, crop_padding=padding, flip=flip)
+
+    shared = (optimizer, mode(config, stage), augment_batch, steps_per_epoch)
+    if loss_name(config, stage) == FREE:
+        return make_free_step(model, attack.epsilon, config.free.replays, *shared)
+    found = objective(config, stage)
+    inner = None if found.inner is None else found.inner(attack)
+    return make_train_step(model, found, inner, *shared)

@@ -1,0 +1,129 @@
+"""Free adversarial training: one backward pass serves the network and the perturbation.
+
+Each batch is replayed a few times. The gradient of a replay moves what trains one update down and
+the perturbation of the images one step up, so that a replay costs no more than a step of natural
+training. The perturbation stays for the next batch and starts at zero in every epoch.
+
+Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019. As the authors of HARP
+run it, each image is perturbed and clipped before the network, which normalises it if it does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from harp_jax import losses
+from harp_jax.pruning.layers import bake
+from harp_jax.training import parallel, stages
+from harp_jax.training.state import TrainState
+from harp_jax.training.step import (
+    Augment,
+    TrainingForward,
+    add_to_sums,
+    count_correct,
+    example_keys,
+)
+from harp_jax.types import Images, Logits, Scalar
+
+GlobalImages = Float[Array, "global height width channels"]
+
+
+def make_free_step(
+    model: nn.Module,
+    epsilon: float,
+    replays: int,
+    optimizer: optax.GradientTransformation,
+    mode: str,
+    augment: Augment,
+    steps_per_epoch: int,
+) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
+    """Builds the step that `parallel.parallel` maps over the devices; see `make_train_step`.
+
+    A step is a batch, and so `replays` updates of the optimiser, whose schedules have to count
+    with that. The masks are computed once a replay, as each moves scores and rates. The images are
+    augmented once. Loss and accuracy in the epoch's sums are means over the replays.
+
+    Args:
+        model: Network whose BatchNorm synchronises over `parallel.AXIS`.
+        epsilon: Radius of the L_inf ball and length of a step in it, on the [0, 1] scale, > 0.
+        replays: How often each batch is used, >= 1.
+        optimizer: Over the trainable part of the variables.
+        mode: A key of `stages.TRAINS`.
+        augment: (uint8 images, one key per image) -> images in [0, 1].
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        (state, batch) -> state, to be run under the axis `parallel.AXIS`. A global batch may be
+        smaller than the state's perturbation; it then uses and changes the first ones.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> TrainState:
+        keys = example_keys(state, batch["index"], steps_per_epoch)
+        images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
+        trainable, frozen = stages.split(state.variables, mode)
+
+        def loss_fn(params: Any, perturbation: Images, stats: Any) -> tuple[Scalar, Any]:
+            forward = TrainingForward(model, params, stats)
+            logits: Logits = forward(perturbed(images, perturbation))
+            return losses.natural(logits, labels), (logits, forward.batch_stats)
+
+        differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+
+        def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
+            trainable, opt_state, stats, perturbation = carry
+            params, pull_back = jax.vjp(
+                lambda tree: bake(stages.merge(tree, frozen))["params"], trainable
+            )
+            (loss, (logits, stats)), (gradient, ascent) = differentiate(params, perturbation, stats)
+            gradient = parallel.mean(pull_back(gradient)[0])
+            updates, opt_state = optimizer.update(gradient, opt_state, trainable)
+            trainable = optax.apply_updates(trainable, updates)
+            # BatchNorm's statistics join the devices' losses: `ascent` is the gradient of their
+            # sum. Its sign, all that is used, is that of their mean.
+            moved = jnp.clip(perturbation + epsilon * jnp.sign(ascent), -epsilon, epsilon)
+            return (trainable, opt_state, stats, moved), (loss, count_correct(logits, labels))
+
+        whole = jnp.where(state.step % steps_per_epoch == 0, 0.0, state.perturbation)
+        carry = (trainable, state.opt_state, state.variables["batch_stats"], _own(whole, images))
+        carry, (loss, correct) = lax.scan(replay, carry, length=replays)
+        trainable, opt_state, stats, perturbation = carry
+        return state.replace(
+            step=state.step + 1,
+            variables={**stages.merge(trainable, frozen), "batch_stats": stats},
+            opt_state=opt_state,
+            sums=add_to_sums(state, loss.mean(), correct.mean(), len(labels)),
+            perturbation=_with(whole, perturbation),
+        )
+
+    return train_step
+
+
+def perturbed(images: Images, perturbation: Images) -> Images:
+    """Perturbed images in the box [0, 1].
+
+    `jnp.clip` passes a gradient at the ends of its range, unlike `lax.clamp`: pixels that are 0 or
+    1 begin there, and have to be able to leave.
+    """
+    return jnp.clip(images + perturbation, 0.0, 1.0)
+
+
+def _own(whole: GlobalImages, images: Images) -> Images:
+    """The part of the global batch's perturbation that is of this device's images."""
+    return lax.dynamic_slice_in_dim(whole, parallel.place() * len(images), len(images))
+
+
+def _with(whole: GlobalImages, part: Images) -> GlobalImages:
+    """The global batch's perturbation with the devices' new parts, the same on every device.
+
+    So it is an array of the state like any other: saved once, restored on any number of devices.
+    It costs every device the memory of a global batch of float images, and the network one
+    exchange of it a batch (154 MB for 256 images of 224x224), not one a replay.
+    """
+    parts = parallel.gather(part)
+    return lax.dynamic_update_slice_in_dim(whole, parts.reshape(-1, *part.shape[1:]), 0, axis=0)
