@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev
 	$(RUN) -m pytest
 
 slow: $(VENV)/.installed-dev
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "slow and not hours"
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check

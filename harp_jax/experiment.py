@@ -258,13 +258,15 @@ class _Experiment:
     def _fit_budget(
         self, variables: dict[str, Any], outcome: loop.Outcome
     ) -> tuple[Any, list[str]]:
-        """Rate logits whose masks keep at most what the target allows."""
+        """Rate logits whose masks keep at most what the target allows, in any program."""
         cost, share, minimum = self.cost, self.target_share, minimum_rate(self.config)
         logits = leaves_by_path(variables["rates"])
         before = compression.kept_total(logits, minimum, cost)
         shifted, shift = compression.shift_to_budget(logits, minimum, cost, share)
+        settled = compression.settle(shifted, minimum, cost)
+        fitting = tree_of_leaves({path: jax.device_get(logit) for path, logit in settled.items()})
         if shift == 0.0:
-            return variables["rates"], []
+            return fitting, []
         text = (
             f"prune: epoch {outcome.epoch} kept {before} of {cost.total} {cost.unit}"
             f" ({before / cost.total:.4%}), above prune.target={self.config.prune.target:g}"
@@ -276,15 +278,14 @@ class _Experiment:
                 f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
                 " or prune.above_target='shift'"
             )
-        after = compression.kept_total(shifted, minimum, cost)
+        after = compression.kept_total(settled, minimum, cost)
         note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
         if shift < LARGE_SHIFT:
             note += (
                 "; so large a shift leaves little of what was learned:"
                 " prune longer, or with a larger prune.gamma0"
             )
-        shifted = {path: jax.device_get(logit) for path, logit in shifted.items()}
-        return tree_of_leaves(shifted), [note]
+        return fitting, [note]
 
     def evaluate(self) -> None:
         """Measures every complete stage on the test split."""

@@ -304,6 +304,12 @@ class FlopsCost:
             ]
         )
 
+    def equal_rates(self, path: Path, rate: Rate) -> tuple[float, float]:
+        """Half a channel less and more than the mask keeps."""
+        size = next(group.size for group in self._groups if path in group.readers)
+        kept = int(kept_channels(rate, size))
+        return (kept - 0.5) / size, (kept + 0.5) / size
+
     def target_share(self, rate: float) -> float:
         """Share of the FLOPs of a network with round(rate * size) channels in every group.
 

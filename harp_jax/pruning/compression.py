@@ -4,6 +4,7 @@ Costs are given as a `costs.Cost`, or as plain parameter counts.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax.pruning.costs import Cost, WeightCost
-from harp_jax.pruning.rates import rate_from_logit
+from harp_jax.pruning.rates import SMALLEST_SHARE, rate_from_logit
 from harp_jax.types import Scalar
 
 # L_hw counts as zero once it rounds to zero at this many decimals (the authors' rule).
@@ -215,3 +216,30 @@ def shift_to_budget(
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return shifted(low), low
+
+
+def settle(logits: Mapping[Any, Any], minimum: float, costs: Any) -> dict[Any, jax.Array]:
+    """Moves every rate to the middle of those that keep the same number.
+
+    A rate that training or a shift ended on can lie so near to the next number that another program
+    rounds it across: the mask would have a weight more or less there than where it was counted.
+
+    Args:
+        logits: Rate logits by kernel path.
+        minimum: Smallest rate a_min, in [0, 1).
+        costs: Number of weights by kernel path; or a `Cost`.
+
+    Returns:
+        The logits with the same masks; float32 scalars. Where a layer is so large that float32
+        cannot tell its rates apart, its logit is unchanged.
+    """
+    cost = as_cost(costs)
+    settled = {}
+    for path, logit in logits.items():
+        ends = cost.equal_rates(path, rate_from_logit(logit, minimum))
+        low, high = (min(max(end, minimum), 1.0) for end in ends)
+        share = max(((low + high) / 2 - minimum) / (1.0 - minimum), SMALLEST_SHARE)
+        middle = jnp.float32(math.log(share / (1.0 - share)))
+        same = cost.equal_rates(path, rate_from_logit(middle, minimum)) == ends
+        settled[path] = middle if same else jnp.float32(logit)
+    return settled

@@ -136,6 +136,10 @@ class Cost(Protocol):
         """What the masks of these rates, by path, really cost: a whole number up to `total`."""
         ...
 
+    def equal_rates(self, path: Any, rate: Rate) -> tuple[float, float]:
+        """Ends of the rates that keep as many of a kernel's weights or channels as this one."""
+        ...
+
     def target_share(self, rate: float) -> float:
         """Share of `total` that a budget at the overall rate `rate` allows."""
         ...
@@ -167,6 +171,12 @@ class WeightCost:
     def kept(self, rates: Mapping[Any, Rate]) -> int:
         """Weights that the masks keep."""
         return sum(int(kept_weights(rate, self.sizes[path])) for path, rate in rates.items())
+
+    def equal_rates(self, path: Any, rate: Rate) -> tuple[float, float]:
+        """From one weight less, exclusive, to the weights that the mask keeps."""
+        size = self.sizes[path]
+        kept = int(kept_weights(rate, size))
+        return (kept - 1) / size, kept / size
 
     def target_share(self, rate: float) -> float:
         """`rate` itself: the target is a share of the weights."""

@@ -10,11 +10,14 @@ from harp_jax.pruning.compression import (
     add_compression_gradient,
     compression_loss,
     kept_total,
+    settle,
     shift_to_budget,
     soft_rate,
     stepwise_gamma,
     target_reached,
 )
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.rates import rate_from_logit
 
 SIZES = {"conv1": 432, "conv2": 4608, "dense1": 93_440, "dense2": 320}
 MINIMUM, TARGET = 0.001, 0.01
@@ -99,6 +102,19 @@ def test_shift_meets_the_budget_and_no_smaller_shift_does(values):
     assert kept_total(smaller, MINIMUM, SIZES) > budget
     order = np.argsort(values, kind="stable")
     assert (np.diff(np.array(list(shifted.values()))[order]) >= 0).all()
+
+
+@few
+@given(logit_lists)
+def test_settled_rates_keep_as_much_and_stand_rounding(values):
+    logits = {name: jnp.float32(value) for name, value in zip(SIZES, values, strict=True)}
+    settled = settle(logits, MINIMUM, SIZES)
+    for name, size in SIZES.items():
+        kept = [int(kept_weights(rate_from_logit(logits[name], MINIMUM), size))]
+        for direction in (-np.inf, np.inf):
+            rate = rate_from_logit(settled[name], MINIMUM)
+            kept.append(int(kept_weights(np.nextafter(rate, np.float32(direction)), size)))
+        assert len(set(kept)) == 1
 
 
 def test_shift_names_a_target_out_of_reach():

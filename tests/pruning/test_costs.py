@@ -16,7 +16,7 @@ from harp_jax import models
 from harp_jax.models.convnet import ConvNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.pruning.channels import FlopsCost, trace
-from harp_jax.pruning.compression import kept_total, shift_to_budget
+from harp_jax.pruning.compression import kept_total, settle, shift_to_budget
 from harp_jax.pruning.costs import is_kernel_call, kernel_path, trace_layers
 from harp_jax.pruning.masks import kept_channels
 
@@ -169,6 +169,8 @@ def test_shift_never_leaves_more_flops_than_the_target(logits, target):
     share, minimum = cost.target_share(target), 0.1 * target
     shifted, shift = shift_to_budget(logits, minimum, cost, share)
     assert kept_total(shifted, minimum, cost) <= share * cost.total
+    settled = settle(shifted, minimum, cost)
+    assert kept_total(settled, minimum, cost) == kept_total(shifted, minimum, cost)
     if shift < 0:
         smaller = {path: logit + jnp.float32(shift + 1e-3) for path, logit in logits.items()}
         assert kept_total(smaller, minimum, cost) > share * cost.total
