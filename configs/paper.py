@@ -1,7 +1,7 @@
 """Every experiment of the paper by its name, DATA-NETWORK-LOSS-BUDGET.
 
-Command:   python -m harp_jax.main --config=configs/paper.py:cifar10-resnet18-trades-99 \\
-               --workdir=runs/cifar10-resnet18-trades-99
+Command:   python -m harp_jax.main --config=configs/paper.py:NAME --workdir=runs/NAME
+Example:   NAME=cifar10-resnet18-trades-99
 Names:     DATA     cifar10, svhn or imagenet
            NETWORK  vgg16_bn, resnet18 or wrn_28_4; for imagenet resnet50
            LOSS     pgd, trades or mart; for imagenet free

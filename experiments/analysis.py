@@ -1,0 +1,96 @@
+"""What pruning learned, read from the checkpoints of finished runs.
+
+python -m experiments.analysis runs/mnist runs/fashion --out=analysis
+
+Writes strategies.png (kept share of every layer, a line for each run), and for each run
+NAME_rates.png (rates over the epochs) and NAME_scores.png (the |scores| of what is kept and what
+is removed in each layer).
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from harp_jax import checkpoint, plots
+from harp_jax.pruning.layers import layer_name, leaves_by_path
+from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.records import read_metrics
+
+BINS = 60
+COLUMNS = 4
+
+
+def strategies(workdirs: list[epath.Path]) -> Figure:
+    """Kept share of each layer in the networks that the runs pruned."""
+    figure = Figure(figsize=(plots.WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    names: list[str] = []
+    for workdir in workdirs:
+        rows = layer_sparsity(checkpoint.load(workdir / "prune"))
+        names = max(names, [row.layer for row in rows], key=len)
+        shares = [row.kept / row.parameters for row in rows]
+        axes.plot(range(len(rows)), shares, marker="o", markersize=3, label=workdir.name)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.yaxis.set_major_formatter(plots.percent_ticks())
+    axes.set_title("kept share of each layer's weights", **plots.TITLE)
+    plots.calm(axes)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7.5)
+    return figure
+
+
+def rates(workdir: epath.Path) -> Figure | None:
+    """The rates over the epochs of pruning; None where none were recorded."""
+    rows = [row for row in read_metrics(workdir / "prune" / "metrics.jsonl") if "rates" in row]
+    if not rows:
+        return None
+    series = {layer: np.array([row["rates"][layer] for row in rows]) for layer in rows[0]["rates"]}
+    epochs = np.array([row["epoch"] for row in rows])
+    return plots.layer_rates(epochs, series, rows[0]["compression"]["target"])
+
+
+def scores(workdir: epath.Path) -> Figure:
+    """Histograms of |scores|, a panel for each layer: removed below, kept above."""
+    variables = checkpoint.load(workdir / "prune")
+    kept = {row.layer: row.kept / row.parameters for row in layer_sparsity(variables)}
+    leaves = leaves_by_path(variables["scores"])
+    lines = -(-len(leaves) // COLUMNS)
+    figure = Figure(figsize=(plots.WIDTH, 0.4 + 1.7 * lines), layout="constrained")
+    panels = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axes, (path, leaf) in zip(panels, leaves.items(), strict=False):
+        magnitudes = np.sort(np.abs(leaf).ravel())
+        cut = len(magnitudes) - round(kept[layer_name(path)] * len(magnitudes))
+        bins = np.linspace(0, magnitudes[-1], BINS)
+        colours = {"stacked": True, "color": [plots.TRACK, plots.NATURAL]}
+        axes.hist([magnitudes[:cut], magnitudes[cut:]], bins, label=["removed", "kept"], **colours)
+        axes.set_yscale("log")
+        axes.set_title(layer_name(path), **plots.TITLE)
+        plots.calm(axes)
+    for axes in panels[len(leaves) :]:
+        axes.remove()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", frameon=False, fontsize=7.5, ncols=2)
+    return figure
+
+
+def main() -> None:
+    """Draws all figures of all runs."""
+    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser.add_argument("workdirs", nargs="+", type=epath.Path)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    figures = {"strategies": strategies(arguments.workdirs)}
+    for workdir in arguments.workdirs:
+        figures |= {f"{workdir.name}_scores": scores(workdir)}
+        if (trajectories := rates(workdir)) is not None:
+            figures[f"{workdir.name}_rates"] = trajectories
+    for name, figure in figures.items():
+        (arguments.out / f"{name}.png").write_bytes(plots.to_png_bytes(figure))
+
+
+if __name__ == "__main__":
+    main()

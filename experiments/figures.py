@@ -1,0 +1,165 @@
+"""The table and the figures of a matrix that `experiments.compare` ran.
+
+python -m experiments.figures experiments/results/fashion_matrix.csv
+
+From NAME_matrix.csv and NAME_epochs.csv beside it: NAME_summary.csv (mean and spread over seeds),
+NAME_accuracy.png (accuracy over sparsity), NAME_kept.png (kept share of each layer) and
+NAME_time.png (validation accuracy over training time).
+"""
+
+import argparse
+import itertools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.compare import read, write
+from experiments.matrix import DENSE
+from harp_jax import plots
+
+ACCURACIES = ("natural", "pgd20", "autoattack")
+COLUMNS = 3  # of panels in a figure
+
+Line = dict[str, Any]
+
+
+def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...], list[Line]]]:
+    """Rows with the same values in some columns, in the order of their first one."""
+    found: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        found.setdefault(tuple(line[name] for name in names), []).append(line)
+    yield from found.items()
+
+
+def summary(lines: Sequence[Line]) -> list[Line]:
+    """A row for each method and target: mean over the seeds, and half the range of several."""
+    rows = []
+    for (target, method), cells in groups(lines, "target", "method"):
+        row: Line = {"target": target, "method": method, "seeds": len(cells)}
+        for name in ACCURACIES:
+            values = np.array([float(cell[name]) for cell in cells])
+            row[name] = round(float(values.mean()), 4)
+            row[f"{name}_spread"] = round(float(np.ptp(values)) / 2, 4) if len(cells) > 1 else ""
+        row["kept"] = " ".join(sorted({cell["kept"] for cell in cells}))
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-float(row["target"]), -row["autoattack"]))
+
+
+def colours(lines: Sequence[Line]) -> dict[str, Any]:
+    """A colour for every method; the dense network has ink."""
+    methods = [method for (method,), _ in groups(lines, "method") if method != DENSE]
+    shades = matplotlib.colormaps["tab10"](range(len(methods)))
+    return {DENSE: plots.INK, **dict(zip(methods, map(tuple, shades), strict=True))}
+
+
+def accuracy(lines: Sequence[Line]) -> Figure:
+    """Accuracy over sparsity: natural solid, under AutoAttack dashed; the dense network level."""
+    figure = Figure(figsize=(plots.WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rows, shades = summary(lines), colours(lines)
+    kinds = (("natural", "-"), ("autoattack", (0, (4, 2))))
+    for (method,), points in groups(rows, "method"):
+        for name, style in kinds:
+            values = [point[name] for point in points]
+            line = {"color": shades[method], "linewidth": 1.5, "linestyle": style}
+            label = method if name == "natural" else None
+            if method == DENSE:
+                axes.axhline(values[0], label=label, **line)
+            else:
+                places = [float(point["target"]) for point in points]
+                axes.plot(places, values, marker="o", markersize=3, label=label, **line)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    targets = sorted({float(row["target"]) for row in rows if row["method"] != DENSE})
+    axes.set_xticks(targets, [f"{100 - 100 * target:g} %" for target in targets])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(plots.percent_ticks())
+    axes.set_xlabel("share of the weights that is pruned", **plots.WRITING)
+    axes.set_title("natural accuracy (solid) and under AutoAttack (dashed)", **plots.TITLE)
+    plots.calm(axes)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7.5)
+    return figure
+
+
+def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
+    """Kept share of each layer, a panel for each target, a line for each method (first seed)."""
+    pruned = [line for line in lines if line["method"] != DENSE]
+    figure, panels = _panels([target for (target,), _ in groups(pruned, "target")], "target")
+    shades = colours(lines)
+    for axes, (_, of_target) in zip(panels, groups(pruned, "target"), strict=True):
+        for (method,), cells in groups(of_target, "method"):
+            counts = np.array(cells[0]["kept_per_layer"].split(), float)
+            shares = counts / np.array(layers)
+            style = {"color": shades[method], "linewidth": 1.3, "marker": "o", "markersize": 3}
+            axes.plot(range(1, len(shares) + 1), shares, label=method, **style)
+        axes.set_yscale("log")
+        axes.set_xticks(range(1, len(layers) + 1))
+        axes.yaxis.set_major_formatter(plots.percent_ticks())
+        axes.set_xlabel("layer", **plots.WRITING)
+        plots.calm(axes)
+    _legend(figure, panels)
+    return figure
+
+
+def time(lines: Sequence[Line]) -> Figure:
+    """Robust validation accuracy over the minutes of pruning and finetuning, first seed."""
+    pruned = [line for line in lines if line["method"] != DENSE]
+    figure, panels = _panels([target for (target,), _ in groups(pruned, "target")], "target")
+    shades = colours(lines)
+    for axes, (_, of_target) in zip(panels, groups(pruned, "target"), strict=True):
+        for (method,), cells in groups(of_target, "method"):
+            rows = [row for row in cells if row["seed"] == cells[0]["seed"]]
+            minutes = np.cumsum([float(row["seconds"]) for row in rows]) / 60
+            values = [float(row["robust"]) for row in rows]
+            axes.plot(minutes, values, color=shades[method], linewidth=1.3, label=method)
+        axes.yaxis.set_major_formatter(plots.percent_ticks())
+        axes.set_xlabel("minutes", **plots.WRITING)
+        plots.calm(axes)
+    _legend(figure, panels)
+    return figure
+
+
+def _panels(targets: Sequence[str], what: str) -> tuple[Figure, list[Axes]]:
+    rows = -(-len(targets) // COLUMNS)
+    figure = Figure(figsize=(plots.WIDTH, 2.9 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, min(len(targets), COLUMNS), sharey=True, squeeze=False)
+    flat = list(itertools.chain.from_iterable(panels))
+    for axes in flat[len(targets) :]:
+        axes.remove()
+    for axes, target in zip(flat, targets, strict=False):
+        axes.set_title(f"{what}: {100 * float(target):g} % of the weights", **plots.TITLE)
+    return figure, flat[: len(targets)]
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    style = {"frameon": False, "fontsize": 7.5, "ncols": 5}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", **style)
+
+
+def main() -> None:
+    """Writes the summary and the figures beside the table."""
+    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser.add_argument("table", type=pathlib.Path, help="NAME_matrix.csv")
+    table = parser.parse_args().table
+    name = table.stem.removesuffix("_matrix")
+    beside = {kind: table.with_name(f"{name}_{kind}") for kind in ("summary", "epochs")}
+    lines = read(table)
+    epochs = read(beside["epochs"].with_suffix(".csv"))
+    layers = next(line["kept_per_layer"] for line in lines if line["method"] == DENSE)
+    sizes = [int(size) for size in layers.split()]
+    write(beside["summary"].with_suffix(".csv"), summary(lines))
+    figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}
+    for kind, figure in figures.items():
+        table.with_name(f"{name}_{kind}.png").write_bytes(plots.to_png_bytes(figure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The scripts of experiments/: cells and commands of a matrix, its table, its figures."""
+
+import sys
+
+import pytest
+import runs
+from PIL import Image
+
+from experiments import analysis, compare, figures
+from experiments.matrices import fashion, fashion_ablation
+from experiments.matrix import DENSE, Matrix, cells
+from harp_jax import config as harp
+
+MATRIX = Matrix(
+    base="configs/digits.py",
+    fields={"evaluate.run": ("fgsm",)},
+    methods={"HARP": {}, "HYDRA, ERK": {"prune.method": "score", "prune.strategy": "erk"}},
+    targets=(0.2,),
+    more_seeds={"HARP": (1,)},
+    more_targets={"HARP": (0.1,)},
+)
+
+
+def test_cells_start_with_the_dense_network_of_their_seed():
+    assert [cell.name for cell in cells(MATRIX)] == [
+        *("dense_1_0", "harp_0.2_0", "harp_0.1_0", "hydra-erk_0.2_0"),
+        *("dense_1_1", "harp_0.2_1", "harp_0.1_1"),
+    ]
+
+
+@pytest.mark.parametrize("matrix", [fashion.MATRIX, fashion_ablation.MATRIX])
+def test_every_cell_sets_fields_that_there_are(matrix):
+    everything = list(cells(matrix))
+    assert len({cell.name for cell in everything}) == len(everything)
+    for cell in everything:
+        config = harp.default()
+        config.update_from_flattened_dict({**matrix.fields, **cell.fields, "seed": cell.seed})
+        harp.validate(config)
+
+
+def test_methods_train_for_equally_many_epochs():
+    for method in fashion.MATRIX.methods.values():
+        config = harp.default()
+        config.update_from_flattened_dict({**fashion.MATRIX.fields, **method})
+        learns = config.prune.method not in ("magnitude", "random")
+        assert learns * config.prune.epochs + config.finetune.epochs == 16
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The table of a matrix whose cells all have the results of one short run."""
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    folder = tmp_path_factory.mktemp("tables")
+    for cell in cells(MATRIX):
+        row = compare.result(cell, workdir)
+        row |= {"autoattack": row["pgd10"], "after Square": row["pgd10"]}
+        compare.add(folder / "toy_matrix.csv", [row])
+        compare.add(folder / "toy_epochs.csv", compare.epochs(cell, workdir))
+    return folder / "toy_matrix.csv"
+
+
+def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    last = runs.results(workdir)["rows"][-1]
+    rows = compare.read(table)
+    assert len(rows) == 7
+    assert rows[1]["kept"] == str(last["parameters"])
+    assert float(rows[1]["natural"]) == round(last["natural"], 4)
+    assert rows[1]["kept_per_layer"].split() == [str(each["kept"]) for each in last["layers"]]
+    best = max(row["validation"]["robust"] for row in runs.metrics(workdir, "finetune"))
+    assert float(rows[1]["validation_robust"]) == round(best, 4)
+
+
+def test_summary_has_mean_and_spread_over_seeds():
+    row = {"target": "0.1", "kept": "9", "natural": "0.8", "pgd20": "0.5"}
+    lines = [
+        {**row, "method": "a", "autoattack": "0.40"},
+        {**row, "method": "b", "autoattack": "0.30"},
+        {**row, "method": "b", "autoattack": "0.44"},
+        {**row, "method": DENSE, "target": "1", "autoattack": "0.45"},
+    ]
+    dense, first, second = figures.summary(lines)
+    assert (dense["method"], first["method"], second["method"]) == (DENSE, "a", "b")
+    assert (first["autoattack"], first["autoattack_spread"]) == (0.4, "")
+    assert (second["autoattack"], second["autoattack_spread"]) == (0.37, 0.07)
+
+
+def test_figures_are_drawn(table, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["figures", str(table)])
+    figures.main()
+    for name in ("accuracy", "kept", "time"):
+        assert min(Image.open(table.with_name(f"toy_{name}.png")).size) > 300
+    assert len(compare.read(table.with_name("toy_summary.csv"))) == 4
+
+
+def test_checkpoints_are_analysed(tmp_path_factory, tmp_path, monkeypatch):
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    monkeypatch.setattr(sys, "argv", ["analysis", str(workdir), f"--out={tmp_path}"])
+    analysis.main()
+    names = {"strategies.png", "finished_scores.png", "finished_rates.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names:
+        assert min(Image.open(tmp_path / name).size) > 300
+
+
+def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
+    """Cells with a row are done; a missing dense network is trained again for those without."""
+    workdir, called = runs.finished(tmp_path_factory.getbasetemp()), []
+
+    def run(command, check):
+        cell_workdir = next(part for part in command if part.startswith("--workdir="))
+        called.append((cell_workdir.split("/")[-1], command))
+        (tmp_path / called[-1][0]).symlink_to(workdir)
+
+    monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare.subprocess, "run", run)
+    first, second, *_ = cells(MATRIX)
+    for cell in (first, second):
+        compare.add(tmp_path / "toy_matrix.csv", [compare.result(cell, workdir)])
+    arguments = ["compare", "--matrix=toy.py", f"--runs={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--only=hydra"])
+    compare.main()
+    assert [name for name, _ in called] == ["dense_1_0", "hydra-erk_0.2_0", "dense_1_1"]
+    assert "--config.stages=('pretrain',)" in called[0][1]
+    assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[1][1]
+    called.clear()
+    monkeypatch.setattr(sys, "argv", arguments)
+    compare.main()
+    assert [name for name, _ in called] == ["harp_0.1_0", "harp_0.2_1", "harp_0.1_1"]
+    assert len(compare.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
