@@ -48,6 +48,11 @@ def default() -> Config:
     config.data.select_on = "validation"
     config.data.train_examples = config_dict.placeholder(int)  # all that are left, if unset
     config.data.test_examples = config_dict.placeholder(int)  # the first of the test split, or all
+    # Side of the squares that a set is cut to while it is streamed from disk, for images that vary
+    # in size or are too many for memory. Training sees random parts (8 to 100 % of the area, ratio
+    # 3/4 to 4/3), everything else the middle. Unset: the set is decoded into memory as it is.
+    config.data.image_size = config_dict.placeholder(int)
+    config.data.workers = 0  # processes that decode a streamed set; 0: a thread of this one does
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
     config.data.flip = True  # random horizontal flips
 
@@ -270,12 +275,16 @@ def _validate_ranges(config: Config) -> None:
         "prune.clip_norm",
         "data.crop_padding",
         "data.validation_examples",
+        "data.workers",
     )
     for field in not_negative:
         _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    for field in ("data.train_examples", "data.test_examples", "devices"):
+    for field in ("data.train_examples", "data.test_examples", "data.image_size", "devices"):
         value = _get(config, field)
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
+    if config.data.image_size is not None:
+        padding = config.data.crop_padding
+        _require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
 
 
 def _validate_losses(config: Config) -> None:

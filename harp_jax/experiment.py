@@ -348,5 +348,7 @@ def _load_data(config: Config) -> Dataset:
         validation_examples=data.validation_examples,
         train_examples=data.train_examples,
         test_examples=data.test_examples,
+        image_size=data.image_size,
+        workers=data.workers,
     )
     return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

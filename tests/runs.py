@@ -111,7 +111,7 @@ def metrics(workdir: pathlib.Path, stage: str) -> list[dict]:
     """The rows of a stage without what depends on the clock."""
     lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    timings = ("seconds", "images_per_second")
+    timings = ("seconds", "images_per_second", "data_wait")
     return [{name: row[name] for name in row if name not in timings} for row in rows]
 
 

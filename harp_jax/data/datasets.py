@@ -5,7 +5,7 @@ from collections.abc import Callable
 from harp_jax.data.bundled import digits, mnist5k
 from harp_jax.data.idx import read_idx
 from harp_jax.data.splits import DataError, Dataset, Source, carve
-from harp_jax.data.tfds_images import read_tfds
+from harp_jax.data.tfds_images import read_tfds, stream_tfds
 
 BUNDLED: dict[str, Callable[[], Source]] = {"mnist5k": mnist5k, "digits": digits}
 _IDX_PREFIX = "idx:"
@@ -19,8 +19,10 @@ def load(
     validation_examples: int,
     train_examples: int | None = None,
     test_examples: int | None = None,
+    image_size: int | None = None,
+    workers: int = 0,
 ) -> Dataset:
-    """Load an image set into memory and cut a seeded validation split from its train split.
+    """Load an image set and cut a seeded validation split from its train split.
 
     Args:
         name: 'mnist5k' or 'digits' (bundled with installed packages), 'idx:PATH' (a folder of
@@ -33,6 +35,9 @@ def load(
         train_examples: size of the train split; None means all that remain.
         test_examples: size of the test split, its first examples in stored order; None means
             all of it.
+        image_size: None decodes the set into memory. Otherwise it is streamed from disk, as
+            squares of this side: see `harp_jax.data.streaming`.
+        workers: processes that decode a streamed set; 0: a thread of this one does.
 
     Returns:
         The data set; train and validation are disjoint parts of the published train split.
@@ -41,7 +46,7 @@ def load(
         DataError: an unknown, missing or damaged set, or a size that it cannot fill.
     """
     try:
-        source = _read(name, data_dir)
+        source = _read(name, data_dir, image_size, workers)
     except DataError as error:
         raise DataError(f"data.name={name!r}: {error}") from error
     return carve(
@@ -54,9 +59,17 @@ def load(
     )
 
 
-def _read(name: str, data_dir: str | None) -> Source:
+def _read(name: str, data_dir: str | None, image_size: int | None, workers: int) -> Source:
+    is_local = name in BUNDLED or name.startswith(_IDX_PREFIX)
+    if image_size is not None:
+        if is_local:
+            raise DataError(
+                f"cannot be streamed (data.image_size={image_size}); only sets of TensorFlow "
+                "Datasets can"
+            )
+        return stream_tfds(name, data_dir, image_size=image_size, workers=workers)
     if name in BUNDLED:
         return BUNDLED[name]()
-    if name.startswith(_IDX_PREFIX):
+    if is_local:
         return read_idx(name.removeprefix(_IDX_PREFIX))
     return read_tfds(name, data_dir)
