@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -219,9 +220,10 @@ def _ahead(
             first = next(iterator, None)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if first is not None:
-            yield first
-            yield from iterator
+        rest = iter(()) if first is None else itertools.chain([first], iterator)
+        for images, labels in rest:
+            # Copies: what workers made lies in memory that they share, and must be gone by the end.
+            yield np.array(images), np.array(labels)
 
 
 def _end_with_the_parent(worker: int, workers: int) -> None:
