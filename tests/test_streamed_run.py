@@ -40,6 +40,7 @@ def settings(folder, **fields):
     }
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_mid_epoch_goes_on_with_the_same_bits(folder, tmp_path, monkeypatch):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     experiment.run(runs.digits(**settings(folder)), alone)

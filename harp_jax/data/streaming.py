@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -206,7 +206,10 @@ def _ahead(
     here = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
     in_workers = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # they are ahead already
     rows = grain.MapDataset.source(table).map(cut)
-    results = rows.to_iter_dataset(in_workers if workers else here).mp_prefetch(
+    # Through pipes: shared memory is scarce in containers, and an interrupted run may leave some.
+    options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    ahead = rows.to_iter_dataset(in_workers if workers else here)
+    results = grain.experimental.WithOptionsIterDataset(ahead, options).mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1),
         worker_init_fn=_end_with_the_parent,
     )
@@ -220,10 +223,9 @@ def _ahead(
             first = next(iterator, None)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        rest = iter(()) if first is None else itertools.chain([first], iterator)
-        for images, labels in rest:
-            # Copies: what workers made lies in memory that they share, and must be gone by the end.
-            yield np.array(images), np.array(labels)
+        if first is not None:
+            yield first
+            yield from iterator
 
 
 def _end_with_the_parent(worker: int, workers: int) -> None:
