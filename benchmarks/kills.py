@@ -33,7 +33,7 @@ MARKER = re.compile(r"\d\d:\d\d:\d\d (\w+ epoch \d+|\w+): (loss|\d+ of \d+ weigh
 AFTER_LINE = 0.5  # longest wait, in seconds, between a line of the log and the kill
 AFTER_START = 2.0  # ... between the beginning of the work (restore, compile, train) and the kill
 LONGEST_LIFE = 600.0
-TIMINGS = ("seconds", "images_per_second")
+TIMINGS = ("seconds", "images_per_second", "data_wait")
 
 
 class Run:

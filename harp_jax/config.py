@@ -52,6 +52,11 @@ def default() -> Config:
     config.data.train_examples = config_dict.placeholder(int)  # all that are left, if unset
     config.data.test_examples = config_dict.placeholder(int)  # the first of the test split, or all
     config.data.pad_to = config_dict.placeholder(int)  # zeros around images, up to this size
+    # Side of the squares that a set is cut to while it is streamed from disk, for images that vary
+    # in size or are too many for memory. Training sees random parts (8 to 100 % of the area, ratio
+    # 3/4 to 4/3), everything else the middle. Unset: the set is decoded into memory as it is.
+    config.data.image_size = config_dict.placeholder(int)
+    config.data.workers = 0  # processes that decode a streamed set; 0: a thread of this one does
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
     config.data.flip = True  # random horizontal flips
     # The network subtracts and divides by these, channel by channel; epsilon keeps its scale.
@@ -306,12 +311,19 @@ def _validate_ranges(config: Config) -> None:
         "prune.clip_norm",
         "data.crop_padding",
         "data.validation_examples",
+        "data.workers",
     )
     for field in not_negative:
         _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    for field in ("data.train_examples", "data.test_examples", "data.pad_to", "devices"):
+    optional = ("train_examples", "test_examples", "pad_to", "image_size")
+    for field in (*(f"data.{name}" for name in optional), "devices"):
         value = _get(config, field)
         _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
+    if config.data.image_size is not None:
+        padding = config.data.crop_padding
+        _require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
+        size = config.data.pad_to
+        _require(size is None, "data.pad_to", size, "unset with data.image_size, which crops")
 
 
 def _validate_normalization(config: Config) -> None:

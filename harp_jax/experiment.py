@@ -313,5 +313,7 @@ def _load_data(config: Config) -> Dataset:
         train_examples=data.train_examples,
         test_examples=data.test_examples,
         pad_to=data.pad_to,
+        image_size=data.image_size,
+        workers=data.workers,
     )
     return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

@@ -22,9 +22,10 @@ FREE_FIELDS = (
     "checkpoint_every_steps",
     "data.directory",
     "data.test_examples",
+    "data.workers",
     "evaluate",
 )
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from harp_jax.data.bundled import digits, mnist5k
 from harp_jax.data.idx import read_idx
 from harp_jax.data.splits import DataError, Dataset, Source, carve, padded
-from harp_jax.data.tfds_images import read_tfds
+from harp_jax.data.tfds_images import read_tfds, stream_tfds
 
 BUNDLED: dict[str, Callable[[], Source]] = {"mnist5k": mnist5k, "digits": digits}
 _IDX_PREFIX = "idx:"
@@ -22,8 +22,10 @@ def load(
     train_examples: int | None = None,
     test_examples: int | None = None,
     pad_to: int | None = None,
+    image_size: int | None = None,
+    workers: int = 0,
 ) -> Dataset:
-    """Load an image set into memory and cut a seeded validation split from its train split.
+    """Load an image set and cut a seeded validation split from its train split.
 
     Args:
         name: 'mnist5k' or 'digits' (bundled with installed packages), 'idx:PATH' (a folder of
@@ -37,6 +39,9 @@ def load(
         test_examples: size of the test split, its first examples in stored order; None means
             all of it.
         pad_to: height and width up to which images get zeros around them; None leaves them.
+        image_size: None decodes the set into memory. Otherwise it is streamed from disk, as
+            squares of this side: see `harp_jax.data.streaming`.
+        workers: processes that decode a streamed set; 0: a thread of this one does.
 
     Returns:
         The data set; train and validation are disjoint parts of the published train split.
@@ -45,7 +50,7 @@ def load(
         DataError: an unknown, missing or damaged set, or a size that it cannot fill.
     """
     try:
-        source = _read(name, data_dir)
+        source = _read(name, data_dir, image_size, workers)
     except DataError as error:
         raise DataError(f"data.name={name!r}: {error}") from error
     dataset = carve(
@@ -62,9 +67,17 @@ def load(
     return dataclasses.replace(dataset, **splits)
 
 
-def _read(name: str, data_dir: str | None) -> Source:
+def _read(name: str, data_dir: str | None, image_size: int | None, workers: int) -> Source:
+    is_local = name in BUNDLED or name.startswith(_IDX_PREFIX)
+    if image_size is not None:
+        if is_local:
+            raise DataError(
+                f"cannot be streamed (data.image_size={image_size}); only sets of TensorFlow "
+                "Datasets can"
+            )
+        return stream_tfds(name, data_dir, image_size=image_size, workers=workers)
     if name in BUNDLED:
         return BUNDLED[name]()
-    if name.startswith(_IDX_PREFIX):
+    if is_local:
         return read_idx(name.removeprefix(_IDX_PREFIX))
     return read_tfds(name, data_dir)

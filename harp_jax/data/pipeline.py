@@ -4,7 +4,8 @@ A global batch is `batch_size` consecutive examples of an order that every proce
 p of P takes the p-th of P equal parts, and its local devices equal parts of that, in order.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -31,8 +32,11 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     start: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """One epoch of training in an order that depends on (seed, epoch) alone.
+
+    So the number of batches that were used is all the state there is: `start` goes on from there
+    without reading what it skips, also where the split is streamed.
 
     Args:
         split: what to train on.
@@ -45,7 +49,8 @@ def train_batches(
         start: how many batches to skip, to resume in mid-epoch, in [0, steps per epoch].
 
     Returns:
-        This process's part of each global batch; 'valid' is always True.
+        This process's part of each global batch; 'valid' is always True. Who stops before the end
+        closes it, which ends the processes that a streamed split may have started.
 
     Raises:
         DataError: an argument out of range, a batch that does not divide evenly or that is larger
@@ -61,8 +66,7 @@ def train_batches(
         raise DataError(f"start={start}: must be in [0, {steps}], the batches of an epoch")
     order = permutation(len(split), seed=seed, stream=epoch)
     table = order[: steps * batch_size].reshape(steps, process_count, devices, local)
-    valid = np.ones((devices, local), bool)
-    return (_gather(split, table[step, process_index], valid) for step in range(start, steps))
+    return _stream(split, table[start:, process_index], seed, epoch)
 
 
 def eval_batches(
@@ -119,6 +123,15 @@ def _local_batch(batch_size: int, devices: int, process_index: int, process_coun
             f"({devices} devices in each of {process_count} processes)"
         )
     return per_device
+
+
+def _stream(
+    split: Split, table: Int32[np.ndarray, "steps devices per_device"], seed: int, epoch: int
+) -> Generator[Batch, None, None]:
+    valid = np.ones(table.shape[1:], bool)
+    with contextlib.closing(split.stream(table, seed=seed, epoch=epoch)) as examples:
+        for index, (images, labels) in zip(table, examples, strict=True):
+            yield {"images": images, "labels": labels, "index": index, "valid": valid}
 
 
 def _gather(

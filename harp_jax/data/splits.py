@@ -1,5 +1,6 @@
-"""What a data set is in memory, and how train, validation and test are cut from its source."""
+"""What a data set is, and how train, validation and test are cut from its source."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ from jaxtyping import Int32, Shaped, UInt8
 # Epochs count from 0, so the order of no epoch is ever drawn from this stream.
 _VALIDATION_STREAM = 2**64 - 1
 
+# uint8 images and int32 labels of the same leading shape.
+Examples = tuple[UInt8[np.ndarray, "..."], Int32[np.ndarray, "..."]]
+
 
 class DataError(ValueError):
     """A data set, or a way to batch it, that cannot be had; the text is one line for the user."""
@@ -15,7 +19,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """Images as stored (0..255) and their class numbers.
+    """Images as stored (0..255) and their class numbers, in memory.
 
     Attributes:
         images: uint8 [N, H, W, C].
@@ -28,9 +32,32 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
     def take(self, places: Int32[np.ndarray, " chosen"] | slice) -> "Split":
         """The examples at `places`, in that order."""
         return Split(self.images[places], self.labels[places])
+
+    def stream(
+        self, table: Int32[np.ndarray, "steps devices per_device"], *, seed: int, epoch: int
+    ) -> Generator[Examples, None, None]:
+        """Images and labels to train on, a row of places at a time; here just as stored.
+
+        Args:
+            table: places in this split, a row for each step.
+            seed: of the run, in [0, 2**64), for what is drawn here.
+            epoch: counts from 0.
+
+        Returns:
+            Images uint8 [devices, per_device, H, W, C] and labels for each step. Who stops before
+            the end closes it.
+        """
+        del seed, epoch
+        return ((self.images[places], self.labels[places]) for places in table)
 
 
 @dataclass(frozen=True)
@@ -55,8 +82,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
 
 def permutation(count: int, *, seed: int, stream: int) -> Int32[np.ndarray, " count"]:

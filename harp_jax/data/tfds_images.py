@@ -7,12 +7,14 @@ the set beforehand: processes that start together would prepare it over each oth
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from harp_jax.data.splits import DataError, Source, Split
+from harp_jax.data.streaming import Photos, StreamedSplit
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,11 +39,8 @@ def read_tfds(name: str, data_dir: str | None) -> Source:
         DataError: an unknown set, one that is no uint8 image classification set with those
             splits, one whose images differ in size, or one that cannot be prepared.
     """
-    builder = _builder(name, data_dir)
-    image_key, label_key = _supervised_keys(builder)
+    builder, image_key, label_key = _prepared(name, data_dir)
     num_classes = builder.info.features[label_key].num_classes
-    if not builder.is_prepared():
-        _prepare(builder)
     train, test = (
         _decode(_data_source(builder, split), split, image_key, label_key)
         for split in ("train", "test")
@@ -52,6 +51,65 @@ def read_tfds(name: str, data_dir: str | None) -> Source:
     if train.images.shape[1:] != test.images.shape[1:]:
         raise _sizes_differ(train.images.shape[1:], test.images.shape[1:])
     return Source(num_classes, train=train, test=test)
+
+
+def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: int) -> Source:
+    """Open a set that TensorFlow Datasets knows, preparing it first where that is not done.
+
+    Args:
+        name: as `tfds.builder` takes it: 'imagenet2012', 'imagenette', ...
+        data_dir: where prepared sets lie, a path or gs://; None means ~/tensorflow_datasets.
+        image_size: side of the squares that its images are cut to, in pixels.
+        workers: processes that decode; 0: a thread of this one does.
+
+    Returns:
+        The split 'train', and 'test' or, where that is missing or unlabelled, 'validation'.
+
+    Raises:
+        DataError: an unknown set, one that is no uint8 image classification set with those
+            splits, or one that cannot be prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    builder, image_key, label_key = _prepared(name, data_dir)
+    num_classes = builder.info.features[label_key].num_classes
+    encoded = {image_key: tfds.decode.SkipDecoding()}
+
+    def photos(split: str) -> Photos:
+        source = _data_source(builder, split, encoded)
+        if len(source) == 0:
+            raise DataError(f"split {split!r} is empty")
+        return Photos(split, source, image_key, label_key, num_classes)
+
+    train, test = (
+        StreamedSplit(part, image_size=image_size, workers=workers)
+        for part in (photos("train"), _labelled_test(builder, photos))
+    )
+    return Source(num_classes, train=train, test=test)
+
+
+def _labelled_test(builder: Any, photos: Callable[[str], Photos]) -> Photos:
+    """The published split to test on."""
+    for split in ("test", "validation"):
+        if split not in builder.info.splits:
+            continue
+        found = photos(split)
+        ((_, label),) = found.read([0])
+        if label >= 0:  # where the makers keep the labels, TFDS has -1
+            _LOGGER.info("%s: tested on its split %r", builder.name, split)
+            return found
+    raise DataError(
+        f"has no labelled split 'test' or 'validation', only {sorted(builder.info.splits)}"
+    )
+
+
+def _prepared(name: str, data_dir: str | None) -> tuple[Any, str, str]:
+    """The builder of a set that lies on disk, and its keys of images and labels."""
+    builder = _builder(name, data_dir)
+    image_key, label_key = _supervised_keys(builder)
+    if not builder.is_prepared():
+        _prepare(builder)
+    return builder, image_key, label_key
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
@@ -105,9 +163,9 @@ def _prepare(builder: Any) -> None:
         ) from error
 
 
-def _data_source(builder: Any, split: str) -> Any:
+def _data_source(builder: Any, split: str, decoders: Any = None) -> Any:
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise DataError(
             f"prepared in {builder.data_dir} as {builder.info.file_format.value}, which needs "
@@ -142,8 +200,7 @@ def _decode(source: Any, split: str, image_key: str, label_key: str) -> Split:
 
 def _sizes_differ(one: tuple[int, ...], other: tuple[int, ...]) -> DataError:
     return DataError(
-        f"images of different sizes ({one} and {other}): this set must be streamed, which is not "
-        "yet supported"
+        f"images of different sizes ({one} and {other}); set data.image_size to stream them"
     )
 
 

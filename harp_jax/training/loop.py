@@ -1,8 +1,9 @@
 """The loop over a stage's epochs: train, validate, record, checkpoint, resume."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +13,12 @@ from etils import epath
 from tqdm import tqdm
 
 from harp_jax.checkpoint import StageCheckpoints
-from harp_jax.data import Dataset, train_batches
+from harp_jax.data import Batch, Dataset, train_batches
 from harp_jax.training import parallel
 from harp_jax.training.accuracy import Accuracy
 from harp_jax.training.metrics import MetricsLog, Row
 from harp_jax.training.state import TrainState, zero_sums
+from harp_jax.training.waits import Waits
 from harp_jax.types import Device
 
 SECONDS_BETWEEN_CHECKS = 1.0
@@ -161,6 +163,7 @@ class _Loop:
         self.first_step = int(state.step)
         self.last_saved = None if restored is None else self.first_step
         self.state = parallel.replicate(state, plan.devices)
+        self.waits = Waits()
         self.log = MetricsLog(directory, resume_at=self.first_step // plan.steps_per_epoch)
         self.bar = tqdm(
             total=plan.epochs * plan.steps_per_epoch * plan.batch_size,
@@ -177,7 +180,12 @@ class _Loop:
             self.train_epoch(epoch, start)
             seconds = time.monotonic() - started
             images = (self.plan.steps_per_epoch - start) * self.plan.batch_size
-            self.finish_epoch(epoch, {"seconds": seconds, "images_per_second": images / seconds})
+            timing = {
+                "seconds": seconds,
+                "images_per_second": images / seconds,
+                "data_wait": self.waits.share(),
+            }
+            self.finish_epoch(epoch, timing)
             start = 0
         best = self.checkpoints.best()
         if best is None:
@@ -198,8 +206,15 @@ class _Loop:
             process_count=jax.process_count(),
             start=start,
         )
-        step, checked = epoch * plan.steps_per_epoch + start, time.monotonic()
-        for batch in parallel.prefetch(batches, plan.devices):
+        with contextlib.closing(batches):
+            self.run_steps(epoch, epoch * plan.steps_per_epoch + start, batches)
+
+    def run_steps(self, epoch: int, step: int, batches: Iterable[Batch]) -> None:
+        """Takes a step with each batch, the first of them after `step`."""
+        plan, checked = self.plan, time.monotonic()
+        self.waits = Waits()
+        on_devices = parallel.prefetch(batches, plan.devices)
+        for batch in self.waits.over(on_devices, lambda: self.state.step.is_ready()):
             self.state = self.programs.train_step(self.state, batch)
             step += 1
             if step % parallel.STEPS_IN_FLIGHT == 0:
@@ -228,6 +243,7 @@ class _Loop:
                 f" {good} in {self.checkpoints.directory}; try a smaller"
                 f" {self.plan.stage}.learning_rate"
             )
+        self.bar.set_postfix_str(f"waits for data {self.waits.share():.0%}", refresh=False)
         self.bar.update(step * self.plan.batch_size - self.bar.n)
 
     def finish_epoch(self, epoch: int, timing: Row) -> None:

@@ -129,7 +129,7 @@ def _sentence(row: Row) -> str:
     parts += [
         f"validation natural {row['validation']['natural']:.2%}",
         f"robust {row['validation']['robust']:.2%}",
-        f"{row['images_per_second']:.0f} images/s",
+        f"{row['images_per_second']:.0f} images/s, {row['data_wait']:.0%} of the time without data",
     ]
     if row["best"]:
         parts.append("best so far")
