@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 
-from harp_jax import checkpoint, models, report, workdirs
+from harp_jax import checkpoint, methods, models, report, workdirs
 from harp_jax.config import (
     Config,
     ConfigError,
@@ -78,6 +77,7 @@ class _Experiment:
         self.model = models.create(config.model, self.dataset.num_classes, axis_name=parallel.AXIS)
         self._check_steps()
         self.scheme = self._scheme()
+        self.context = methods.Context(config, self.scheme, self.steps_per_epoch)
         self.cost = self.scheme.cost
         self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
@@ -175,7 +175,8 @@ class _Experiment:
         variables = self._source(stage)
         if stage == "finetune":
             return variables
-        return start_pruning(self.config, variables, self.scheme, self.workdir)
+        variables = start_pruning(self.config, variables, self.scheme, self.workdir)
+        return methods.METHODS[self.config.prune.method].start(variables, self.context)
 
     def train(self, stage: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""
@@ -185,13 +186,22 @@ class _Experiment:
             return
         variables = self._start(stage)
         mode = self.config.prune.method if stage == "prune" else stage
+        if stages.TRAINS[mode]:
+            self._hand_on(stage, self._fit(stage, mode, variables, directory))
+        else:
+            self._hand_on(stage, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
+
+    def _fit(
+        self, stage: str, mode: str, variables: dict[str, Any], directory: epath.Path
+    ) -> loop.Outcome:
+        """Trains a stage in the loop."""
         schedule = optim.learning_rate(
             self.config.optimizer.schedule,
             self.config[stage].learning_rate,
             self.config[stage].epochs,
             self.steps_per_epoch,
         )
-        optimizer = self._optimizer(mode, schedule)
+        optimizer = methods.optimizer(self.context, mode, schedule, variables)
         describe_pruning = functools.partial(
             metrics.of_pruning,
             cost=self.cost,
@@ -212,39 +222,15 @@ class _Experiment:
             describe=describe_pruning if stage == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
-        outcome = loop.fit(
+        return loop.fit(
             plan,
             train_state.create(variables, mode, optimizer, self.config.seed),
             self._programs(stage, mode, optimizer),
             self.dataset,
             directory,
         )
-        self._hand_on(stage, outcome)
 
-    def _optimizer(self, mode: str, schedule: optax.Schedule) -> optax.GradientTransformation:
-        gradient = None
-        if "rates" in stages.TRAINS[mode]:
-            gradient = compression.add_compression_gradient(
-                self.cost,
-                self.target_share,
-                minimum_rate(self.config),
-                self.config.prune.gamma0,
-                self.steps_per_epoch,
-            )
-        settings = self.config.optimizer
-        clip_norm = self.config.prune.clip_norm if mode in stages.PRUNE_METHODS else None
-        return optim.optimizer(
-            schedule,
-            settings.momentum,
-            settings.weight_decay,
-            gradient,
-            clip_norm or None,
-            self.scheme.share if mode in stages.PRUNE_METHODS else None,
-        )
-
-    def _programs(
-        self, stage: str, mode: str, optimizer: optax.GradientTransformation
-    ) -> loop.Programs:
+    def _programs(self, stage: str, mode: str, optimizer: Any) -> loop.Programs:
         config = self.config
         attack, loss = validation_attack(config), objective(config, stage)
 
@@ -260,6 +246,7 @@ class _Experiment:
             mode,
             augment_batch,
             self.steps_per_epoch,
+            methods.score_ascent(self.context, mode),
         )
         return loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
@@ -273,7 +260,8 @@ class _Experiment:
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
             variables["rates"], notes = self._fit_budget(variables, outcome)
-        if self.config.data.select_on == "test" and outcome.reached:
+        on_test = self.config.data.select_on == "test" and outcome.epoch is not None
+        if on_test and outcome.reached:
             chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"
             notes = [*notes, f"{chosen} test data (data.select_on='test'), so it looks too good"]
         for note in notes:

@@ -15,8 +15,18 @@ LEVELS = [
     {"attacks", "losses"},
     {"checkpoint"},
     {"training"},
-    {"config", "plots", "records", "robustness"},
-    {"curves", "evaluate", "export", "inference", "interrupt", "report", "strategy", "workdirs"},
+    {"baselines", "config", "plots", "records", "robustness"},
+    {
+        "curves",
+        "evaluate",
+        "export",
+        "inference",
+        "interrupt",
+        "methods",
+        "report",
+        "strategy",
+        "workdirs",
+    },
     {"experiment"},
     {"main"},
 ]
@@ -26,7 +36,7 @@ ALLOWED = {
     ("checkpoint", "harp_jax.training.state"): "the tree whose parts it saves and restores",
     ("report", "harp_jax.curves"): "one of a page's figures",
 }
-PURE = ("ops", "pruning", "models", "attacks", "losses", "types")
+PURE = ("ops", "pruning", "models", "attacks", "losses", "types", "baselines")
 FORBIDDEN_IN_PURE = {"etils", "ml_collections", "orbax", "time", "os", "pathlib", "json"}
 
 
