@@ -36,7 +36,7 @@ def run(tmp_path_factory):
             "finetune.epochs": 1,
             "attack.steps": 3,
         }
-        experiment.run(runs.digits(**settings, **fields), workdir)
+        experiment.run(runs.digits(**(settings | fields)), workdir)
         return checkpoint.load(workdir / "prune")
 
     in_workdir.dense = checkpoint.load(dense)
