@@ -5,6 +5,7 @@ CIFAR-10 settings.
 """
 
 import dataclasses
+import math
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
@@ -15,7 +16,7 @@ from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.training.objectives import FREE, LOSSES, OBJECTIVES, Objective
 from harp_jax.training.optim import SCHEDULES
-from harp_jax.training.stages import PRUNE_METHODS, STAGES
+from harp_jax.training.stages import PRUNE_METHODS, STAGES, TRAINS
 from harp_jax.types import Normalization
 
 # A ConfigDict; its fields are made at run time, where `validate` checks them.
@@ -69,6 +70,10 @@ def default() -> Config:
     config.trades = ConfigDict({"beta": 6.0})  # weight of the divergence
     config.mart = ConfigDict({"beta": 5.0})  # weight of the divergence
     config.free = ConfigDict({"replays": 4})  # updates with each batch; they do not divide epochs
+    # Of prune.method='admm', as Ye et al.'s code has them: the penalty's first weight, and its
+    # growth whenever what the weights are pulled to is renewed, after every so many epochs (theirs:
+    # 20 of 200). In fewer or shorter epochs the weights come near to it with a larger rho only.
+    config.admm = ConfigDict({"rho": 1e-3, "growth": 1.3, "every": 1})
     # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
     # training (see harp_jax.training.objectives).
     config.attack = ConfigDict()
@@ -87,27 +92,32 @@ def default() -> Config:
     config.pretrain.loss = config_dict.placeholder(str)  # of this stage; config.loss if unset
 
     config.prune = ConfigDict()
-    config.prune.epochs = 20
-    config.prune.learning_rate = 0.1
+    config.prune.epochs = 20  # magnitude and random have none
+    config.prune.learning_rate = 0.1  # admm trains weights and wants 0.01
     config.prune.loss = config_dict.placeholder(str)
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
-    config.prune.method = "harp"  # what learns: harp (scores, rates), score (HYDRA), rate
+    # What learns: harp (scores, rates), score (HYDRA), rate, admm (the weights: Robust-ADMM); or
+    # what chooses in one shot: magnitude, random.
+    config.prune.method = "harp"
     # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
     # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with
     # that share of the channels everywhere, about its square.
     config.prune.granularity = "weight"
     config.prune.target = 0.01  # share of the prunable weights, or of the channels, to keep
     config.prune.alpha = 0.1  # no layer's rate goes below alpha * target
-    # The rates to start from: uniform, erk, lamp (from the pre-trained weights), json:PATH (a
-    # strategy.json) or checkpoint:PATH (of a pruned network).
+    # The rates to start from: uniform, erk, lamp or global (both from the pre-trained weights),
+    # json:PATH (a strategy.json) or checkpoint:PATH (of a pruned network).
     config.prune.strategy = "uniform"
-    # Overall rate that uniform, erk and lamp spread; with the method 'score' they spread the target
+    # Overall rate that the rules spread; where rates do not learn they spread the target.
     config.prune.initial_rate = 0.1
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then
     # its scores get a gradient hundreds of times the usual one, which can push a rate to 1 for
     # good. Gradients longer than this are scaled down to it; 0: none are, as the authors.
     config.prune.clip_norm = 1.0
+    # S2AP: scores learn from the gradient at scores that are moved up the loss by this share of
+    # their layer's norm, for one more pass forward and back a step; 0: at the scores themselves.
+    config.prune.sharpness = 0.0
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
     config.finetune = ConfigDict()
@@ -309,6 +319,7 @@ def _validate_ranges(config: Config) -> None:
         "checkpoint_every_steps",
         "optimizer.weight_decay",
         "prune.clip_norm",
+        "prune.sharpness",
         "data.crop_padding",
         "data.validation_examples",
         "data.workers",
@@ -352,12 +363,34 @@ def _validate_prune(config: Config) -> None:
     _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
     _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
     _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
+    _validate_method(config)
     _require(
         prune.target <= prune.initial_rate <= 1,
         "prune.initial_rate",
         prune.initial_rate,
         f"numbers from prune.target ({prune.target:g}) to 1",
     )
+
+
+def _validate_method(config: Config) -> None:
+    prune, admm = config.prune, config.admm
+    learns_scores = "scores" in TRAINS[prune.method]
+    allowed = f"0 with the method {prune.method!r}, whose scores do not learn"
+    _require(prune.sharpness == 0 or learns_scores, "prune.sharpness", prune.sharpness, allowed)
+    if prune.sharpness:
+        name = loss_name(config, "prune")
+        _require(name != FREE, "prune.loss", name, "other losses with prune.sharpness > 0")
+    weights = prune.method != "admm" or prune.granularity == "weight"
+    _require(weights, "prune.granularity", prune.granularity, "weight with the method 'admm'")
+    _require(admm.rho > 0, "admm.rho", admm.rho, "numbers > 0")
+    _require(admm.growth >= 1, "admm.growth", admm.growth, "numbers >= 1")
+    _require(admm.every >= 1, "admm.every", admm.every, "whole numbers >= 1")
+    if prune.method == "admm":
+        # Gradient descent follows a penalty of curvature rho only up to about 1 / learning rate.
+        rounds = (prune.epochs - 1) // admm.every
+        last = math.log(admm.rho * prune.learning_rate) + rounds * math.log(admm.growth)
+        allowed = f"values with rho * growth**{rounds} * prune.learning_rate <= 1"
+        _require(last <= 0, "admm", dict(admm), allowed)
 
 
 def _get(config: Config, field: str) -> Any:

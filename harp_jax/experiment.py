@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 
-from harp_jax import checkpoint, models, recipe, report, workdirs
+from harp_jax import checkpoint, methods, models, recipe, report, workdirs
 from harp_jax.config import (
     Config,
     ConfigError,
@@ -181,7 +180,10 @@ class _Experiment:
         variables = self._source(stage)
         if stage == "finetune":
             return variables
-        return start_pruning(self.config, variables, self.scheme, self.workdir)
+        variables = start_pruning(self.config, variables, self.scheme, self.workdir)
+        return methods.METHODS[self.config.prune.method].start(
+            variables, recipe.context(self.config, stage, self.scheme, self.steps_per_epoch)
+        )
 
     def train(self, stage: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""
@@ -190,7 +192,16 @@ class _Experiment:
             _LOGGER.info("%s: complete, skipped", stage)
             return
         variables = self._start(stage)
-        optimizer = recipe.optimizer(self.config, stage, self.scheme, self.steps_per_epoch)
+        if stages.TRAINS[recipe.mode(self.config, stage)]:
+            self._hand_on(stage, self._fit(stage, variables, directory))
+        else:
+            self._hand_on(stage, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
+
+    def _fit(self, stage: str, variables: dict[str, Any], directory: epath.Path) -> loop.Outcome:
+        """Trains a stage in the loop."""
+        optimizer = recipe.optimizer(
+            self.config, stage, self.scheme, self.steps_per_epoch, variables
+        )
         describe_pruning = functools.partial(
             metrics.of_pruning,
             cost=self.cost,
@@ -211,17 +222,18 @@ class _Experiment:
             describe=describe_pruning if stage == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
-        outcome = loop.fit(
+        return loop.fit(
             plan,
             recipe.first_state(self.config, stage, variables, optimizer, self.dataset.image_shape),
             self._programs(stage, optimizer),
             self.dataset,
             directory,
         )
-        self._hand_on(stage, outcome)
 
-    def _programs(self, stage: str, optimizer: optax.GradientTransformation) -> loop.Programs:
-        step = recipe.train_step(self.config, stage, self.model, optimizer, self.steps_per_epoch)
+    def _programs(self, stage: str, optimizer: Any) -> loop.Programs:
+        step = recipe.train_step(
+            self.config, stage, self.model, self.scheme, optimizer, self.steps_per_epoch
+        )
         return loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
             bake=self.measurement.bake,
@@ -234,7 +246,8 @@ class _Experiment:
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
             variables["rates"], notes = self._fit_budget(variables, outcome)
-        if self.config.data.select_on == "test" and outcome.reached:
+        on_test = self.config.data.select_on == "test" and outcome.epoch is not None
+        if on_test and outcome.reached:
             chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"
             notes = [*notes, f"{chosen} test data (data.select_on='test'), so it looks too good"]
         for note in notes:

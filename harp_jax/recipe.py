@@ -6,11 +6,11 @@ from typing import Any
 import flax.linen as nn
 import optax
 
-from harp_jax.config import Config, loss_name, minimum_rate, objective, validation_attack
+from harp_jax import methods
+from harp_jax.config import Config, loss_name, objective, validation_attack
 from harp_jax.data import augment
-from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.schemes import Scheme
-from harp_jax.training import optim, stages
+from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.free_step import make_free_step
 from harp_jax.training.objectives import FREE
@@ -29,8 +29,14 @@ def learning_rate(config: Config, stage: str, per_epoch: int) -> optax.Schedule:
     return optim.learning_rate(name, settings.learning_rate, settings.epochs, per_epoch)
 
 
+def context(config: Config, stage: str, scheme: Scheme, steps_per_epoch: int) -> methods.Context:
+    """What the pruning methods may ask for in a stage, which counts the optimiser's updates."""
+    replays = config.free.replays if loss_name(config, stage) == FREE else 1
+    return methods.Context(config, scheme, replays * steps_per_epoch)
+
+
 def optimizer(
-    config: Config, stage: str, scheme: Scheme, steps_per_epoch: int
+    config: Config, stage: str, scheme: Scheme, steps_per_epoch: int, variables: Variables
 ) -> optax.GradientTransformation:
     """The optimiser of a stage.
 
@@ -39,32 +45,14 @@ def optimizer(
         stage: 'pretrain', 'prune' or 'finetune'.
         scheme: How the network is pruned.
         steps_per_epoch: Batches in an epoch.
+        variables: Those that the stage starts from.
 
     Returns:
         A transformation over what the stage trains.
     """
-    replays = config.free.replays if loss_name(config, stage) == FREE else 1
-    updates_per_epoch = replays * steps_per_epoch
-    prune, settings = config.prune, config.optimizer
-    trains = mode(config, stage)
-    gradient = None
-    if "rates" in stages.TRAINS[trains]:
-        gradient = add_compression_gradient(
-            scheme.cost,
-            scheme.cost.target_share(prune.target),
-            minimum_rate(config),
-            prune.gamma0,
-            updates_per_epoch,
-        )
-    pruning = trains in stages.PRUNE_METHODS
-    return optim.optimizer(
-        learning_rate(config, stage, updates_per_epoch),
-        settings.momentum,
-        settings.weight_decay,
-        gradient,
-        prune.clip_norm or None if pruning else None,
-        scheme.share if pruning else None,
-    )
+    counting = context(config, stage, scheme, steps_per_epoch)
+    schedule = learning_rate(config, stage, counting.steps_per_epoch)
+    return methods.optimizer(counting, mode(config, stage), schedule, variables)
 
 
 def first_state(
@@ -94,6 +82,7 @@ def train_step(
     config: Config,
     stage: str,
     model: nn.Module,
+    scheme: Scheme,
     optimizer: optax.GradientTransformation,
     steps_per_epoch: int,
 ) -> Callable[..., train_state.TrainState]:
@@ -103,6 +92,7 @@ def train_step(
         config: A valid configuration.
         stage: 'pretrain', 'prune' or 'finetune'.
         model: Network whose BatchNorm synchronises over the devices.
+        scheme: How it is pruned.
         optimizer: See `optimizer`.
         steps_per_epoch: Batches in an epoch.
 
@@ -120,4 +110,7 @@ def train_step(
         return make_free_step(model, attack.epsilon, config.free.replays, *shared)
     found = objective(config, stage)
     inner = None if found.inner is None else found.inner(attack)
-    return make_train_step(model, found, inner, *shared)
+    ascend = methods.score_ascent(
+        context(config, stage, scheme, steps_per_epoch), mode(config, stage)
+    )
+    return make_train_step(model, found, inner, *shared, ascend)

@@ -17,7 +17,7 @@ from etils import epath
 from harp_jax import checkpoint
 from harp_jax.config import CHECKPOINT, JSON, Config, ConfigError, minimum_rate
 from harp_jax.pruning import compression
-from harp_jax.pruning.costs import parameter_costs
+from harp_jax.pruning.costs import WeightCost, parameter_costs
 from harp_jax.pruning.layers import (
     Path,
     layer_name,
@@ -25,8 +25,9 @@ from harp_jax.pruning.layers import (
     rates_of,
     tree_of_leaves,
 )
+from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
-from harp_jax.pruning.strategies import STRATEGIES, Rates
+from harp_jax.pruning.strategies import STRATEGIES, Rates, whole_counts
 from harp_jax.training import stages
 from harp_jax.types import Variables
 
@@ -39,8 +40,8 @@ def start_pruning(
     """The variables that the prune stage starts from.
 
     Rates that learn start at `prune.initial_rate` and are pulled down to the target; fixed ones
-    must be on it. What they start from is logged and, by the first process, written to
-    strategy.json.
+    must be on it: those of a rule keep as many weights as it allows, to the weight. What they start
+    from is logged and, by the first process, written to strategy.json.
 
     Args:
         config: A valid configuration.
@@ -58,6 +59,7 @@ def start_pruning(
     fixed = "rates" not in stages.TRAINS[config.prune.method]
     sizes = parameter_costs(variables["params"])
     rates = read(config, scheme.architecture.pruned)
+    by_rule = rates is None
     if rates is None:
         leaves = leaves_by_path(variables["params"])
         kernels = {path: leaves[path] for path in sizes}
@@ -66,6 +68,9 @@ def start_pruning(
     pruned = scheme.make_prunable(variables, rates, minimum)
     if fixed:
         logits, share = leaves_by_path(pruned["rates"]), scheme.cost.target_share(target)
+        if by_rule and isinstance(scheme.cost, WeightCost):
+            counts = whole_counts(rates, sizes, int(share * scheme.cost.total), minimum)
+            logits = {path: logit_from_count(n, sizes[path], minimum) for path, n in counts.items()}
         logits, _ = compression.shift_to_budget(logits, minimum, scheme.cost, share)
         pruned["rates"] = tree_of_leaves(logits)
     found = rates_of(pruned)

@@ -15,9 +15,9 @@ LEVELS = [
     {"attacks", "losses"},
     {"checkpoint"},
     {"training"},
-    {"config", "plots", "records", "robustness"},
-    {"recipe", "strategy"},
-    {"curves", "evaluate", "export", "inference", "interrupt", "report", "workdirs"},
+    {"baselines", "config", "plots", "records", "robustness"},
+    {"methods", "strategy"},
+    {"curves", "evaluate", "export", "inference", "interrupt", "recipe", "report", "workdirs"},
     {"experiment"},
     {"main"},
 ]
@@ -27,7 +27,7 @@ ALLOWED = {
     ("checkpoint", "harp_jax.training.state"): "the tree whose parts it saves and restores",
     ("report", "harp_jax.curves"): "one of a page's figures",
 }
-PURE = ("ops", "pruning", "models", "attacks", "losses", "types")
+PURE = ("ops", "pruning", "models", "attacks", "losses", "types", "baselines")
 FORBIDDEN_IN_PURE = {"etils", "ml_collections", "orbax", "time", "os", "pathlib", "json"}
 
 

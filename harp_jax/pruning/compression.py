@@ -4,7 +4,6 @@ Costs are given as a `costs.Cost`, or as plain parameter counts.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax.pruning.costs import Cost, WeightCost
-from harp_jax.pruning.rates import SMALLEST_SHARE, rate_from_logit
+from harp_jax.pruning.rates import logit_between, rate_from_logit
 from harp_jax.types import Scalar
 
 # L_hw counts as zero once it rounds to zero at this many decimals (the authors' rule).
@@ -237,9 +236,7 @@ def settle(logits: Mapping[Any, Any], minimum: float, costs: Any) -> dict[Any, j
     settled = {}
     for path, logit in logits.items():
         ends = cost.equal_rates(path, rate_from_logit(logit, minimum))
-        low, high = (min(max(end, minimum), 1.0) for end in ends)
-        share = max(((low + high) / 2 - minimum) / (1.0 - minimum), SMALLEST_SHARE)
-        middle = jnp.float32(math.log(share / (1.0 - share)))
+        middle = logit_between(*ends, minimum) if ends[1] > minimum else logit
         same = cost.equal_rates(path, rate_from_logit(middle, minimum)) == ends
         settled[path] = middle if same else jnp.float32(logit)
     return settled

@@ -6,6 +6,8 @@ an unconstrained logit `r` (HARP, Section 3.2):
     a = a_min + (1 - a_min) * sigmoid(r),    a_min = alpha * (target rate of the network).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -46,3 +48,35 @@ def logit_from_rate(rate: ArrayLike, minimum: ArrayLike) -> Float[Array, "..."]:
     rate, minimum = jnp.asarray(rate, jnp.float32), jnp.asarray(minimum, jnp.float32)
     share = jnp.clip((rate - minimum) / (1.0 - minimum), SMALLEST_SHARE, LARGEST_SHARE)
     return jnp.log(share / (1.0 - share))
+
+
+def logit_between(low: float, high: float, minimum: float) -> Float[Array, ""]:
+    """Logit of the middle of a range of rates, or of the part of it that can be reached.
+
+    Args:
+        low: Lower end, below 1.
+        high: Upper end, above `minimum`.
+        minimum: Smallest rate a_min, in [0, 1).
+
+    Returns:
+        The float32 logit.
+    """
+    rate = (max(low, minimum) + min(high, 1.0)) / 2
+    return jnp.float32(math.log((rate - minimum) / (1.0 - rate)))
+
+
+def logit_from_count(count: int, size: int, minimum: float) -> Float[Array, ""]:
+    """Logit of a rate at which `masks.kept_weights` is an exact number.
+
+    All rates in ((count - 1) / size, count / size] keep as many; the middle of those above the
+    minimum is taken, so that no rounding moves the number.
+
+    Args:
+        count: Kept weights, above minimum * size, up to `size`.
+        size: Number of weights in the layer.
+        minimum: Smallest rate a_min, in [0, 1).
+
+    Returns:
+        The float32 logit.
+    """
+    return logit_between((count - 1) / size, count / size, minimum)

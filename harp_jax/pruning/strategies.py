@@ -68,10 +68,34 @@ def lamp(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rate
         The rate of every path.
     """
     scores = {path: _lamp_scores(np.asarray(kernel)) for path, kernel in kernels.items()}
-    sizes = _sizes(kernels)
+    return _one_threshold(scores, _sizes(kernels), rate, minimum)
+
+
+def global_magnitude(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
+    """What one threshold for the magnitudes of all weights of the network keeps.
+
+    The largest weights of the whole network are counted, equal ones in order of the layers. It may
+    leave a layer nothing: `minimum` guards that.
+
+    Args:
+        kernels: Every kernel of the pre-trained network, by path.
+        rate: Fraction of all weights kept, in (0, 1].
+        minimum: Smallest rate of a layer, in [0, rate]; layers below it get it, and the rest is
+            scaled so that the budget still holds.
+
+    Returns:
+        The rate of every path.
+    """
+    scores = {path: np.sort(np.abs(kernel), axis=None) for path, kernel in kernels.items()}
+    return _one_threshold(scores, _sizes(kernels), rate, minimum)
+
+
+def _one_threshold(
+    scores: Mapping[Path, np.ndarray], sizes: Mapping[Path, int], rate: float, minimum: float
+) -> Rates:
+    """The share of each layer in the highest scores of all layers; scores ascend within a layer."""
     left = max(round(rate * sum(sizes.values())), 1)
     threshold = np.partition(np.concatenate(list(scores.values())), -left)[-left]
-    # Scores ascend within a layer.
     above = {path: len(s) - int(s.searchsorted(threshold, "right")) for path, s in scores.items()}
     left -= sum(above.values())
     shares = {}
@@ -90,6 +114,36 @@ def _lamp_scores(kernel: np.ndarray) -> np.ndarray:
     squares = np.sort(np.square(kernel.ravel(), dtype=np.float64))
     at_least_as_large = squares[::-1].cumsum()[::-1]
     return squares / np.where(at_least_as_large > 0, at_least_as_large, 1.0)
+
+
+def whole_counts(
+    rates: Rates, sizes: Mapping[Path, int], budget: int, minimum: float
+) -> dict[Path, int]:
+    """Whole numbers of weights near those of the rates that spend a budget exactly.
+
+    Every layer gets the whole part of what its rate keeps; what is left goes to the largest
+    fractions. What minima spend too much is taken from the layers that are nearest to their rates.
+
+    Args:
+        rates: By path; together they spend about the budget.
+        sizes: Number of weights, by path.
+        budget: Number of weights that all layers keep.
+        minimum: Smallest rate of a layer, in [0, 1): a layer keeps at least half a weight more.
+
+    Returns:
+        The kept weights of every path. Their sum is the budget, unless the minima alone exceed it.
+    """
+    lowest = {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
+    wanted = {path: max(rate * sizes[path], lowest[path]) for path, rate in rates.items()}
+    counts = {path: int(number) for path, number in wanted.items()}
+    left = budget - sum(counts.values())
+    one = 1 if left > 0 else -1
+    for _ in range(abs(left)):
+        free = [path for path in counts if lowest[path] <= counts[path] + one <= sizes[path]]
+        if not free:
+            break
+        counts[min(free, key=lambda path: one * (counts[path] - wanted[path]))] += one
+    return counts
 
 
 def _sizes(kernels: Mapping[Path, Any]) -> dict[Path, int]:
@@ -121,4 +175,9 @@ def _spend(
     return scaled(high)
 
 
-STRATEGIES: dict[str, Strategy] = {"uniform": uniform, "erk": erk, "lamp": lamp}
+STRATEGIES: dict[str, Strategy] = {
+    "uniform": uniform,
+    "erk": erk,
+    "lamp": lamp,
+    "global": global_magnitude,
+}

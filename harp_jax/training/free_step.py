@@ -19,7 +19,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from harp_jax import losses
-from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel, stages
 from harp_jax.training.state import TrainState
 from harp_jax.training.step import (
@@ -78,7 +77,7 @@ def make_free_step(
         def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
             trainable, opt_state, stats, perturbation = carry
             params, pull_back = jax.vjp(
-                lambda tree: bake(stages.merge(tree, frozen))["params"], trainable
+                lambda tree: stages.seen(stages.merge(tree, frozen), mode), trainable
             )
             (loss, (logits, stats)), (gradient, ascent) = differentiate(params, perturbation, stats)
             gradient = parallel.mean(pull_back(gradient)[0])
@@ -93,9 +92,10 @@ def make_free_step(
         carry = (trainable, state.opt_state, state.variables["batch_stats"], _own(whole, images))
         carry, (loss, correct) = lax.scan(replay, carry, length=replays)
         trainable, opt_state, stats, perturbation = carry
+        variables = stages.follow(stages.merge(trainable, frozen), mode)
         return state.replace(
             step=state.step + 1,
-            variables={**stages.merge(trainable, frozen), "batch_stats": stats},
+            variables={**variables, "batch_stats": stats},
             opt_state=opt_state,
             sums=add_to_sums(state, loss.mean(), correct.mean(), len(labels)),
             perturbation=_with(whole, perturbation),

@@ -103,12 +103,12 @@ class Outcome:
 
     Attributes:
         variables: The best network, or the last one if no epoch could count as best.
-        epoch: The epoch that it comes from.
+        epoch: The epoch that it comes from; None where nothing is trained.
         reached: Whether the compression target was reached.
     """
 
     variables: dict[str, Any]
-    epoch: int
+    epoch: int | None
     reached: bool
 
 

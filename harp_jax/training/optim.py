@@ -51,6 +51,7 @@ def optimizer(
     compression_gradient: optax.GradientTransformation | None = None,
     clip_norm: float | None = None,
     share: optax.GradientTransformation | None = None,
+    penalty_gradient: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """SGD as the authors run it, with the compression loss in front of it for the rates.
 
@@ -69,6 +70,7 @@ def optimizer(
             decay come on top. None does not clip, as the authors.
         share: Applied to the gradients of scores and of rates, the compression loss's included,
             where layers share channels (`channels.share_gradients`).
+        penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`baselines.admm`).
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -87,7 +89,7 @@ def optimizer(
 
     rates = optax.chain(compression_gradient or optax.identity(), shared(sgd()))
     per_collection: dict[Hashable, Any] = {
-        "params": sgd(),
+        "params": sgd() if penalty_gradient is None else optax.chain(penalty_gradient, sgd()),
         "scores": shared(sgd()),
         "rates": rates,
     }

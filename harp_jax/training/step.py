@@ -10,13 +10,13 @@ import optax
 
 from harp_jax import models
 from harp_jax.attacks import Attack
-from harp_jax.pruning.layers import bake
 from harp_jax.training import parallel, stages
 from harp_jax.training.objectives import Objective
 from harp_jax.training.state import TrainState
 from harp_jax.types import Images, Labels, Logits, RawImages, Scalar
 
 Augment = Callable[[RawImages, jax.Array], Images]
+Ascend = Callable[[Any, Any], Any]
 
 
 def make_train_step(
@@ -27,6 +27,7 @@ def make_train_step(
     mode: str,
     augment: Augment,
     steps_per_epoch: int,
+    ascend: Ascend | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices.
 
@@ -43,6 +44,9 @@ def make_train_step(
         mode: A key of `stages.TRAINS`.
         augment: (uint8 images, one key per image) -> images in [0, 1].
         steps_per_epoch: Updates in an epoch.
+        ascend: (scores, their gradient) -> the scores at which the gradient of the update is taken
+            (`sharpness.ascend`), with the same images; BatchNorm's statistics, the loss and the
+            accuracy are those of the scores as they are. None takes it there, too.
 
     Returns:
         (state, batch) -> state, to be run under the axis `parallel.AXIS`. A batch holds this
@@ -53,23 +57,26 @@ def make_train_step(
         keys = example_keys(state, batch["index"], steps_per_epoch)
         images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
         trainable, frozen = stages.split(state.variables, mode)
-        params, pull_back = jax.vjp(lambda t: bake(stages.merge(t, frozen))["params"], trainable)
+
+        def seen(trainable: Any) -> Any:
+            return stages.seen(stages.merge(trainable, frozen), mode)
+
+        params, pull_back = jax.vjp(seen, trainable)
         batch_stats = state.variables["batch_stats"]
         logits_fn = models.logits_fn(model, {"params": params, "batch_stats": batch_stats})
         adversarial = images
         if attack is not None:
             adversarial = attack(logits_fn, images, labels, keys[:, 1])
-
-        def loss_fn(params: Any) -> tuple[Scalar, tuple[Logits, Any]]:
-            forward = TrainingForward(model, params, batch_stats)
-            loss, logits = objective.loss(forward, images, adversarial, labels)
-            return loss, (logits, forward.batch_stats)
-
+        loss_fn = _loss_of(model, objective, batch_stats, images, adversarial, labels)
         (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         gradient = parallel.mean(pull_back(gradient)[0])
+        if ascend is not None:
+            scores = ascend(trainable["scores"], gradient["scores"])
+            params, pull_back = jax.vjp(seen, {**trainable, "scores": scores})
+            gradient = parallel.mean(pull_back(jax.grad(loss_fn, has_aux=True)(params)[0])[0])
         updates, opt_state = optimizer.update(gradient, state.opt_state, trainable)
         trained: Any = optax.apply_updates(trainable, updates)
-        variables = stages.merge(trained, frozen)
+        variables = stages.follow(stages.merge(trained, frozen), mode)
         return state.replace(
             step=state.step + 1,
             variables={**variables, "batch_stats": batch_stats},
@@ -78,6 +85,24 @@ def make_train_step(
         )
 
     return train_step
+
+
+def _loss_of(
+    model: nn.Module,
+    objective: Objective,
+    batch_stats: Any,
+    images: Images,
+    adversarial: Images,
+    labels: Labels,
+) -> Callable[[Any], tuple[Scalar, tuple[Logits, Any]]]:
+    """The loss of a batch as a function of the params, with (logits, new batch_stats) beside it."""
+
+    def loss_fn(params: Any) -> tuple[Scalar, tuple[Logits, Any]]:
+        forward = TrainingForward(model, params, batch_stats)
+        loss, logits = objective.loss(forward, images, adversarial, labels)
+        return loss, (logits, forward.batch_stats)
+
+    return loss_fn
 
 
 class TrainingForward:

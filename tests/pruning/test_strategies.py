@@ -10,7 +10,16 @@ from numpy.testing import assert_allclose
 
 from harp_jax import models
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path
-from harp_jax.pruning.strategies import STRATEGIES, erk, lamp, uniform
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.rates import logit_from_count, rate_from_logit
+from harp_jax.pruning.strategies import (
+    STRATEGIES,
+    erk,
+    global_magnitude,
+    lamp,
+    uniform,
+    whole_counts,
+)
 
 NETWORKS, RATES = ("vgg16_bn", "resnet18"), (0.1, 0.01)
 
@@ -129,3 +138,41 @@ def test_everything_is_kept_at_rate_one():
     kernels = {("a", "kernel"): np.arange(4.0).reshape(2, 2), ("b", "kernel"): np.ones((3, 2))}
     for strategy in STRATEGIES.values():
         assert list(strategy(kernels, 1.0, 0.1).values()) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_global_magnitude_counts_what_one_threshold_leaves(network, rate):
+    _, kernels, layers = network
+    everything = np.sort(np.concatenate([np.abs(k).ravel() for k in kernels.values()]))
+    threshold = everything[-round(rate * layers.size)]
+    found = global_magnitude(kernels, rate)
+    for path, kernel in kernels.items():
+        assert found[path] == (np.abs(kernel) >= threshold).sum() / kernel.size
+
+
+def test_of_equal_magnitudes_the_first_layers_are_taken():
+    kernels = {("a", "kernel"): np.array([[1.0, -3.0]]), ("b", "kernel"): np.array([[3.0, -1.0]])}
+    assert list(global_magnitude(kernels, 1 / 4).values()) == [0.5, 0.0]
+    assert list(global_magnitude(kernels, 3 / 4).values()) == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values())
+@pytest.mark.parametrize("rate", RATES)
+def test_whole_counts_spend_a_budget_to_the_weight(network, strategy, rate):
+    _, kernels, layers = network
+    minimum, budget = 0.1 * rate, int(rate * layers.size)
+    sizes = {path: kernel.size for path, kernel in kernels.items()}
+    rates = strategy(kernels, rate, minimum)
+    counts = whole_counts(rates, sizes, budget, minimum)
+    assert sum(counts.values()) == budget
+    for path, count in counts.items():
+        assert abs(count - rates[path] * sizes[path]) < 2
+        logit = logit_from_count(count, sizes[path], minimum)
+        assert kept_weights(rate_from_logit(logit, minimum), sizes[path]) == count
+
+
+def test_every_count_of_a_layer_has_its_logit():
+    for minimum in (0.0, 0.05):
+        for count in range(round(minimum * 40) + 1, 41):
+            logit = logit_from_count(count, 40, minimum)
+            assert kept_weights(rate_from_logit(logit, minimum), 40) == count

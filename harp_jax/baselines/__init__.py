@@ -1,0 +1,1 @@
+"""What other pruning methods need beside the stages that all share."""

@@ -1,0 +1,126 @@
+"""Robust-ADMM: weights that are pulled to a sparse network while they train.
+
+Ye et al., "Adversarial Robustness vs. Model Compression, or Both?" (ICCV 2019), after Zhang et al.,
+"A Systematic DNN Weight Pruning Framework using ADMM" (ECCV 2018). With W_l the weights of a layer,
+Z_l what they are pulled to and U_l the scaled dual variable, training minimises
+
+    loss(W) + rho / 2 * sum_l ||W_l - Z_l + U_l||^2,
+
+and now and then Z_l becomes the nearest matrix to W_l + U_l with as many weights as the layer may
+keep, U_l grows by W_l - Z_l, and rho by a factor.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int
+
+from harp_jax.pruning.layers import Path, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.masks import weight_mask
+from harp_jax.types import Kernel, Rate, Scalar
+
+
+class AdmmState(NamedTuple):
+    """State of `admm`: all that a resumed run needs.
+
+    Attributes:
+        count: Updates done.
+        rho: Weight of the penalty.
+        rates: Fraction of the weights that each kernel may keep; a tree, as the next two.
+        sparse: Z, what the kernels are pulled to.
+        dual: U, the scaled dual variables.
+    """
+
+    count: Int[Array, ""]
+    rho: Scalar
+    rates: Any
+    sparse: Any
+    dual: Any
+
+
+def keep_largest(weights: Kernel, rate: Rate) -> Kernel:
+    """The nearest array (Euclidean) with `masks.kept_weights(rate, n)` entries that are not zero.
+
+    Args:
+        weights: Any shape, n entries.
+        rate: Fraction kept, in [0, 1].
+
+    Returns:
+        The largest magnitudes where they were, zeros elsewhere; ties as in `masks.weight_mask`.
+    """
+    return weights * weight_mask(weights, rate)
+
+
+def next_round(state: AdmmState, weights: Any, growth: float) -> AdmmState:
+    """Z = the projection of W + U, then U = U + W - Z, and rho grows.
+
+    U is not scaled back when rho grows, as in the published code of Ye et al.
+
+    Args:
+        state: Before the round.
+        weights: W, in the structure of `state.sparse`.
+        growth: Factor of rho, >= 1.
+
+    Returns:
+        The state with the same count.
+    """
+    moved = jax.tree.map(jnp.add, weights, state.dual)
+    sparse = jax.tree.map(keep_largest, moved, state.rates)
+    dual = jax.tree.map(jnp.subtract, moved, sparse)
+    return state._replace(rho=state.rho * growth, sparse=sparse, dual=dual)
+
+
+def admm(
+    rates: Mapping[Path, Any], rho: float, growth: float, steps_per_round: int
+) -> optax.GradientTransformation:
+    """Adds the gradient of the penalty, rho * (W - Z + U), to that of the training loss.
+
+    The first link of the weights' optax chain. Z starts as the projection of the first weights, U
+    at zero; a round ends after `steps_per_round` updates.
+
+    Args:
+        rates: Fraction of the weights to keep, by path in the tree that is updated; what has no
+            path here is not pulled anywhere.
+        rho: First weight of the penalty, > 0.
+        growth: Factor of rho from round to round, >= 1.
+        steps_per_round: Updates between two rounds, >= 1.
+
+    Returns:
+        A gradient transformation over a nested dict.
+    """
+
+    def kernels(params: Any) -> Any:
+        leaves = leaves_by_path(params)
+        return tree_of_leaves({path: leaves[path] for path in rates})
+
+    def init(params: Any) -> AdmmState:
+        weights = kernels(params)
+        kept = tree_of_leaves({path: jnp.float32(rate) for path, rate in rates.items()})
+        return AdmmState(
+            count=jnp.int32(0),
+            rho=jnp.float32(rho),
+            rates=kept,
+            sparse=jax.tree.map(keep_largest, weights, kept),
+            dual=jax.tree.map(jnp.zeros_like, weights),
+        )
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        if params is None:
+            raise ValueError("params=None: the penalty's gradient needs the weights")
+        weights = kernels(params)
+        round_ends = (state.count > 0) & (state.count % steps_per_round == 0)
+        state = lax.cond(
+            round_ends, lambda s, w: next_round(s, w, growth), lambda s, _: s, state, weights
+        )
+        penalty = jax.tree.map(
+            lambda w, z, u: state.rho * (w - z + u), weights, state.sparse, state.dual
+        )
+        leaves = leaves_by_path(updates)
+        leaves |= {path: leaves[path] + pull for path, pull in leaves_by_path(penalty).items()}
+        return tree_of_leaves(leaves), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,31 @@
+"""Random pruning: which weights or channels stay is drawn, how many of a layer is not."""
+
+from typing import Any
+
+import numpy as np
+
+from harp_jax.pruning.channels import Architecture
+from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
+
+
+def random_scores(
+    variables: dict[str, Any], architecture: Architecture, seed: int
+) -> dict[str, Any]:
+    """Variables whose scores are drawn uniformly from [0, 1).
+
+    Args:
+        variables: Of a network with scores.
+        architecture: Its layers; those that share channels get the same scores.
+        seed: The run's seed, >= 0.
+
+    Returns:
+        New variables that share all other arrays with the given ones.
+    """
+    owners = {path: path for path in architecture.pruned}
+    owners |= {path: group.readers[0] for group in architecture.prunable for path in group.readers}
+    places = {path: place for place, path in enumerate(architecture.pruned)}
+    scores = {
+        path: np.random.default_rng((seed, places[owners[path]])).random(leaf.shape, np.float32)
+        for path, leaf in leaves_by_path(variables["scores"]).items()
+    }
+    return {**variables, "scores": tree_of_leaves(scores)}

@@ -1,0 +1,34 @@
+"""Score-space sharpness: the loss of the masks around the present scores, instead of theirs alone.
+
+S2AP (Piras et al., 2025, arXiv:2510.18381) learns scores s by min_s max_z L(M(s + z)), with the
+perturbation of every layer bounded by that layer's scores, ||z_l|| <= gamma * ||s_l||. To first
+order the maximum is at the bound, along the gradient of the loss with respect to the scores.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from harp_jax.types import Scores
+
+
+def ascend(scores: Any, gradient: Any, sharpness: float) -> Any:
+    """Scores moved up the loss: s_l + sharpness * ||s_l|| * g_l / ||g_l||, layer by layer.
+
+    Args:
+        scores: A tree of score arrays, one a layer.
+        gradient: The (straight-through) gradient of the loss, in the same structure.
+        sharpness: Length of the step relative to that of the layer's scores, gamma in the paper,
+            >= 0.
+
+    Returns:
+        The perturbed scores; those of a layer without a gradient stay.
+    """
+
+    def move(layer: Scores, direction: Scores) -> Scores:
+        length = jnp.linalg.norm(direction.ravel())
+        scale = sharpness * jnp.linalg.norm(layer.ravel()) / jnp.where(length > 0, length, 1.0)
+        return layer + scale * direction
+
+    return jax.tree.map(move, scores, gradient)
