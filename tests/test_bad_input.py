@@ -54,7 +54,7 @@ FIELDS = [
     ({"free.replays": 0}, ["free.replays=0", "whole numbers >= 1"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate, admm, magnitude"]),
     ({"prune.granularity": "filter"}, ["prune.granularity='filter'", "weight, channel"]),
-    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, json:PATH"]),
+    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, global, json:PATH"]),
     ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
     ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
     ({"data.image_size": 0}, ["data.image_size=0", ">= 1"]),
