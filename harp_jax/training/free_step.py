@@ -28,7 +28,7 @@ from harp_jax.training.step import (
     count_correct,
     example_keys,
 )
-from harp_jax.types import Images, Logits, Scalar
+from harp_jax.types import Images, Labels, Logits, Scalar
 
 GlobalImages = Float[Array, "global height width channels"]
 
@@ -67,12 +67,7 @@ def make_free_step(
         images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
         trainable, frozen = stages.split(state.variables, mode)
 
-        def loss_fn(params: Any, perturbation: Images, stats: Any) -> tuple[Scalar, Any]:
-            forward = TrainingForward(model, params, stats)
-            logits: Logits = forward(perturbed(images, perturbation))
-            return losses.natural(logits, labels), (logits, forward.batch_stats)
-
-        differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        differentiate = _differentiated(model, images, labels)
 
         def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
             trainable, opt_state, stats, perturbation = carry
@@ -102,6 +97,27 @@ def make_free_step(
         )
 
     return train_step
+
+
+def _differentiated(model: nn.Module, images: Images, labels: Labels) -> Callable[..., Any]:
+    """The loss of a replay with its gradients, from one backward pass.
+
+    Args:
+        model: The network.
+        images: In [0, 1].
+        labels: True classes.
+
+    Returns:
+        (params, perturbation, batch_stats) -> ((loss, (logits, new batch_stats)), (gradient of
+        params, gradient of the perturbation)).
+    """
+
+    def loss_fn(params: Any, perturbation: Images, stats: Any) -> tuple[Scalar, tuple[Logits, Any]]:
+        forward = TrainingForward(model, params, stats)
+        logits = forward(perturbed(images, perturbation))
+        return losses.natural(logits, labels), (logits, forward.batch_stats)
+
+    return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
 
 
 def perturbed(images: Images, perturbation: Images) -> Images:
