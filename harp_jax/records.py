@@ -25,7 +25,9 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 def read_results(workdir: epath.Path) -> dict[str, Any]:
     """results.json with its rows in the stages' order; a `ReportError` if there are none."""
     path = workdir / "results.json"
-    pending = [stage for stage in STAGES if not (workdir / stage / "metrics.jsonl").exists()]
+    # A stage of one shot has a result and no epochs.
+    signs = ("metrics.jsonl", "result")
+    pending = [s for s in STAGES if not any((workdir / s / sign).exists() for sign in signs)]
     advice = f"run stage {pending[0]!r}" if pending else "run the evaluation of stage 'finetune'"
     if not path.exists():
         raise ReportError(f"{path}: missing, so there is nothing to report; {advice} first")

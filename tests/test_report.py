@@ -248,6 +248,12 @@ def test_error_without_results_names_the_stage_to_run(tmp_path):
         report.write(tmp_path)
 
 
+def test_a_stage_without_epochs_is_not_pending(tmp_path):
+    (tmp_path / "pretrain" / "result").mkdir(parents=True)
+    with pytest.raises(report.ReportError, match=r"missing.*run stage 'prune'"):
+        report.write(tmp_path)
+
+
 def test_error_without_rows_names_the_stage_to_run(workdir):
     write_json(workdir / "results.json", results() | {"rows": []})
     with pytest.raises(report.ReportError, match=r"results\.json: has no rows.*the evaluation"):

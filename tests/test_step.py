@@ -38,7 +38,8 @@ def jaxpr_loops(jaxpr, inside=()):
                 yield from jaxpr_loops(inner, around)
 
 
-def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
+def mapped_step(pruned, ascend=None):
+    """A step over the axis of devices, and its arguments for one."""
     optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4)
     step = make_train_step(
         models.create("tiny", 10, axis_name=parallel.AXIS),
@@ -48,6 +49,7 @@ def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
         "harp",
         lambda images, keys: to_unit(images),
         10,
+        ascend,
     )
     state = train_state.create(pruned, "harp", optimizer, 0)
     batch = {
@@ -56,7 +58,18 @@ def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
         "index": jnp.arange(4),
     }
     mapped = jax.vmap(step, axis_name=parallel.AXIS)
-    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, batch))
+    return mapped, jax.tree.map(lambda x: jnp.asarray(x)[None], (state, batch))
+
+
+def test_the_attack_runs_once_where_the_gradient_is_taken_elsewhere(pruned):
+    mapped, one = mapped_step(pruned, lambda scores, gradient: scores)
+    loops = list(jaxpr_loops(jax.make_jaxpr(mapped)(*one).jaxpr))
+    assert [around for trips, around in loops if trips == ATTACK_STEPS] == [()]
+    assert [around for trips, around in loops if trips == MASK_PASSES] == [()] * 16
+
+
+def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
+    mapped, one = mapped_step(pruned)
     loops = list(jaxpr_loops(jax.make_jaxpr(mapped)(*one).jaxpr))
     assert [around for trips, around in loops if trips == MASK_PASSES] == [()] * 8
     assert [around for trips, around in loops if trips == ATTACK_STEPS] == [()]
