@@ -50,7 +50,9 @@ class Examples(list):
 
 def stored(examples):
     """Mocks the data source by a list, the same for each split."""
-    return tfds.testing.mock_data(as_data_source_fn=lambda builder, split: Examples(examples))
+    return tfds.testing.mock_data(
+        as_data_source_fn=lambda builder, split, decoders: Examples(examples)
+    )
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped", "fashion_mnist", "mnist"])
@@ -93,19 +95,19 @@ def test_more_examples_than_are_read_together(prepared):
 
 def test_images_of_different_sizes_must_be_streamed(prepared):
     examples = [{"image": np.zeros((height, 8, 3), np.uint8), "label": 0} for height in (8, 8, 9)]
-    text = r"'imagenet2012': images of different sizes \(\(8, 8, 3\) and \(9, 8, 3\)\).* streamed"
+    text = r"'imagenet2012': images of different sizes \(\(8, 8, 3\) and \(9, 8, 3\)\).* stream"
     with stored(examples), pytest.raises(DataError, match=text):
         load("imagenet2012", seed=0, validation_examples=0)
 
 
 def test_splits_of_different_sizes_must_be_streamed(prepared):
-    def source(builder, split):
+    def source(builder, split, decoders):
         size = 8 if split == "train" else 9
         return Examples([{"image": np.zeros((size, size, 3), np.uint8), "label": 0}])
 
     with (
         tfds.testing.mock_data(as_data_source_fn=source),
-        pytest.raises(DataError, match=r"images of different sizes .* streamed"),
+        pytest.raises(DataError, match=r"images of different sizes .* stream"),
     ):
         load("imagenet2012", seed=0, validation_examples=0)
 

@@ -111,9 +111,8 @@ def test_settled_rates_keep_as_much_and_stand_rounding(values):
     settled = settle(logits, MINIMUM, SIZES)
     for name, size in SIZES.items():
         kept = [int(kept_weights(rate_from_logit(logits[name], MINIMUM), size))]
-        for direction in (-np.inf, np.inf):
-            rate = rate_from_logit(settled[name], MINIMUM)
-            kept.append(int(kept_weights(np.nextafter(rate, np.float32(direction)), size)))
+        rate = rate_from_logit(settled[name], MINIMUM)
+        kept += [int(kept_weights(jnp.nextafter(rate, to), size)) for to in (-jnp.inf, jnp.inf)]
         assert len(set(kept)) == 1
 
 

@@ -29,9 +29,11 @@ class Stage:
         self.dataset = load("digits", seed=0, validation_examples=10, train_examples=count)
         model = models.create("tiny", 10, axis_name=parallel.AXIS)
         self.scheme = schemes.scheme(model, self.dataset.image_shape, "weight")
-        self.optimizer = recipe.optimizer(self.config, "prune", self.scheme, BATCHES)
+        self.optimizer = recipe.optimizer(
+            self.config, "prune", self.scheme, BATCHES, networks.tiny("weight")
+        )
         self.devices = parallel.local_devices(DEVICES)
-        step = recipe.train_step(self.config, "prune", model, self.optimizer, BATCHES)
+        step = recipe.train_step(self.config, "prune", model, self.scheme, self.optimizer, BATCHES)
         self.step = parallel.parallel(step, self.devices)
 
     def start(self):
