@@ -4,32 +4,30 @@ A file under `configs/` starts from `default()` and overrides fields. The defaul
 CIFAR-10 settings.
 """
 
-import dataclasses
 import math
-from typing import Any, TypeAlias
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.models import COMPUTE_DTYPES, MODELS
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
-from harp_jax.training.objectives import FREE, LOSSES, OBJECTIVES, Objective
+from harp_jax.sections import (
+    Config,
+    attacks_to_run,
+    loss_name,
+    make_attack,
+    require,
+    validation_attack,
+)
+from harp_jax.training.objectives import FREE, LOSSES
 from harp_jax.training.optim import SCHEDULES
 from harp_jax.training.stages import PRUNE_METHODS, STAGES, TRAINS
-from harp_jax.types import Normalization
-
-# A ConfigDict; its fields are made at run time, where `validate` checks them.
-Config: TypeAlias = Any
 
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
 JSON, CHECKPOINT = "json:", "checkpoint:"  # strategies that are read, see harp_jax.strategy
 SELECTION_SPLITS = ("validation", "test")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot work; the message names the field, its value and what is allowed."""
 
 
 def default() -> Config:
@@ -158,100 +156,6 @@ def _attacks(training: Config) -> Config:
     return ConfigDict({name: ConfigDict(settings) for name, settings in attacks.items()})
 
 
-def attacks_to_run(config: Config) -> dict[str, Attack]:
-    """The attacks of the evaluation, by name.
-
-    Raises:
-        ConfigError: for a name that `evaluate.attacks` does not have, or settings that are wrong.
-    """
-    known = config.evaluate.attacks
-    for name in config.evaluate.run:
-        _require(name in known, "evaluate.run", name, ", ".join(known))
-    return {
-        name: make_attack(known[name], f"evaluate.attacks.{name}") for name in config.evaluate.run
-    }
-
-
-def make_attack(settings: Config, field: str) -> Attack:
-    """The attack that a config section describes.
-
-    Args:
-        settings: 'type' (a key of `ATTACKS`) and that attack's fields.
-        field: Name of the section, for errors.
-
-    Returns:
-        The attack.
-
-    Raises:
-        ConfigError: for an unknown type, an unknown field or a value out of range.
-    """
-    fields = dict(settings)
-    kind = fields.pop("type", None)
-    _require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
-    known = {each.name: each.type for each in dataclasses.fields(ATTACKS[kind])}
-    for name, value in fields.items():
-        _require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
-        _require(isinstance(value, int | float | str), f"{field}.{name}", value, "plain values")
-        is_text = known[name] is str
-        allowed = "names, as text" if is_text else "numbers"
-        _require(isinstance(value, str) == is_text, f"{field}.{name}", value, allowed)
-    missing = [
-        each.name
-        for each in dataclasses.fields(ATTACKS[kind])
-        if each.default is dataclasses.MISSING and each.name not in fields
-    ]
-    _require(not missing, field, fields, f"settings with {' and '.join(map(repr, missing))}")
-    try:
-        return ATTACKS[kind](**fields)
-    except ValueError as error:
-        raise ConfigError(f"{field}.{error}") from None
-
-
-def validation_attack(config: Config) -> PGD:
-    """The attack of validation, from which each loss makes its own for training."""
-    attack: Any = make_attack({"type": "PGD", **config.attack}, "attack")
-    return attack
-
-
-def loss_name(config: Config, stage: str) -> str:
-    """The name of a stage's training loss."""
-    return config[stage].loss or config.loss
-
-
-def objective(config: Config, stage: str) -> Objective:
-    """The training loss of a stage, with its weight; for any but 'free'."""
-    name = loss_name(config, stage)
-    found = OBJECTIVES[name]
-    if found.beta is None:
-        return found
-    return dataclasses.replace(found, beta=config[name].beta)
-
-
-def normalization(config: Config, channels: int) -> Normalization | None:
-    """What the network subtracts from images and divides them by, or None.
-
-    Args:
-        config: A valid configuration.
-        channels: Of the images.
-
-    Returns:
-        (means, deviations), a number a channel.
-
-    Raises:
-        ConfigError: for another number of channels.
-    """
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    if not mean:
-        return None
-    _require(len(mean) == channels, "data.mean", mean, f"{channels} numbers, or () for none")
-    return mean, std
-
-
-def minimum_rate(config: Config) -> float:
-    """Smallest compression rate that a layer can reach, a_min = alpha * target."""
-    return config.prune.alpha * config.prune.target
-
-
 def validate(config: Config) -> None:
     """Checks every field that can be checked without loading data.
 
@@ -274,18 +178,18 @@ def validate(config: Config) -> None:
     choices |= {f"{stage}.loss": LOSSES for stage in STAGES if config[stage].loss is not None}
     for field, allowed in choices.items():
         value = _get(config, field)
-        _require(value in allowed, field, value, ", ".join(allowed))
-    _require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
+        require(value in allowed, field, value, ", ".join(allowed))
+    require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
     for stage in config.stages:
-        _require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
+        require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
     counts = [f"{stage}.epochs" for stage in STAGES]
     if config.data.select_on == "validation":
         counts.append("data.validation_examples")
     for field in (*counts, "batch_size", "evaluate.batch_size"):
-        _require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
+        require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
     for stage in STAGES:
         field = f"{stage}.learning_rate"
-        _require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
+        require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
     _validate_ranges(config)
     _validate_normalization(config)
     _validate_prune(config)
@@ -308,12 +212,12 @@ def check_batches(config: Config, devices: int) -> None:
     """
     for field in ("batch_size", "evaluate.batch_size"):
         value = _get(config, field)
-        _require(value % devices == 0, field, value, f"multiples of the {devices} devices")
+        require(value % devices == 0, field, value, f"multiples of the {devices} devices")
 
 
 def _validate_ranges(config: Config) -> None:
     momentum = config.optimizer.momentum
-    _require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
+    require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
     not_negative = (
         "seed",
         "checkpoint_every_steps",
@@ -325,46 +229,46 @@ def _validate_ranges(config: Config) -> None:
         "data.workers",
     )
     for field in not_negative:
-        _require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
+        require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
     optional = ("train_examples", "test_examples", "pad_to", "image_size")
     for field in (*(f"data.{name}" for name in optional), "devices"):
         value = _get(config, field)
-        _require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
+        require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
     if config.data.image_size is not None:
         padding = config.data.crop_padding
-        _require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
+        require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
         size = config.data.pad_to
-        _require(size is None, "data.pad_to", size, "unset with data.image_size, which crops")
+        require(size is None, "data.pad_to", size, "unset with data.image_size, which crops")
 
 
 def _validate_normalization(config: Config) -> None:
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     finite = [isinstance(x, int | float) and abs(x) < float("inf") for x in mean]
-    _require(all(finite), "data.mean", mean, "finite numbers, one a channel")
-    _require(len(std) == len(mean), "data.std", std, f"as many numbers as in data.mean={mean}")
+    require(all(finite), "data.mean", mean, "finite numbers, one a channel")
+    require(len(std) == len(mean), "data.std", std, f"as many numbers as in data.mean={mean}")
     positive = [isinstance(x, int | float) and 0 < x < float("inf") for x in std]
-    _require(all(positive), "data.std", std, "numbers > 0")
+    require(all(positive), "data.std", std, "numbers > 0")
 
 
 def _validate_losses(config: Config) -> None:
     for name in ("trades", "mart"):
-        _require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
-    _require(config.free.replays >= 1, "free.replays", config.free.replays, "whole numbers >= 1")
+        require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
+    require(config.free.replays >= 1, "free.replays", config.free.replays, "whole numbers >= 1")
     epsilon = config.attack.epsilon
     for name in {"fgsm", FREE} & {loss_name(config, stage) for stage in STAGES}:
-        _require(epsilon > 0, "attack.epsilon", epsilon, f"numbers > 0 with the loss {name!r}")
+        require(epsilon > 0, "attack.epsilon", epsilon, f"numbers > 0 with the loss {name!r}")
 
 
 def _validate_prune(config: Config) -> None:
     prune = config.prune
     is_read = prune.strategy.startswith((JSON, CHECKPOINT))
     allowed = f"{', '.join(STRATEGIES)}, {JSON}PATH, {CHECKPOINT}PATH"
-    _require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
-    _require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
-    _require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
-    _require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
+    require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
+    require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
+    require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
+    require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
     _validate_method(config)
-    _require(
+    require(
         prune.target <= prune.initial_rate <= 1,
         "prune.initial_rate",
         prune.initial_rate,
@@ -376,21 +280,21 @@ def _validate_method(config: Config) -> None:
     prune, admm = config.prune, config.admm
     learns_scores = "scores" in TRAINS[prune.method]
     allowed = f"0 with the method {prune.method!r}, whose scores do not learn"
-    _require(prune.sharpness == 0 or learns_scores, "prune.sharpness", prune.sharpness, allowed)
+    require(prune.sharpness == 0 or learns_scores, "prune.sharpness", prune.sharpness, allowed)
     if prune.sharpness:
         name = loss_name(config, "prune")
-        _require(name != FREE, "prune.loss", name, "other losses with prune.sharpness > 0")
+        require(name != FREE, "prune.loss", name, "other losses with prune.sharpness > 0")
     weights = prune.method != "admm" or prune.granularity == "weight"
-    _require(weights, "prune.granularity", prune.granularity, "weight with the method 'admm'")
-    _require(admm.rho > 0, "admm.rho", admm.rho, "numbers > 0")
-    _require(admm.growth >= 1, "admm.growth", admm.growth, "numbers >= 1")
-    _require(admm.every >= 1, "admm.every", admm.every, "whole numbers >= 1")
+    require(weights, "prune.granularity", prune.granularity, "weight with the method 'admm'")
+    require(admm.rho > 0, "admm.rho", admm.rho, "numbers > 0")
+    require(admm.growth >= 1, "admm.growth", admm.growth, "numbers >= 1")
+    require(admm.every >= 1, "admm.every", admm.every, "whole numbers >= 1")
     if prune.method == "admm":
         # Gradient descent follows a penalty of curvature rho only up to about 1 / learning rate.
         rounds = (prune.epochs - 1) // admm.every
         last = math.log(admm.rho * prune.learning_rate) + rounds * math.log(admm.growth)
         allowed = f"values with rho * growth**{rounds} * prune.learning_rate <= 1"
-        _require(last <= 0, "admm", dict(admm), allowed)
+        require(last <= 0, "admm", dict(admm), allowed)
 
 
 def _get(config: Config, field: str) -> Any:
@@ -398,8 +302,3 @@ def _get(config: Config, field: str) -> Any:
     for part in field.split("."):
         value = value[part]
     return value
-
-
-def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{field}={value!r}: allowed are {allowed}")

@@ -15,12 +15,12 @@ from etils import epath
 
 from harp_jax import checkpoint, models
 from harp_jax.attacks import APGD, Attack, AutoAttack
-from harp_jax.config import Config, attacks_to_run
 from harp_jax.data import Dataset, to_unit
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.robustness import CURVE, ROBUST, Outcome, PackedAutoAttack, warnings
+from harp_jax.sections import Config, attacks_to_run
 from harp_jax.training import parallel
 from harp_jax.training.accuracy import Measurement, Score
 from harp_jax.training.loop import InterruptedRunError

@@ -10,22 +10,21 @@ import jax.numpy as jnp
 from etils import epath
 
 from harp_jax import checkpoint, methods, models, recipe, report, workdirs
-from harp_jax.config import (
-    Config,
-    ConfigError,
-    check_batches,
-    loss_name,
-    minimum_rate,
-    normalization,
-    validate,
-    validation_attack,
-)
+from harp_jax.config import check_batches, validate
 from harp_jax.data import Dataset, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression, schemes
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.sections import (
+    Config,
+    ConfigError,
+    loss_name,
+    minimum_rate,
+    normalization,
+    validation_attack,
+)
 from harp_jax.strategy import read as read_strategy
 from harp_jax.strategy import start_pruning
 from harp_jax.training import loop, metrics, parallel, stages

@@ -20,10 +20,10 @@ import optax
 
 from harp_jax.baselines.admm import admm
 from harp_jax.baselines.chance import random_scores
-from harp_jax.config import Config, minimum_rate
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.layers import rates_of
 from harp_jax.pruning.schemes import Scheme
+from harp_jax.sections import Config, minimum_rate
 from harp_jax.training import optim, stages
 from harp_jax.training.sharpness import ascend
 from harp_jax.training.step import Ascend

@@ -7,9 +7,9 @@ import flax.linen as nn
 import optax
 
 from harp_jax import methods
-from harp_jax.config import Config, loss_name, objective, validation_attack
 from harp_jax.data import augment
 from harp_jax.pruning.schemes import Scheme
+from harp_jax.sections import Config, loss_name, objective, validation_attack
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.free_step import make_free_step

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 
 from harp_jax import checkpoint
-from harp_jax.config import CHECKPOINT, JSON, Config, ConfigError, minimum_rate
+from harp_jax.config import CHECKPOINT, JSON
 from harp_jax.pruning import compression
 from harp_jax.pruning.costs import WeightCost, parameter_costs
 from harp_jax.pruning.layers import (
@@ -28,6 +28,7 @@ from harp_jax.pruning.layers import (
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.strategies import STRATEGIES, Rates, whole_counts
+from harp_jax.sections import Config, ConfigError, minimum_rate
 from harp_jax.training import stages
 from harp_jax.types import Variables
 

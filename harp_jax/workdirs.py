@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from flax import traverse_util
 
-from harp_jax.config import Config, ConfigError
+from harp_jax.sections import Config, ConfigError
 
 # Fields that may differ when a workdir is used again: they do not change the trained networks.
 FREE_FIELDS = (

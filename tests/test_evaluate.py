@@ -7,8 +7,8 @@ import pytest
 import runs
 
 from harp_jax import evaluate, experiment
-from harp_jax.config import attacks_to_run
 from harp_jax.robustness import warnings
+from harp_jax.sections import attacks_to_run
 from harp_jax.training.accuracy import Score
 
 NAMES = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")

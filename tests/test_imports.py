@@ -15,6 +15,7 @@ LEVELS = [
     {"attacks", "losses"},
     {"checkpoint"},
     {"training"},
+    {"sections"},
     {"baselines", "config", "plots", "records", "robustness"},
     {"methods", "strategy"},
     {"curves", "evaluate", "export", "inference", "interrupt", "recipe", "report", "workdirs"},

@@ -9,9 +9,9 @@ from etils import epath
 
 from harp_jax import models, recipe
 from harp_jax.checkpoint import StageCheckpoints
-from harp_jax.config import minimum_rate
 from harp_jax.data import load
 from harp_jax.pruning import schemes
+from harp_jax.sections import minimum_rate
 from harp_jax.training import loop, metrics, optim, parallel
 from harp_jax.training.accuracy import Score
 

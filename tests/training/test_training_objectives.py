@@ -11,8 +11,8 @@ import runs
 
 from harp_jax import losses, models
 from harp_jax.attacks import PGD
-from harp_jax.config import objective, validation_attack
 from harp_jax.models.convnet import ConvNet
+from harp_jax.sections import objective, validation_attack
 from harp_jax.training import parallel
 from harp_jax.training.inner import START, NearbyAscent
 from harp_jax.training.objectives import OBJECTIVES
