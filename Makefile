@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	@echo "Open runs/mnist/report/index.html"
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m "slow and not hours"

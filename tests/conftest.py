@@ -2,16 +2,21 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Devices wait for each other where they reduce, on a busy machine longer than XLA has patience.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
+)
 
 import jax
 import pytest
+import runs
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
     """Keeps the programs of a session: tests share many of them, the layers of `tiny` above all."""
-    directory = tmp_path_factory.mktemp("compiled")
+    directory = runs.shared(tmp_path_factory.getbasetemp()) / "programs"
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,5 +1,6 @@
 """Short runs on the 8x8 digits that several test modules look at."""
 
+import fcntl
 import functools
 import importlib.util
 import json
@@ -81,10 +82,15 @@ def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return end(start(arguments))
 
 
+def shared(temporary: pathlib.Path) -> pathlib.Path:
+    """The temporary folder of all processes that run the tests of a session together."""
+    return temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
+
+
 @functools.cache
 def cache_option(temporary: pathlib.Path) -> str:
     """The option that makes all runs of a session share their compiled programs."""
-    return f"--config.compilation_cache={temporary / 'compiled'}"
+    return f"--config.compilation_cache={shared(temporary) / 'compiled'}"
 
 
 @functools.cache
@@ -97,9 +103,12 @@ def finished(temporary: pathlib.Path) -> pathlib.Path:
     Returns:
         The workdir; it is made once and only to be looked at.
     """
-    workdir = temporary / "finished"
-    done = call(command(workdir, *SHORT, cache_option(temporary)))
-    assert done.returncode == 0, done.stderr
+    workdir = shared(temporary) / "finished"
+    with workdir.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held by whoever makes it
+        if not (workdir / "report" / "index.html").exists():
+            done = call(command(workdir, *SHORT, cache_option(temporary)))
+            assert done.returncode == 0, done.stderr
     return workdir
 
 

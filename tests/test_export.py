@@ -35,7 +35,9 @@ def apply(model, variables, images):
     ("model", "shape"),
     [
         (models.create("cnn", 10), (28, 28, 1)),
-        (VGG(10, plan=(16, POOL, 32, 16), hidden=(32, 16)), (8, 8, 3)),
+        pytest.param(
+            VGG(10, plan=(16, POOL, 32, 16), hidden=(32, 16)), (8, 8, 3), marks=pytest.mark.slow
+        ),
     ],
     ids=["cnn", "vgg"],
 )

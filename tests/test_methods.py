@@ -148,6 +148,7 @@ def test_admm_goes_on_with_the_same_bits(run, trained_by_admm, tmp_path, monkeyp
     assert runs.metrics(tmp_path / "run", "prune") == runs.metrics(whole, "prune")
 
 
+@pytest.mark.slow
 def test_scores_learn_with_sharpness(run, tmp_path):
     learned = run(tmp_path / "run", "score", **{"prune.epochs": 3, "prune.sharpness": 0.05})
     first = run(tmp_path / "first", "magnitude")

@@ -46,6 +46,7 @@ def test_the_stronger_attack_finds_more(setting, robust):
     assert robust(CE, 300) <= pgd
 
 
+@pytest.mark.slow
 def test_autoattack_is_as_strong_as_its_parts(setting, robust):
     network, images, labels, _ = setting
     keys = jax.random.split(jax.random.key(4), 300)

@@ -104,7 +104,7 @@ def test_shift_meets_the_budget_and_no_smaller_shift_does(values):
     assert (np.diff(np.array(list(shifted.values()))[order]) >= 0).all()
 
 
-@few
+@settings(few, max_examples=10)
 @given(logit_lists)
 def test_settled_rates_keep_as_much_and_stand_rounding(values):
     logits = {name: jnp.float32(value) for name, value in zip(SIZES, values, strict=True)}
