@@ -104,7 +104,7 @@ def test_loaded_network_has_the_accuracy_of_the_results(workdir):
 
 
 def test_a_finished_run_is_skipped(workdir, temporary):
-    again = temporary / "again"
+    again = temporary / "skipped"
     shutil.copytree(workdir, again)
     before = (again / "finetune" / "metrics.jsonl").stat().st_mtime_ns
     done = runs.call(runs.command(again, *runs.SHORT, runs.cache_option(temporary)))
