@@ -24,7 +24,7 @@ MATRIX = Matrix(
         "HYDRA": {"prune.method": "score"},
         "HYDRA, ERK": {"prune.method": "score", "prune.strategy": "erk"},
         "HYDRA, LAMP": {"prune.method": "score", "prune.strategy": "lamp"},
-        "Robust-ADMM": {"prune.method": "admm"},
+        "Robust-ADMM": {"prune.method": "admm", "prune.learning_rate": 0.01, "admm.rho": 0.1},
         "magnitude": {"prune.method": "magnitude", **ONE_SHOT},
         "magnitude, global": {"prune.method": "magnitude", "prune.strategy": "global", **ONE_SHOT},
         "random": {"prune.method": "random", **ONE_SHOT},
