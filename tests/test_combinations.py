@@ -1,6 +1,6 @@
 """Every network with every loss and granularity through the command line, from digits to a table.
 
-Takes about two hours on two cores, most of it compilation: `pytest -m hours`.
+Takes hours on two cores, much of it compilation: `pytest -m hours`.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """ResNet-50 on a small ImageNet that is streamed: the paper's configuration, killed and resumed.
 
-Images are 224 pixels wide and batches as small as two CPU cores bear; about 15 minutes.
+Images are 224 pixels wide and batches as small as two CPU cores bear; about ten minutes.
 """
 
 import shutil
