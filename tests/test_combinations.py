@@ -28,8 +28,7 @@ TEST_IMAGES = 200
 ABOVE_CHANCE = 0.2
 
 
-def command(model, loss, granularity, workdir, temporary):
-    target = TARGETS[granularity]
+def command(workdir, temporary, model, loss, stages, **more):
     fields = {
         "model": model,
         "loss": loss,
@@ -45,29 +44,45 @@ def command(model, loss, granularity, workdir, temporary):
         "free.replays": 2,
         "pretrain.epochs": 8 if model == "resnet50" else 4,
         "pretrain.learning_rate": 0.005 if model == "resnet50" else 0.03,
-        "prune.epochs": 2,
+        "prune.epochs": 1,
         "prune.learning_rate": 0.03,
-        "prune.granularity": granularity,
-        "prune.target": target,
-        "prune.initial_rate": target,
-        "finetune.epochs": 2,
+        "finetune.epochs": 1,
         "evaluate.batch_size": 64,
         "evaluate.run": "()",
-        "stages": "('pretrain','prune','finetune','evaluate')",
+        "stages": stages,
+        **more,
     }
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
     return runs.command(workdir, *settings, runs.cache_option(temporary))
+
+
+def call(*arguments, **more):
+    done = runs.call(command(*arguments, **more))
+    assert done.returncode == 0, done.stderr
+
+
+def pretrained(temporary, model, loss):
+    """The checkpoint of the dense network, which both granularities start from."""
+    workdir = runs.shared(temporary) / f"dense_{model}_{loss}"
+    if not (workdir / "pretrain" / "result").exists():
+        call(workdir, temporary, model, loss, ("pretrain",))
+    return workdir / "pretrain"
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_whole_run(model, loss, granularity, tmp_path, tmp_path_factory):
-    temporary = tmp_path_factory.getbasetemp()
-    done = runs.call(command(model, loss, granularity, tmp_path, temporary))
-    assert done.returncode == 0, done.stderr
+    temporary, target = tmp_path_factory.getbasetemp(), TARGETS[granularity]
+    fields = {
+        "prune.source": pretrained(temporary, model, loss),
+        "prune.granularity": granularity,
+        "prune.target": target,
+        "prune.initial_rate": target,
+    }
+    call(tmp_path, temporary, model, loss, ("prune", "finetune", "evaluate"), **fields)
     rows = {row["stage"]: row for row in runs.results(tmp_path)["rows"]}
-    assert list(rows) == list(runs.STAGES)
+    assert list(rows) == ["prune", "finetune"]
     assert rows["finetune"]["natural"] > ABOVE_CHANCE
     network, data = models.create(model, 10), load("digits", seed=0, validation_examples=64)
     check_budget(rows["finetune"], network, SIZES[model], granularity)
