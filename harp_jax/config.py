@@ -116,6 +116,10 @@ def default() -> Config:
     # S2AP: scores learn from the gradient at scores that are moved up the loss by this share of
     # their layer's norm, for one more pass forward and back a step; 0: at the scores themselves.
     config.prune.sharpness = 0.0
+    # Spend the budget on live connections only. At high sparsity much of it goes to weights that
+    # read what nothing feeds any more. True removes such units for good, and rates learn from the
+    # weights that they would add (see harp_jax.pruning.masking); False: as the authors.
+    config.prune.live = False
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
     config.finetune = ConfigDict()
@@ -284,6 +288,11 @@ def _validate_method(config: Config) -> None:
     if prune.sharpness:
         name = loss_name(config, "prune")
         require(name != FREE, "prune.loss", name, "other losses with prune.sharpness > 0")
+    single = not prune.live or prune.granularity == "weight"
+    require(single, "prune.granularity", prune.granularity, "weight with prune.live")
+    masks_train = bool({"scores", "rates"} & TRAINS[prune.method])
+    allowed = f"False with the method {prune.method!r}, whose masks do not learn"
+    require(not prune.live or masks_train, "prune.live", prune.live, allowed)
     weights = prune.method != "admm" or prune.granularity == "weight"
     require(weights, "prune.granularity", prune.granularity, "weight with the method 'admm'")
     require(admm.rho > 0, "admm.rho", admm.rho, "numbers > 0")

@@ -106,7 +106,7 @@ class _Experiment:
     def _scheme(self) -> schemes.Scheme:
         shape, prune = self.dataset.image_shape, self.config.prune
         try:
-            return schemes.scheme(self.model, shape, prune.granularity)
+            return schemes.scheme(self.model, shape, prune.granularity, prune.live)
         except ValueError as error:
             raise ConfigError(
                 f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"

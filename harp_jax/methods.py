@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import optax
 
-from harp_jax.baselines.admm import admm
+from harp_jax.baselines.admm import UNMASKED, admm
 from harp_jax.baselines.chance import random_scores
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.layers import rates_of
+from harp_jax.pruning.masking import PLAIN, Masking, live
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.sections import Config, minimum_rate
 from harp_jax.training import optim, stages
@@ -56,6 +57,10 @@ def _compression(context: Context, _: Variables) -> dict[str, optax.GradientTran
     return {"compression_gradient": link}
 
 
+def _masks(context: Context) -> Masking:
+    return live(context.scheme.units) if context.config.prune.live else PLAIN
+
+
 def _admm(context: Context, variables: Variables) -> dict[str, optax.GradientTransformation]:
     settings = context.config.admm
     rates = {("params", *path): rate for path, rate in rates_of(variables).items()}
@@ -69,17 +74,19 @@ class Method(NamedTuple):
     Attributes:
         start: (variables with the scores of the weights, context) -> variables to start from.
         links: (context, variables to start from) -> further links of `optim.optimizer`, by name.
+        masking: (context) -> how masks enter its steps.
     """
 
     start: Callable[[dict[str, Any], Context], dict[str, Any]] = lambda variables, _: variables
     links: Callable[[Context, Variables], dict[str, optax.GradientTransformation]] = lambda *_: {}
+    masking: Callable[[Context], Masking] = lambda _: PLAIN
 
 
 METHODS: dict[str, Method] = {
-    "harp": Method(links=_compression),
-    "score": Method(),
-    "rate": Method(links=_compression),
-    "admm": Method(links=_admm),
+    "harp": Method(links=_compression, masking=_masks),
+    "score": Method(masking=_masks),
+    "rate": Method(links=_compression, masking=_masks),
+    "admm": Method(links=_admm, masking=lambda _: UNMASKED),
     "magnitude": Method(),
     "random": Method(
         start=lambda variables, context: random_scores(
@@ -114,6 +121,11 @@ def optimizer(
         share=context.scheme.share if masks_train else None,
         **links,
     )
+
+
+def masking(context: Context, mode: str) -> Masking:
+    """How masks enter the steps of a mode, a key of `stages.TRAINS`."""
+    return METHODS[mode].masking(context) if mode in METHODS else PLAIN
 
 
 def score_ascent(context: Context, mode: str) -> Ascend | None:

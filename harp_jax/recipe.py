@@ -105,12 +105,12 @@ def train_step(
         padding, flip = config.data.crop_padding, config.data.flip
         return augment(images, keys, crop_padding=padding, flip=flip)
 
-    shared = (optimizer, mode(config, stage), augment_batch, steps_per_epoch)
+    trained, counting = mode(config, stage), context(config, stage, scheme, steps_per_epoch)
+    masking = methods.masking(counting, trained)
+    shared = (optimizer, trained, augment_batch, steps_per_epoch, masking)
     if loss_name(config, stage) == FREE:
         return make_free_step(model, attack.epsilon, config.free.replays, *shared)
     found = objective(config, stage)
     inner = None if found.inner is None else found.inner(attack)
-    ascend = methods.score_ascent(
-        context(config, stage, scheme, steps_per_epoch), mode(config, stage)
-    )
+    ascend = methods.score_ascent(counting, trained)
     return make_train_step(model, found, inner, *shared, ascend)

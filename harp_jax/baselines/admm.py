@@ -20,8 +20,10 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from harp_jax.pruning.layers import Path, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.masking import Masking
 from harp_jax.pruning.masks import weight_mask
-from harp_jax.types import Kernel, Rate, Scalar
+from harp_jax.pruning.scores import initial_scores
+from harp_jax.types import Kernel, Rate, Scalar, Variables
 
 
 class AdmmState(NamedTuple):
@@ -124,3 +126,15 @@ def admm(
         return tree_of_leaves(leaves), state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def _follow(variables: dict[str, Any], before: Variables, params: Any) -> dict[str, Any]:
+    del before, params
+    kernels = leaves_by_path(variables["params"])
+    scores = {path: initial_scores(kernels[path]) for path in leaves_by_path(variables["scores"])}
+    return {**variables, "scores": tree_of_leaves(scores)}
+
+
+# All weights train, without masks. The scores follow them, at weight granularity, so that the
+# network that is validated, saved and handed on is the one that keeps the largest weights.
+UNMASKED = Masking(seen=lambda variables: variables["params"], follow=_follow)

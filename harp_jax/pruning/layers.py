@@ -13,7 +13,7 @@ Without them the very same modules are a plain dense network.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, no_type_check
 
 import flax.linen as nn
@@ -167,11 +167,12 @@ def rates_of(variables: Variables) -> dict[Path, Rate]:
     return {path: rate_from_logit(logits[path], minima[path]) for path in logits}
 
 
-def bake(variables: Variables) -> dict[str, Any]:
+def bake(variables: Variables, masked: Callable[..., Kernel] = masked_kernel) -> dict[str, Any]:
     """The plain network: masks applied to the kernels, pruning collections gone.
 
     Args:
         variables: Variables of a pruned network; those of a dense one come back as they are.
+        masked: What masks a kernel, with the arguments of `masked_kernel`.
 
     Returns:
         Variables without 'scores', 'rates' and 'minimum_rates' that give the same outputs.
@@ -182,5 +183,5 @@ def bake(variables: Variables) -> dict[str, Any]:
     collections = [leaves_by_path(variables[name]) for name in PRUNING_COLLECTIONS]
     params = leaves_by_path(variables["params"])
     for path in collections[0]:
-        params[path] = masked_kernel(params[path], *(leaves[path] for leaves in collections))
+        params[path] = masked(params[path], *(leaves[path] for leaves in collections))
     return {**plain, "params": tree_of_leaves(params)}

@@ -9,7 +9,7 @@ import flax.linen as nn
 import optax
 
 from harp_jax.pruning import channels, layers
-from harp_jax.pruning.channels import Architecture
+from harp_jax.pruning.channels import Architecture, Group
 from harp_jax.pruning.costs import Cost, WeightCost, trace_layers
 from harp_jax.pruning.layers import Path
 from harp_jax.pruning.scores import Granularity
@@ -25,15 +25,19 @@ class Scheme(NamedTuple):
         make_prunable: (variables of the dense network, rates by kernel path, minimum rate) ->
             variables with scores and rates.
         share: What keeps the scores and rates equal that layers share, or None if they share none.
+        units: The channels that weights write and read, for `masking.live`; else empty.
     """
 
     architecture: Architecture
     cost: Cost
     make_prunable: Callable[[Variables, Mapping[Path, float], float], dict[str, Any]]
     share: optax.GradientTransformation | None
+    units: tuple[Group, ...] = ()
 
 
-def scheme(model: nn.Module, image_shape: Sequence[int], granularity: Granularity) -> Scheme:
+def scheme(
+    model: nn.Module, image_shape: Sequence[int], granularity: Granularity, live: bool = False
+) -> Scheme:
     """How to prune a network.
 
     Args:
@@ -41,6 +45,7 @@ def scheme(model: nn.Module, image_shape: Sequence[int], granularity: Granularit
         image_shape: (height, width, channels).
         granularity: 'weight': single weights under a budget of weights. 'channel': the channels
             that layers read, under a budget of FLOPs.
+        live: Whether single weights are pruned by `masking.live`, which has to know the units.
 
     Returns:
         The scheme.
@@ -52,7 +57,8 @@ def scheme(model: nn.Module, image_shape: Sequence[int], granularity: Granularit
         architecture = Architecture(tuple(trace_layers(model, image_shape)))
         sizes = {layer.path: math.prod(layer.kernel) for layer in architecture.layers}
         make_prunable = functools.partial(layers.make_prunable, granularity="weight")
-        return Scheme(architecture, WeightCost(sizes), make_prunable, None)
+        units = channels.trace(model, image_shape).groups if live else ()
+        return Scheme(architecture, WeightCost(sizes), make_prunable, None, units)
     architecture = channels.trace(model, image_shape)
     return Scheme(
         architecture,

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from harp_jax import losses
+from harp_jax.pruning.masking import PLAIN, Masking
 from harp_jax.training import parallel, stages
 from harp_jax.training.state import TrainState
 from harp_jax.training.step import (
@@ -41,6 +42,7 @@ def make_free_step(
     mode: str,
     augment: Augment,
     steps_per_epoch: int,
+    masking: Masking = PLAIN,
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices; see `make_train_step`.
 
@@ -56,6 +58,7 @@ def make_free_step(
         mode: A key of `stages.TRAINS`.
         augment: (uint8 images, one key per image) -> images in [0, 1].
         steps_per_epoch: Batches in an epoch.
+        masking: How masks enter the step; it follows once a batch.
 
     Returns:
         (state, batch) -> state, to be run under the axis `parallel.AXIS`. A global batch may be
@@ -72,7 +75,7 @@ def make_free_step(
         def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
             trainable, opt_state, stats, perturbation = carry
             params, pull_back = jax.vjp(
-                lambda tree: stages.seen(stages.merge(tree, frozen), mode), trainable
+                lambda tree: masking.seen(stages.merge(tree, frozen)), trainable
             )
             (loss, (logits, stats)), (gradient, ascent) = differentiate(params, perturbation, stats)
             gradient = parallel.mean(pull_back(gradient)[0])
@@ -87,7 +90,8 @@ def make_free_step(
         carry = (trainable, state.opt_state, state.variables["batch_stats"], _own(whole, images))
         carry, (loss, correct) = lax.scan(replay, carry, length=replays)
         trainable, opt_state, stats, perturbation = carry
-        variables = stages.follow(stages.merge(trainable, frozen), mode)
+        variables = stages.merge(trainable, frozen)
+        variables = masking.follow(variables, state.variables, masking.seen(variables))
         return state.replace(
             step=state.step + 1,
             variables={**variables, "batch_stats": stats},

@@ -18,8 +18,7 @@ from.
 
 from typing import Any
 
-from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
-from harp_jax.pruning.scores import initial_scores
+from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 from harp_jax.types import Variables
 
 STAGES = ("pretrain", "prune", "finetune")
@@ -36,8 +35,6 @@ TRAINS: dict[str, frozenset[str]] = {
     "magnitude": frozenset(),
     "random": frozenset(),
 }
-# Modes that train all weights although the network has masks.
-_UNMASKED = frozenset({"admm"})
 _FROZEN_COLLECTIONS = ("batch_stats", "minimum_rates")
 
 
@@ -76,34 +73,3 @@ def split(variables: Variables, mode: str) -> tuple[dict[str, Any], dict[str, An
 def merge(trainable: Variables, frozen: Variables) -> dict[str, Any]:
     """The whole variables again from the two parts of `split`."""
     return tree_of_leaves({**leaves_by_path(frozen), **leaves_by_path(trainable)})
-
-
-def seen(variables: Variables, mode: str) -> Any:
-    """The `params` that a mode's training passes compute with.
-
-    Args:
-        variables: All collections of the network.
-        mode: A key of `TRAINS`.
-
-    Returns:
-        Masked kernels; with 'admm' those without masks.
-    """
-    return (variables if mode in _UNMASKED else bake(variables))["params"]
-
-
-def follow(variables: dict[str, Any], mode: str) -> dict[str, Any]:
-    """The variables after an update.
-
-    Args:
-        variables: All collections, at weight granularity where the mode is 'admm'.
-        mode: A key of `TRAINS`.
-
-    Returns:
-        The same; with 'admm' the scores follow the weights, so that the network that is validated,
-        saved and handed on is the one that keeps the largest weights.
-    """
-    if mode not in _UNMASKED:
-        return variables
-    kernels = leaves_by_path(variables["params"])
-    scores = {path: initial_scores(kernels[path]) for path in leaves_by_path(variables["scores"])}
-    return {**variables, "scores": tree_of_leaves(scores)}

@@ -10,6 +10,7 @@ import optax
 
 from harp_jax import models
 from harp_jax.attacks import Attack
+from harp_jax.pruning.masking import PLAIN, Masking
 from harp_jax.training import parallel, stages
 from harp_jax.training.objectives import Objective
 from harp_jax.training.state import TrainState
@@ -27,6 +28,7 @@ def make_train_step(
     mode: str,
     augment: Augment,
     steps_per_epoch: int,
+    masking: Masking = PLAIN,
     ascend: Ascend | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices.
@@ -44,6 +46,7 @@ def make_train_step(
         mode: A key of `stages.TRAINS`.
         augment: (uint8 images, one key per image) -> images in [0, 1].
         steps_per_epoch: Updates in an epoch.
+        masking: How masks enter the step.
         ascend: (scores, their gradient) -> the scores at which the gradient of the update is taken
             (`sharpness.ascend`), with the same images; BatchNorm's statistics, the loss and the
             accuracy are those of the scores as they are. None takes it there, too.
@@ -59,7 +62,7 @@ def make_train_step(
         trainable, frozen = stages.split(state.variables, mode)
 
         def seen(trainable: Any) -> Any:
-            return stages.seen(stages.merge(trainable, frozen), mode)
+            return masking.seen(stages.merge(trainable, frozen))
 
         params, pull_back = jax.vjp(seen, trainable)
         batch_stats = state.variables["batch_stats"]
@@ -72,11 +75,11 @@ def make_train_step(
         gradient = parallel.mean(pull_back(gradient)[0])
         if ascend is not None:
             scores = ascend(trainable["scores"], gradient["scores"])
-            params, pull_back = jax.vjp(seen, {**trainable, "scores": scores})
-            gradient = parallel.mean(pull_back(jax.grad(loss_fn, has_aux=True)(params)[0])[0])
+            moved, pull_back = jax.vjp(seen, {**trainable, "scores": scores})
+            gradient = parallel.mean(pull_back(jax.grad(loss_fn, has_aux=True)(moved)[0])[0])
         updates, opt_state = optimizer.update(gradient, state.opt_state, trainable)
         trained: Any = optax.apply_updates(trainable, updates)
-        variables = stages.follow(stages.merge(trained, frozen), mode)
+        variables = masking.follow(stages.merge(trained, frozen), state.variables, params)
         return state.replace(
             step=state.step + 1,
             variables={**variables, "batch_stats": batch_stats},

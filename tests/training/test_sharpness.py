@@ -72,7 +72,7 @@ def after_a_step(variables, move):
         return to_unit(images)
 
     objective = OBJECTIVES["natural"]
-    step = make_train_step(Network(), objective, None, remember, "harp", to_images, 10, move)
+    step = make_train_step(Network(), objective, None, remember, "harp", to_images, 10, ascend=move)
     devices = parallel.local_devices(1)
     state = parallel.replicate(train_state.create(variables, "harp", remember, 0), devices)
     return parallel.to_host(parallel.parallel(step, devices)(state, BATCH))

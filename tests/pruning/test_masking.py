@@ -1,0 +1,166 @@
+"""Pruning on live connections: which units are dead, what becomes of them, how rates learn."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from harp_jax import models
+from harp_jax.models.resnet import ResNet
+from harp_jax.pruning import channels
+from harp_jax.pruning.layers import (
+    bake,
+    kernel_paths,
+    leaves_by_path,
+    make_prunable,
+    masked_kernel,
+    tree_of_leaves,
+)
+from harp_jax.pruning.masking import PLAIN, live, live_kernel, live_units
+from harp_jax.pruning.rates import logit_from_rate
+
+NETWORKS = {
+    "tiny": (models.create("tiny", 10), (8, 8, 1)),
+    "residual": (ResNet(10, stages=(1, 1), width=4), (8, 8, 1)),
+}
+
+
+@functools.cache
+def groups_of(name):
+    return channels.trace(*NETWORKS[name]).groups
+
+
+@functools.cache
+def shapes_of(name):
+    model, shape = NETWORKS[name]
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+@functools.cache
+def pruned(name, rate, seed):
+    """Variables of a network with random weights; the scores rank them otherwise."""
+    paths = kernel_paths(shapes_of(name)["params"])
+    leaves, keys = leaves_by_path(shapes_of(name)["params"]), jax.random.split(jax.random.key(seed))
+    draws = [
+        tree_of_leaves({path: jax.random.normal(key, leaves[path].shape) for path in paths})
+        for key in keys
+    ]
+    variables = make_prunable({"params": draws[0]}, dict.fromkeys(paths, rate), 0.001, "weight")
+    return {**variables, "scores": draws[1]}
+
+
+def dead_units(name, params):
+    """By NumPy, the (group, unit)s that nothing writes or nothing reads."""
+    kernels = {path: np.asarray(leaf) != 0 for path, leaf in leaves_by_path(params).items()}
+    found = set()
+    for number, group in enumerate(groups_of(name)):
+        for unit in range(group.size):
+            writes = any(kernels[path][..., unit].any() for path in group.writers)
+            reads = any(kernels[path][..., unit :: group.size, :].any() for path in group.readers)
+            if group.prunable and not (writes and reads):
+                found.add((number, unit))
+    return found
+
+
+def weights_at(name, dead):
+    """By path, which weights write or read one of some units."""
+    leaves = leaves_by_path(shapes_of(name)["params"])
+    at = {path: np.zeros(leaves[path].shape, bool) for path in leaves if path[-1] == "kernel"}
+    for number, unit in dead:
+        group = groups_of(name)[number]
+        for path in group.writers:
+            at[path][..., unit] = True
+        for path in group.readers:
+            at[path][..., unit :: group.size, :] = True
+    return at
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(name):
+    variables = pruned(name, 0.02, seed=0)
+    params = PLAIN.seen(variables)
+    dead = dead_units(name, params)
+    assert len(dead) > 3
+    for number, group in enumerate(groups_of(name)):
+        if group.prunable:
+            alive = np.asarray(live_units(group, leaves_by_path(params)))
+            expected = [(number, unit) not in dead for unit in range(group.size)]
+            assert_array_equal(alive, expected)
+    followed = live(groups_of(name)).follow(variables, variables, params)
+    scores, old = leaves_by_path(followed["scores"]), leaves_by_path(variables["scores"])
+    for path, gone in weights_at(name, dead).items():
+        assert_array_equal(scores[path], np.where(gone, 0.0, old[path]))
+    assert all(followed[key] is variables[key] for key in ("params", "rates", "minimum_rates"))
+
+
+@jax.jit
+def step_of_tiny(variables, noise):
+    """A step whose update adds noise to the scores; beside it, the params that it has seen."""
+    masking = live(groups_of("tiny"))
+    params = masking.seen(variables)
+    scores = jax.tree.map(jnp.add, variables["scores"], noise)
+    return masking.follow({**variables, "scores": scores}, variables, params), params
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16))
+def test_the_dead_stay_dead_and_the_masks_waste_nothing_in_the_end(seed):
+    """Whatever updates do to the scores, also from momentum; kept weights end at live units."""
+    generator = np.random.default_rng(seed)
+    variables, dead = pruned("tiny", 0.05, seed % 8), set()
+    for step in range(12):
+        noise = jax.tree.map(
+            lambda leaf, size=0.1 * (step < 4): size * generator.normal(size=leaf.shape),
+            variables["scores"],
+        )
+        variables, params = step_of_tiny(variables, jax.tree.map(jnp.float32, noise))
+        dead |= dead_units("tiny", params)
+        scores = leaves_by_path(variables["scores"])
+        assert all(
+            (scores[path][gone] == 0).all() for path, gone in weights_at("tiny", dead).items()
+        )
+    kept = {path: leaf != 0 for path, leaf in leaves_by_path(params).items()}
+    for path in kept:
+        if (leaves_by_path(variables["scores"])[path] != 0).sum() >= kept[path].sum():
+            assert not (kept[path] & weights_at("tiny", dead)[path]).any()
+
+
+def test_the_masks_are_harps_and_so_are_the_gradients_but_for_the_rates():
+    key = jax.random.split(jax.random.key(1), 3)
+    kernel, scores, cotangent = (jax.random.normal(each, (3, 3, 4, 5)) for each in key)
+    scores = scores.at[:, :, 1].set(0.0)
+    logit, minimum = logit_from_rate(0.3, 0.01), jnp.float32(0.01)
+
+    def pulled(masked):
+        value, pull_back = jax.vjp(
+            lambda *arguments: masked(*arguments, minimum), kernel, scores, logit
+        )
+        return value, pull_back(cotangent)
+
+    (value, gradients), (theirs, expected) = pulled(live_kernel), pulled(masked_kernel)
+    assert_array_equal(value, theirs)
+    assert_array_equal(gradients[0], expected[0])
+    assert_array_equal(gradients[1], expected[1])
+    addable = (np.asarray(value) == 0) & (np.asarray(scores) != 0)
+    by_rate = float(jax.grad(lambda x: 0.01 + 0.99 * jax.nn.sigmoid(x))(logit))
+    wanted = by_rate * float((np.asarray(cotangent * kernel))[addable].sum())
+    np.testing.assert_allclose(gradients[2], wanted, rtol=1e-5)
+    assert abs(float(gradients[2] - expected[2])) > 0.1
+
+
+def test_a_rate_with_nothing_left_to_add_is_not_held_up():
+    kernel, scores = jnp.ones((4, 3)), jnp.zeros((4, 3)).at[0].set(1.0)
+    gradient = jax.grad(lambda logit: -live_kernel(kernel, scores, logit, jnp.float32(0.01)).sum())
+    assert gradient(logit_from_rate(0.5, 0.01)) == 0.0
+    assert gradient(logit_from_rate(0.1, 0.01)) < 0.0
+
+
+def test_plain_masking_is_bake():
+    variables = pruned("tiny", 0.3, seed=3)
+    jax.tree.map(assert_array_equal, PLAIN.seen(variables), bake(variables)["params"])
+    assert PLAIN.follow(variables, {}, None) is variables
