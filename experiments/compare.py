@@ -17,7 +17,13 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
+
 from experiments.matrix import DENSE, Cell, Matrix, cells
+from harp_jax import checkpoint, models
+from harp_jax.pruning import channels
+from harp_jax.pruning.layers import bake
+from harp_jax.pruning.masking import live_weights
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of the epochs' table, beside those that name the cell.
@@ -46,6 +52,7 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         **named(cell),
         "kept": row["parameters"],
         "total": row["total"],
+        "live": live(workdir / row["stage"]),
         "natural": round(row["natural"], 4),
         **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},
@@ -55,6 +62,15 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "kept_per_layer": " ".join(str(layer["kept"]) for layer in row["layers"]),
         "warnings": len(row["warnings"]),
     }
+
+
+def live(stage: pathlib.Path) -> int:
+    """How many of the weights of a stage's network join the images with the classes."""
+    variables = checkpoint.load(stage)
+    metadata = variables.pop("metadata")
+    model = models.create(metadata["model"], metadata["num_classes"])
+    groups = channels.trace(model, metadata["image_shape"]).groups
+    return sum(live_weights(jax.jit(bake)(variables)["params"], groups).values())
 
 
 def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:

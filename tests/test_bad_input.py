@@ -87,6 +87,14 @@ FIELDS = [
         ["prune.sharpness=0.1", "0 with", "'rate'"],
     ),
     (
+        {"prune.live": True, "prune.granularity": "channel"},
+        ["prune.granularity='channel'", "weight with prune.live"],
+    ),
+    (
+        {"prune.live": True, "prune.method": "magnitude"},
+        ["prune.live=True", "False with", "'magnitude'"],
+    ),
+    (
         {"prune.method": "admm", "prune.granularity": "channel"},
         ["prune.granularity='channel'", "weight", "'admm'"],
     ),

@@ -66,6 +66,7 @@ def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
     assert len(rows) == 7
     assert rows[1]["kept"] == str(last["parameters"])
     assert float(rows[1]["natural"]) == round(last["natural"], 4)
+    assert 0 < int(rows[1]["live"]) <= int(rows[1]["kept"])
     assert rows[1]["kept_per_layer"].split() == [str(each["kept"]) for each in last["layers"]]
     best = max(row["validation"]["robust"] for row in runs.metrics(workdir, "finetune"))
     assert float(rows[1]["validation_robust"]) == round(best, 4)

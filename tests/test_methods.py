@@ -8,12 +8,13 @@ import runs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import harp_jax
-from harp_jax import checkpoint, experiment, methods
+from harp_jax import checkpoint, experiment, methods, models
 from harp_jax.data import load, to_unit
 from harp_jax.interrupt import Interrupt
 from harp_jax.models.resnet import ResNet
-from harp_jax.pruning import schemes
+from harp_jax.pruning import channels, schemes
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.masking import live_weights
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.training import stages
 from harp_jax.training.loop import InterruptedRunError
@@ -146,6 +147,21 @@ def test_admm_goes_on_with_the_same_bits(run, trained_by_admm, tmp_path, monkeyp
     jax.tree.map(assert_array_equal, found["scores"], expected["scores"])
     assert found["metadata"] == expected["metadata"]
     assert runs.metrics(tmp_path / "run", "prune") == runs.metrics(whole, "prune")
+
+
+def test_live_pruning_ends_on_connections_that_are_fed_and_read(run, tmp_path):
+    shares = {}
+    for live in (False, True):
+        fields = {"prune.target": 0.05, "prune.live": live, "prune.epochs": 3}
+        pruned = run(tmp_path / str(live), "harp", **fields)
+        arrays = {name: pruned[name] for name in pruned if name != "metadata"}
+        params = jax.jit(bake)(arrays)["params"]
+        groups = channels.trace(models.create("tiny", 10), (8, 8, 1)).groups
+        counts = live_weights(params, groups)
+        kept_weights = sum(row.kept for row in layer_sparsity(pruned))
+        assert kept_weights <= 0.05 * TOTAL
+        shares[live] = sum(counts.values()) / kept_weights
+    assert shares[True] > 0.95 > shares[False]
 
 
 @pytest.mark.slow

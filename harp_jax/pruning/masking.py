@@ -18,13 +18,13 @@ yet all of them count. Under `live`
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
 from harp_jax.pruning.channels import Group
-from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.layers import Path, bake, kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.pruning.masks import weight_mask
 from harp_jax.pruning.rates import rate_from_logit
 from harp_jax.types import Kernel, Scalar, Scores, Variables
@@ -65,13 +65,7 @@ def live(groups: Sequence[Group]) -> Masking:
         scores, old = leaves_by_path(variables["scores"]), leaves_by_path(before["scores"])
         scores = {path: jnp.where(old[path] == 0, 0.0, leaf) for path, leaf in scores.items()}
         for group in units:
-            alive = live_units(group, kernels)
-            for path in group.writers:
-                columns = scores[path].reshape(-1, group.size) * alive[None]
-                scores[path] = columns.reshape(scores[path].shape)
-            for path in group.readers:
-                rows = _by_unit(scores[path], group.size) * alive[None, :, None]
-                scores[path] = rows.reshape(scores[path].shape)
+            _silence(scores, group, live_units(group, kernels))
         return {**variables, "scores": tree_of_leaves(scores)}
 
     return Masking(lambda variables: bake(variables, live_kernel)["params"], follow)
@@ -92,7 +86,38 @@ def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
     return jnp.stack(written).any(0) & jnp.stack(read).any(0)
 
 
-def _by_unit(kernel: Any, size: int) -> jax.Array:
+def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
+    """How many of a network's weights join the images with the classes.
+
+    Args:
+        params: Masked kernels among them (`layers.bake`).
+        groups: All channels of the network (`channels.trace`).
+
+    Returns:
+        By kernel path, the weights that are left when dead units are removed, and those that die of
+        that, until none is dead.
+    """
+    kernels = {path: np.asarray(leaf) for path, leaf in leaves_by_path(params).items()}
+    kernels = {path: kernels[path] for path in kernel_paths(params)}
+    before = -1
+    while (left := sum(np.count_nonzero(kernel) for kernel in kernels.values())) != before:
+        before = left
+        for group in filter(lambda group: group.prunable, groups):
+            _silence(kernels, group, np.asarray(live_units(group, kernels)))
+    return {path: int(np.count_nonzero(kernel)) for path, kernel in kernels.items()}
+
+
+def _silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:
+    """Sets entries at the dead units of a group to zero: what writes and what reads them."""
+    for path in group.writers:
+        columns = kernels[path].reshape(-1, group.size) * alive[None]
+        kernels[path] = columns.reshape(kernels[path].shape)
+    for path in group.readers:
+        rows = _by_unit(kernels[path], group.size) * alive[None, :, None]
+        kernels[path] = rows.reshape(kernels[path].shape)
+
+
+def _by_unit(kernel: Any, size: int) -> Any:
     """A kernel as `[features, units it reads, out]`: flattened features have units last."""
     return kernel.reshape(-1, size, kernel.shape[-1])
 

@@ -21,7 +21,7 @@ from harp_jax.pruning.layers import (
     masked_kernel,
     tree_of_leaves,
 )
-from harp_jax.pruning.masking import PLAIN, live, live_kernel, live_units
+from harp_jax.pruning.masking import PLAIN, live, live_kernel, live_units, live_weights
 from harp_jax.pruning.rates import logit_from_rate
 
 NETWORKS = {
@@ -158,6 +158,23 @@ def test_a_rate_with_nothing_left_to_add_is_not_held_up():
     gradient = jax.grad(lambda logit: -live_kernel(kernel, scores, logit, jnp.float32(0.01)).sum())
     assert gradient(logit_from_rate(0.5, 0.01)) == 0.0
     assert gradient(logit_from_rate(0.1, 0.01)) < 0.0
+
+
+def test_live_weights_are_those_on_a_path_from_the_images_to_the_classes():
+    def network(conv1, conv2, dense1, dense2):
+        kernels = {"conv1": conv1, "conv2": conv2, "dense1": dense1, "dense2": dense2}
+        return {layer: {"kernel": kernel} for layer, kernel in kernels.items()}
+
+    shapes = shapes_of("tiny")["params"]
+    arrays = [np.zeros(shapes[layer]["kernel"].shape) for layer in shapes if "norm" not in layer]
+    conv1, conv2, dense1, dense2 = arrays
+    conv1[0, 0, 0, :3] = 1  # three filters, of which the second layer reads one
+    conv2[0, 0, 0, 5] = conv2[1, 1, 0, 5] = 1
+    conv2[0, 0, 7, 6] = 1  # reads a filter that is dead
+    dense1[5, 2] = 1
+    dense1[6, 3] = 1  # reads what only reads the dead
+    dense2[2, 9] = dense2[3, 0] = dense2[4, 0] = 1
+    assert list(live_weights(network(*arrays), groups_of("tiny")).values()) == [1, 2, 1, 1]
 
 
 def test_plain_masking_is_bake():
