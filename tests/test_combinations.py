@@ -107,5 +107,5 @@ def check_baked(network, workdir, images, size):
     images = np.pad(images, ((0, 0), (around, around), (around, around), (0, 0)))
     apply = jax.jit(network.apply)
     masked = apply(variables, to_unit(jnp.asarray(images)))
-    baked = apply(bake(jax.tree.map(jnp.asarray, variables)), to_unit(jnp.asarray(images)))
+    baked = apply(jax.jit(bake)(variables), to_unit(jnp.asarray(images)))
     np.testing.assert_allclose(baked, masked, rtol=1e-5, atol=1e-5)
