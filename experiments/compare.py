@@ -4,29 +4,36 @@ python -m experiments.compare --matrix=experiments/matrices/fashion.py --runs=ru
 
 The dense network of a seed is trained once and shared. Rows go to experiments/results/MATRIX.csv,
 one after each cell, and a cell with a row there is done: run the same command again after a stop.
-Runs that were stopped in the middle go on where they were, as every run does.
+Runs that were stopped in the middle go on where they were, as every run does. Several of the same
+command side by side share the cells among them.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.matrix import DENSE, Cell, Matrix, cells
 from harp_jax import checkpoint, models
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.masking import live_weights
+from harp_jax.robustness import ROBUST
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of the epochs' table, beside those that name the cell.
+FEW = 250
 EPOCH = ("stage", "epoch", "seconds", "natural", "robust")
 
 Line = dict[str, Any]
@@ -56,12 +63,22 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "natural": round(row["natural"], 4),
         **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},
+        **_of_the_first(workdir / "robustness" / f"{row['stage']}-autoattack.npz"),
         "validation_robust": round(best, 4),
         "images": row["images"],
         "training_seconds": round(sum(line["seconds"] for line in lines)),
         "kept_per_layer": " ".join(str(layer["kept"]) for layer in row["layers"]),
         "warnings": len(row["warnings"]),
     }
+
+
+def _of_the_first(path: pathlib.Path) -> Line:
+    """AutoAttack's accuracy on as many images as published numbers are of."""
+    if not path.exists():
+        return {}
+    with np.load(path) as outcome:
+        robust = outcome["broken_by"][:FEW] == ROBUST
+    return {f"autoattack_first_{FEW}": round(float(robust.mean()), 4)}
 
 
 def live(stage: pathlib.Path) -> int:
@@ -130,21 +147,44 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of the cells to run")
     arguments = parser.parse_args()
     matrix = load(arguments.matrix)
-    table = RESULTS / f"{arguments.matrix.stem}_matrix.csv"
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     everything = list(cells(matrix))
     for number, cell in enumerate(everything, start=1):
-        is_dense, workdir = cell.method == DENSE, arguments.runs / cell.name
-        done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
-        if done and is_dense and not (workdir / "pretrain" / "result").exists():
-            cell = dataclasses.replace(cell, fields={"stages": ("pretrain",)})  # only its network
-        elif done or not (is_dense or arguments.only in cell.name):
+        if cell.method != DENSE and arguments.only not in cell.name:
             continue
-        print(f"{number} of {len(everything)}: {cell.name}", flush=True)
-        subprocess.run(command(cell, matrix, arguments.runs), check=True)
-        if done:
-            continue
-        add(RESULTS / f"{arguments.matrix.stem}_epochs.csv", epochs(cell, workdir))
-        add(table, [result(cell, workdir)])
+        with claimed(arguments.runs / f"{cell.name}.lock", wait=cell.method == DENSE) as is_ours:
+            if is_ours:
+                label = f"{number} of {len(everything)}: {cell.name}"
+                run(cell, matrix, arguments.matrix.stem, arguments.runs, label)
+
+
+def run(cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str) -> None:
+    """Runs a cell and adds its rows, unless the table has them."""
+    table, workdir = RESULTS / f"{name}_matrix.csv", runs / cell.name
+    done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
+    trained = cell.method != DENSE or (workdir / "pretrain" / "result").exists()
+    if done and trained:
+        return
+    if done:  # only the network is missing
+        cell = dataclasses.replace(cell, fields={"stages": ("pretrain",)})
+    print(label, flush=True)
+    subprocess.run(command(cell, matrix, runs), check=True)
+    if not done:
+        with claimed(runs / f"{table.name}.lock", wait=True):
+            add(RESULTS / f"{name}_epochs.csv", epochs(cell, workdir))
+            add(table, [result(cell, workdir)])
+
+
+@contextlib.contextmanager
+def claimed(path: pathlib.Path, wait: bool) -> Iterator[bool]:
+    """Holds a lock among processes of this machine; yields whether it is ours."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import runs
 from PIL import Image
 
 from experiments import analysis, compare, figures
-from experiments.matrices import fashion, fashion_ablation
+from experiments.matrices import fashion, fashion_ablation, fashion_short
 from experiments.matrix import DENSE, Matrix, cells
 from harp_jax import config as harp
 
@@ -28,7 +28,7 @@ def test_cells_start_with_the_dense_network_of_their_seed():
     ]
 
 
-@pytest.mark.parametrize("matrix", [fashion.MATRIX, fashion_ablation.MATRIX])
+@pytest.mark.parametrize("matrix", [fashion.MATRIX, fashion_ablation.MATRIX, fashion_short.MATRIX])
 def test_every_cell_sets_fields_that_there_are(matrix):
     everything = list(cells(matrix))
     assert len({cell.name for cell in everything}) == len(everything)
@@ -127,6 +127,9 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[1][1]
     called.clear()
     monkeypatch.setattr(sys, "argv", arguments)
+    with compare.claimed(tmp_path / "harp_0.1_0.lock", wait=False):  # another process has it
+        compare.main()
+    assert [name for name, _ in called] == ["harp_0.2_1", "harp_0.1_1"]
     compare.main()
-    assert [name for name, _ in called] == ["harp_0.1_0", "harp_0.2_1", "harp_0.1_1"]
+    assert [name for name, _ in called] == ["harp_0.2_1", "harp_0.1_1", "harp_0.1_0"]
     assert len(compare.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
