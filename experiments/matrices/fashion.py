@@ -12,6 +12,7 @@ ONE_SHOT = {"finetune.epochs": PRUNE + FINETUNE}
 MATRIX = Matrix(
     base="configs/fashion_cnn.py",
     fields={
+        "devices": 1,  # run as many processes side by side as there are cores
         "data.train_examples": 20_000,
         "data.test_examples": 1000,
         "pretrain.epochs": 10,
@@ -21,6 +22,7 @@ MATRIX = Matrix(
     },
     methods={
         "HARP": {},
+        "HARP, live": {"prune.live": True},
         "HYDRA": {"prune.method": "score"},
         "HYDRA, ERK": {"prune.method": "score", "prune.strategy": "erk"},
         "HYDRA, LAMP": {"prune.method": "score", "prune.strategy": "lamp"},
@@ -31,6 +33,6 @@ MATRIX = Matrix(
         "HARP + S2AP": {"prune.sharpness": 0.05},
     },
     targets=(0.01, 0.05, 0.1),
-    more_seeds={"HARP": (1, 2)},
-    more_targets={"HARP": (0.001,), "HYDRA": (0.001,)},
+    more_seeds={"HARP": (1, 2), "HARP, live": (1, 2)},
+    more_targets={"HARP": (0.001,), "HARP, live": (0.001,), "HYDRA": (0.001,)},
 )

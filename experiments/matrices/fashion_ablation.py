@@ -18,6 +18,11 @@ CHANGES = {
     "clip_norm=0": {"prune.clip_norm": 0.0},
     "learning_rate=0.03": {"prune.learning_rate": 0.03},
     "finetune.learning_rate=0.03": {"finetune.learning_rate": 0.03},
+    "live": {"prune.live": True},
+    "live, gamma0=0.03": {"prune.live": True, "prune.gamma0": 0.03},
+    "live, initial_rate=0.03": {"prune.live": True, "prune.initial_rate": 0.03},
+    "live, finetune.learning_rate=0.03": {"prune.live": True, "finetune.learning_rate": 0.03},
+    "live, scores only": {"prune.live": True, "prune.method": "score"},
     "rates only": {"prune.method": "rate"},
     "scores only": {"prune.method": "score"},
 }
