@@ -23,6 +23,8 @@ TARGETS = {"weight": 0.2, "channel": 0.6}
 # Of the images, zeros around them included. Networks that end in a mean over all pixels take any
 # size; VGG16-BN needs 32 and the residual ones for ImageNet shrink them to a 32nd.
 SIZES = {"tiny": 8, "cnn": 28, "vgg16_bn": 32, "resnet18": 16, "wrn_28_4": 16, "resnet50": 32}
+# BatchNorm's statistics have to follow before a network is judged; an epoch has 20 steps.
+FINETUNE = {"vgg16_bn": 2, "resnet50": 3}
 TEST_IMAGES = 200
 # Ten classes guessed at random are right in 10 % of 200 images, and in 20 % once in 50,000 times.
 ABOVE_CHANCE = 0.2
@@ -46,8 +48,7 @@ def command(workdir, temporary, model, loss, stages, **more):
         "pretrain.learning_rate": 0.005 if model == "resnet50" else 0.03,
         "prune.epochs": 1,
         "prune.learning_rate": 0.03,
-        # VGG16-BN's many BatchNorms have not followed after one epoch of 20 steps.
-        "finetune.epochs": 2 if model == "vgg16_bn" else 1,
+        "finetune.epochs": FINETUNE.get(model, 1),
         "evaluate.batch_size": 64,
         "evaluate.run": "()",
         "stages": stages,
