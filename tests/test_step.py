@@ -49,7 +49,7 @@ def mapped_step(pruned, ascend=None):
         "harp",
         lambda images, keys: to_unit(images),
         10,
-        ascend,
+        ascend=ascend,
     )
     state = train_state.create(pruned, "harp", optimizer, 0)
     batch = {
