@@ -45,10 +45,12 @@ def shapes_of(name):
 def pruned(name, rate, seed):
     """Variables of a network with random weights; the scores rank them otherwise."""
     paths = kernel_paths(shapes_of(name)["params"])
-    leaves, keys = leaves_by_path(shapes_of(name)["params"]), jax.random.split(jax.random.key(seed))
+    leaves, generator = leaves_by_path(shapes_of(name)["params"]), np.random.default_rng(seed)
     draws = [
-        tree_of_leaves({path: jax.random.normal(key, leaves[path].shape) for path in paths})
-        for key in keys
+        tree_of_leaves(
+            {path: generator.normal(size=leaves[path].shape).astype(np.float32) for path in paths}
+        )
+        for _ in range(2)
     ]
     variables = make_prunable({"params": draws[0]}, dict.fromkeys(paths, rate), 0.001, "weight")
     return {**variables, "scores": draws[1]}
@@ -83,7 +85,7 @@ def weights_at(name, dead):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(name):
     variables = pruned(name, 0.02, seed=0)
-    params = PLAIN.seen(variables)
+    params = jax.jit(PLAIN.seen)(variables)
     dead = dead_units(name, params)
     assert len(dead) > 3
     for number, group in enumerate(groups_of(name)):
@@ -91,11 +93,12 @@ def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(nam
             alive = np.asarray(live_units(group, leaves_by_path(params)))
             expected = [(number, unit) not in dead for unit in range(group.size)]
             assert_array_equal(alive, expected)
-    followed = live(groups_of(name)).follow(variables, variables, params)
+    followed = jax.jit(live(groups_of(name)).follow)(variables, variables, params)
     scores, old = leaves_by_path(followed["scores"]), leaves_by_path(variables["scores"])
     for path, gone in weights_at(name, dead).items():
         assert_array_equal(scores[path], np.where(gone, 0.0, old[path]))
-    assert all(followed[key] is variables[key] for key in ("params", "rates", "minimum_rates"))
+    for key in ("params", "rates", "minimum_rates"):
+        jax.tree.map(assert_array_equal, followed[key], variables[key])
 
 
 @jax.jit
@@ -179,5 +182,6 @@ def test_live_weights_are_those_on_a_path_from_the_images_to_the_classes():
 
 def test_plain_masking_is_bake():
     variables = pruned("tiny", 0.3, seed=3)
-    jax.tree.map(assert_array_equal, PLAIN.seen(variables), bake(variables)["params"])
+    seen, baked = jax.jit(lambda variables: (PLAIN.seen(variables), bake(variables)))(variables)
+    jax.tree.map(assert_array_equal, seen, baked["params"])
     assert PLAIN.follow(variables, {}, None) is variables
