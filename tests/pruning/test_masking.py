@@ -46,14 +46,14 @@ def pruned(name, rate, seed):
     """Variables of a network with random weights; the scores rank them otherwise."""
     paths = kernel_paths(shapes_of(name)["params"])
     leaves, generator = leaves_by_path(shapes_of(name)["params"]), np.random.default_rng(seed)
-    draws = [
-        tree_of_leaves(
-            {path: generator.normal(size=leaves[path].shape).astype(np.float32) for path in paths}
+
+    def draw():
+        return tree_of_leaves(
+            {path: jnp.float32(generator.normal(size=leaves[path].shape)) for path in paths}
         )
-        for _ in range(2)
-    ]
-    variables = make_prunable({"params": draws[0]}, dict.fromkeys(paths, rate), 0.001, "weight")
-    return {**variables, "scores": draws[1]}
+
+    variables = make_prunable({"params": draw()}, dict.fromkeys(paths, rate), 0.001, "weight")
+    return {**variables, "scores": draw()}
 
 
 def dead_units(name, params):
