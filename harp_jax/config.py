@@ -133,6 +133,7 @@ def default() -> Config:
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
     config.evaluate.run = ("fgsm", "pgd10", "pgd20")  # which of the attacks, in this order
+    config.evaluate.stages = STAGES  # whose networks
     # Also: accuracy at 0 to 2 epsilon, under APGD with 25 steps.
     config.evaluate.curve = False
     config.evaluate.attacks = _attacks(config.attack)
@@ -183,9 +184,11 @@ def validate(config: Config) -> None:
     for field, allowed in choices.items():
         value = _get(config, field)
         require(value in allowed, field, value, ", ".join(allowed))
-    require(len(config.stages) > 0, "stages", tuple(config.stages), ", ".join(ALL_STAGES))
-    for stage in config.stages:
-        require(stage in ALL_STAGES, "stages", stage, ", ".join(ALL_STAGES))
+    for field, allowed in (("stages", ALL_STAGES), ("evaluate.stages", STAGES)):
+        stages = tuple(_get(config, field))
+        require(len(stages) > 0, field, stages, ", ".join(allowed))
+        for stage in stages:
+            require(stage in allowed, field, stage, ", ".join(allowed))
     counts = [f"{stage}.epochs" for stage in STAGES]
     if config.data.select_on == "validation":
         counts.append("data.validation_examples")

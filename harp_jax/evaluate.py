@@ -44,7 +44,7 @@ def evaluate(
     header: dict[str, Any],
     stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Measures the network of every complete stage; goes on where a stopped evaluation was.
+    """Measures the networks of complete stages; goes on where a stopped evaluation was.
 
     results.json is written after each stage's row, examples.npz (clean and adversarial images with
     predictions, under the last attack of the list) at the end.
@@ -64,13 +64,17 @@ def evaluate(
         The content of results.json.
 
     Raises:
-        CheckpointError: if no stage is complete.
+        CheckpointError: if no stage of `evaluate.stages` is complete.
         InterruptedRunError: if a stop was requested; finished rows are saved, and AutoAttack's
             progress after each batch.
     """
-    stages = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
+    complete = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
+    stages = [stage for stage in complete if stage in config.evaluate.stages]
     if not stages:
-        raise checkpoint.CheckpointError(f"{workdir}: no complete stage to evaluate")
+        raise checkpoint.CheckpointError(
+            f"{workdir}: no complete stage to evaluate; complete are ({', '.join(complete)}),"
+            f" evaluate.stages={tuple(config.evaluate.stages)}"
+        )
     attacks = attacks_to_run(config)
     settings = {name: config.evaluate.attacks[name].to_dict() for name in attacks}
     results = {
@@ -84,14 +88,14 @@ def evaluate(
         },
         "attacks": settings,
         "notes": [],
-        "rows": _rows_done(workdir / "results.json", config, settings, len(dataset.test), stages),
+        "rows": _rows_done(workdir / "results.json", config, settings, len(dataset.test), complete),
     }
     measurer = _Measurer(config, workdir, model, dataset, devices, measurement, stop_requested)
-    for stage in stages:
+    for stage in complete:
         variables = checkpoint.load(workdir / stage)
         metadata = variables.pop("metadata")
         results["notes"] += metadata["notes"]
-        if stage in [row["stage"] for row in results["rows"]]:
+        if stage not in stages or stage in [row["stage"] for row in results["rows"]]:
             continue
         plain = measurement.bake(parallel.replicate(variables, devices))
         row = {
@@ -102,12 +106,14 @@ def evaluate(
         row["checkpoint_epoch"] = metadata["epoch"]
         row["warnings"] = warnings(row, settings)
         results["rows"].append(row)
+        results["rows"].sort(key=lambda row: STAGES.index(row["stage"]))
         _LOGGER.info("%s", _sentence(row))
         for warning in row["warnings"]:
             _LOGGER.warning("%s: %s", stage, warning)
         _write(workdir / "results.json", results)
     if attacks:
-        _write_examples(workdir, model, dataset, stages, *list(attacks.items())[-1], config.seed)
+        measured = [row["stage"] for row in results["rows"]]
+        _write_examples(workdir, model, dataset, measured, *list(attacks.items())[-1], config.seed)
     results["complete"] = True
     _write(workdir / "results.json", results)
     return results

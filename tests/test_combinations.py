@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.hours]
 TARGETS = {"weight": 0.2, "channel": 0.6}
 # Of the images, zeros around them included. Networks that end in a mean over all pixels take any
 # size; VGG16-BN needs 32 and the residual ones for ImageNet shrink them to a 32nd.
-SIZES = {"tiny": 8, "cnn": 28, "vgg16_bn": 32, "resnet18": 16, "wrn_28_4": 16, "resnet50": 32}
+SIZES = {"tiny": 8, "cnn": 28, "vgg16_bn": 32, "resnet18": 16, "wrn_28_4": 16, "resnet50": 62}
 # BatchNorm's statistics have to follow before a network is judged; an epoch has 20 steps.
-FINETUNE = {"vgg16_bn": 2, "resnet50": 3}
+FINETUNE = {"vgg16_bn": 2, "resnet50": 6}
 TEST_IMAGES = 200
 # Ten classes guessed at random are right in 10 % of 200 images, and in 20 % once in 50,000 times.
 ABOVE_CHANCE = 0.2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import runs
 
-from harp_jax import evaluate, experiment
+from harp_jax import checkpoint, evaluate, experiment
 from harp_jax.robustness import warnings
 from harp_jax.sections import attacks_to_run
 from harp_jax.training.accuracy import Score
@@ -14,14 +14,19 @@ from harp_jax.training.accuracy import Score
 NAMES = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A finished run, evaluated again with other attacks."""
+def finished(tmp_path_factory):
+    """A copy of a finished run, and its configuration."""
     made = runs.finished(tmp_path_factory.getbasetemp())
     workdir = tmp_path_factory.mktemp("again") / "run"
     shutil.copytree(made, workdir)
     fields = dict(argument.removeprefix("--config.").split("=") for argument in runs.SHORT)
-    config = runs.digits(**{name: int(value) for name, value in fields.items()})
+    return workdir, runs.digits(**{name: int(value) for name, value in fields.items()})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run, evaluated again with other attacks."""
+    workdir, config = finished(tmp_path_factory)
     config.evaluate.run = ("autoattack", "fgsm")
     config.evaluate.curve = True
     config.evaluate.attacks.autoattack.unlock()
@@ -61,6 +66,21 @@ def test_progress_and_report_are_there(workdir):
     files = sorted(path.name for path in (workdir / "robustness").iterdir())
     assert files == [f"{stage}-autoattack.npz" for stage in sorted(runs.STAGES)]
     assert "What each part of autoattack left" in (workdir / "report" / "index.html").read_text()
+
+
+def test_the_networks_of_some_stages(tmp_path_factory):
+    workdir, config = finished(tmp_path_factory)
+    config.evaluate.run = ("fgsm",)
+    measured = {"finetune": ["finetune"], "pretrain": ["pretrain", "finetune"], "prune": runs.STAGES}
+    for stage, rows in measured.items():  # rows of earlier evaluations stay
+        config.evaluate.stages = (stage,)
+        experiment.run(config, workdir)
+        assert [row["stage"] for row in runs.results(workdir)["rows"]] == list(rows)
+        assert (workdir / "report" / "index.html").exists()
+    shutil.rmtree(workdir / "finetune")
+    config.stages, config.evaluate.stages = ("evaluate",), ("finetune",)
+    with pytest.raises(checkpoint.CheckpointError, match=r"complete are \(pretrain, prune\)"):
+        experiment.run(config, workdir)
 
 
 def test_attacks_follow_the_attack_of_training():

@@ -18,6 +18,7 @@ MATRIX = Matrix(
         "pretrain.epochs": 10,
         "prune.epochs": PRUNE,
         "finetune.epochs": FINETUNE,
+        "evaluate.stages": ("pretrain", "finetune"),
         "evaluate.run": ("pgd10", "pgd20", "autoattack"),
     },
     methods={

@@ -10,6 +10,7 @@ MATRIX = Matrix(
     fields={
         "devices": 1,
         "data.test_examples": 1000,
+        "evaluate.stages": ("pretrain", "finetune"),
         "evaluate.run": ("pgd10", "pgd20", "autoattack"),
     },
     methods={
