@@ -89,7 +89,8 @@ def accuracy(lines: Sequence[Line]) -> Figure:
 def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
     """Kept share of each layer, a panel for each target, a line for each method (first seed)."""
     pruned = [line for line in lines if line["method"] != DENSE]
-    figure, panels = _panels([target for (target,), _ in groups(pruned, "target")], "target")
+    targets = [target for (target,), _ in groups(pruned, "target")]
+    figure, panels = _panels(targets, "share kept of each layer's weights")
     shades = colours(lines)
     for axes, (_, of_target) in zip(panels, groups(pruned, "target"), strict=True):
         for (method,), cells in groups(of_target, "method"):
@@ -109,7 +110,8 @@ def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
 def time(lines: Sequence[Line]) -> Figure:
     """Robust validation accuracy over the minutes of pruning and finetuning, first seed."""
     pruned = [line for line in lines if line["method"] != DENSE]
-    figure, panels = _panels([target for (target,), _ in groups(pruned, "target")], "target")
+    targets = [target for (target,), _ in groups(pruned, "target")]
+    figure, panels = _panels(targets, "robust accuracy on validation data")
     shades = colours(lines)
     for axes, (_, of_target) in zip(panels, groups(pruned, "target"), strict=True):
         for (method,), cells in groups(of_target, "method"):
@@ -132,7 +134,8 @@ def _panels(targets: Sequence[str], what: str) -> tuple[Figure, list[Axes]]:
     for axes in flat[len(targets) :]:
         axes.remove()
     for axes, target in zip(flat, targets, strict=False):
-        axes.set_title(f"{what}: {100 * float(target):g} % of the weights", **plots.TITLE)
+        axes.set_title(f"target: {100 * float(target):g} % of the weights", **plots.TITLE)
+    figure.supylabel(what, **plots.WRITING)
     return figure, flat[: len(targets)]
 
 
