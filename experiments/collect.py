@@ -1,7 +1,6 @@
-"""Gathers the tables of finished runs into one CSV on standard output.
+"""Gathers the epochs of finished prune stages into one CSV on standard output.
 
-python -m experiments.collect runs/fashion_0 runs/fashion_1 > table.csv     # results.json
-python -m experiments.collect --pruning runs/prune_0 runs/prune_1 > table.csv  # metrics.jsonl
+python -m experiments.collect runs/prune_0 runs/prune_1 > table.csv
 """
 
 import argparse
@@ -15,29 +14,7 @@ from typing import Any
 Line = dict[str, Any]
 
 
-def results(workdir: pathlib.Path) -> Iterator[Line]:
-    """A line for each stage of a run: accuracies on test data and kept weights."""
-    found = json.loads((workdir / "results.json").read_text())
-    for row in found["rows"]:
-        yield {
-            "seed": found["seed"],
-            "devices": found["devices"],
-            "stage": row["stage"],
-            "kept": row["parameters"],
-            "total": row["total"],
-            "natural": round(row["natural"], 4),
-            **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
-            **{
-                f"{name} after {part}": round(accuracy, 4)
-                for name, found in row.get("autoattack", {}).items()
-                for part, accuracy in found["after"].items()
-            },
-            "images": row["images"],
-            "kept_per_layer": " ".join(str(layer["kept"]) for layer in row["layers"]),
-        }
-
-
-def pruning(workdir: pathlib.Path) -> Iterator[Line]:
+def epochs(workdir: pathlib.Path) -> Iterator[Line]:
     """A line for each epoch of a run's prune stage: losses, rates, validation accuracies."""
     found = json.loads((workdir / "config.json").read_text())
     settings = found["config"]["prune"]
@@ -61,12 +38,9 @@ def pruning(workdir: pathlib.Path) -> Iterator[Line]:
 
 def main() -> None:
     """Writes the lines of all workdirs under one head."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
-    parser.add_argument("--pruning", action="store_true", help="epochs of pruning, not results")
-    arguments = parser.parse_args()
-    lines_of = pruning if arguments.pruning else results
-    lines = [line for workdir in arguments.workdirs for line in lines_of(workdir)]
+    lines = [line for workdir in parser.parse_args().workdirs for line in epochs(workdir)]
     columns = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
