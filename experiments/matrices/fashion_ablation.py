@@ -21,7 +21,10 @@ HARP = {
     "rates only": {"prune.method": "rate"},
     "scores only": {"prune.method": "score"},
 }
-LIVE = ("gamma0=0.03", "initial_rate=0.03", "finetune.learning_rate=0.03", "scores only")
+LIVE = (
+    *("strategy=erk", "strategy=lamp", "initial_rate=0.03", "gamma0=0.03", "learning_rate=0.03"),
+    *("finetune.learning_rate=0.03", "rates only", "scores only"),
+)
 ADMM = fashion.MATRIX.methods["Robust-ADMM"]
 
 MATRIX = Matrix(
