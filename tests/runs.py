@@ -71,15 +71,19 @@ def start(arguments: list[str], folder: pathlib.Path = ROOT) -> subprocess.Popen
     )
 
 
-def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Waits for a command that was started."""
-    output, errors = process.communicate(timeout=600)
+def end(process: subprocess.Popen[str], seconds: int = 600) -> subprocess.CompletedProcess[str]:
+    """Waits for a command that was started; kills one that takes longer."""
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def call(arguments: list[str], seconds: int = 600) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end."""
-    return end(start(arguments))
+    return end(start(arguments), seconds)
 
 
 def shared(temporary: pathlib.Path) -> pathlib.Path:
