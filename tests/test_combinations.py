@@ -26,8 +26,6 @@ SIZES = {"tiny": 8, "cnn": 28, "vgg16_bn": 32, "resnet18": 16, "wrn_28_4": 16, "
 TEST_IMAGES = 200
 # Ten classes guessed at random are right in 10 % of 200 images, and in 20 % once in 50,000 times.
 ABOVE_CHANCE = 0.2
-
-
 # Of one network, or of one with one loss. BatchNorm's statistics have to follow before a network is
 # judged; an epoch has 20 steps. MART's gradients are several times as long as the others'.
 SETTINGS = {

@@ -33,7 +33,7 @@ MATRIX = Matrix(
     methods={
         "HARP": {},
         **{f"HARP, {change}": fields for change, fields in HARP.items()},
-        **{f"HARP + S2AP, rho={rho:g}": {"prune.sharpness": rho} for rho in (0.02, 0.05, 0.2)},
+        **{f"HARP + S2AP, sharpness={by:g}": {"prune.sharpness": by} for by in (0.02, 0.05, 0.2)},
         "HARP, live": {"prune.live": True},
         **{f"HARP, live, {change}": {"prune.live": True, **HARP[change]} for change in LIVE},
         **{f"Robust-ADMM, rho={rho:g}": {**ADMM, "admm.rho": rho} for rho in (0.01, 0.1, 1)},
