@@ -4,7 +4,8 @@ python -m experiments.figures experiments/results/fashion_matrix.csv
 
 From NAME_matrix.csv and NAME_epochs.csv beside it: NAME_summary.csv (mean and spread over seeds),
 NAME_accuracy.png (accuracy over sparsity), NAME_kept.png (kept share of each layer) and
-NAME_time.png (validation accuracy over training time).
+NAME_time.png (validation accuracy over training time). Of a table without AutoAttack, which
+compares settings: NAME_summary.csv and NAME_settings.png (what settings may be chosen by).
 """
 
 import argparse
@@ -22,8 +23,9 @@ from experiments.compare import read, write
 from experiments.matrix import DENSE
 from harp_jax import plots
 
-ACCURACIES = ("natural", "pgd20", "autoattack")
+ACCURACIES = ("validation_robust", "natural", "pgd20", "autoattack")
 COLUMNS = 3  # of panels in a figure
+IN_SIGHT = 0.12
 
 Line = dict[str, Any]
 
@@ -41,13 +43,14 @@ def summary(lines: Sequence[Line]) -> list[Line]:
     rows = []
     for (target, method), cells in groups(lines, "target", "method"):
         row: Line = {"target": target, "method": method, "seeds": len(cells)}
-        for name in ACCURACIES:
+        for name in (name for name in ACCURACIES if name in cells[0]):
             values = np.array([float(cell[name]) for cell in cells])
             row[name] = round(float(values.mean()), 4)
             row[f"{name}_spread"] = round(float(np.ptp(values)) / 2, 4) if len(cells) > 1 else ""
         row["kept"] = " ".join(sorted({cell["kept"] for cell in cells}))
         rows.append(row)
-    return sorted(rows, key=lambda row: (-float(row["target"]), -row["autoattack"]))
+    best = ACCURACIES[-1] if ACCURACIES[-1] in lines[0] else ACCURACIES[0]
+    return sorted(rows, key=lambda row: (-float(row["target"]), -row[best]))
 
 
 def colours(lines: Sequence[Line]) -> dict[str, Any]:
@@ -126,6 +129,35 @@ def time(lines: Sequence[Line]) -> Figure:
     return figure
 
 
+def settings(lines: Sequence[Line]) -> Figure:
+    """Robust validation accuracy of each method, best first: a dot a seed, a bar at the mean.
+
+    The axis ends `IN_SIGHT` below the best; the means of what lies further down are written there.
+    """
+    rows = [row for row in summary(lines) if row["method"] != DENSE]
+    lowest = rows[0]["validation_robust"] - IN_SIGHT
+    figure = Figure(figsize=(plots.WIDTH, 0.9 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        key = (row["target"], row["method"])
+        cells = [line for line in lines if (line["target"], line["method"]) == key]
+        seeds = [float(cell["validation_robust"]) for cell in cells]
+        style = {"markersize": 4, "alpha": 0.6, "markeredgewidth": 0, "color": plots.ROBUST}
+        axes.plot(seeds, [place] * len(seeds), "o", **style)
+        mean = row["validation_robust"]
+        axes.plot(mean, place, "|", markersize=11, color=plots.INK)
+        if mean < lowest:
+            label = f"\N{LEFTWARDS ARROW} {100 * mean:.1f} %"
+            axes.text(lowest, place, label, va="center", **plots.WRITING)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(left=lowest)
+    axes.xaxis.set_major_formatter(plots.percent_ticks())
+    axes.set_xlabel("robust accuracy on validation data: a seed, | mean", **plots.WRITING)
+    plots.calm(axes)
+    return figure
+
+
 def _panels(targets: Sequence[str], what: str) -> tuple[Figure, list[Axes]]:
     rows = -(-len(targets) // COLUMNS)
     figure = Figure(figsize=(plots.WIDTH, 2.9 * rows + 0.4), layout="constrained")
@@ -155,11 +187,14 @@ def main() -> None:
     name = table.stem.removesuffix("_matrix")
     beside = {kind: table.with_name(f"{name}_{kind}") for kind in ("summary", "epochs")}
     lines = read(table)
-    epochs = read(beside["epochs"].with_suffix(".csv"))
-    layers = next(line["kept_per_layer"] for line in lines if line["method"] == DENSE)
-    sizes = [int(size) for size in layers.split()]
     write(beside["summary"].with_suffix(".csv"), summary(lines))
-    figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}
+    if "autoattack" in lines[0]:
+        epochs = read(beside["epochs"].with_suffix(".csv"))
+        layers = next(line["kept_per_layer"] for line in lines if line["method"] == DENSE)
+        sizes = [int(size) for size in layers.split()]
+        figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}
+    else:
+        figures = {"settings": settings(lines)}
     for kind, figure in figures.items():
         table.with_name(f"{name}_{kind}.png").write_bytes(plots.to_png_bytes(figure))
 

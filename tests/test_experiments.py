@@ -75,6 +75,7 @@ def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
 
 def test_summary_has_mean_and_spread_over_seeds():
     row = {"target": "0.1", "kept": "9", "natural": "0.8", "pgd20": "0.5"}
+    row["validation_robust"] = "0.6"
     lines = [
         {**row, "method": "a", "autoattack": "0.40"},
         {**row, "method": "b", "autoattack": "0.30"},
@@ -93,6 +94,16 @@ def test_figures_are_drawn(table, monkeypatch):
     for name in ("accuracy", "kept", "time"):
         assert min(Image.open(table.with_name(f"toy_{name}.png")).size) > 300
     assert len(compare.read(table.with_name("toy_summary.csv"))) == 4
+
+
+def test_settings_are_drawn_best_first_with_what_is_out_of_sight_in_words():
+    row = {"target": "0.1", "seed": "0", "kept": "9", "natural": "0.8", "pgd20": "0.5"}
+    accuracies = {"a": "0.4", "b": "0.6", "c": "0.55", DENSE: "0.7"}
+    lines = [{**row, "method": name, "validation_robust": of} for name, of in accuracies.items()]
+    (axes,) = figures.settings(lines).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a"]
+    assert [text.get_text()[2:] for text in axes.texts] == ["40.0 %"]
+    assert axes.get_xlim()[0] == pytest.approx(0.48)
 
 
 def test_checkpoints_are_analysed(tmp_path_factory, tmp_path, monkeypatch):
