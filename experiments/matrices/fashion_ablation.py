@@ -3,16 +3,19 @@
 The column `validation_robust` is what settings may be chosen by.
 """
 
-from experiments.matrices import fashion
-from experiments.matrix import Matrix
+from collections.abc import Mapping
 
-HARP = {
+from experiments.matrices import fashion
+from experiments.matrix import Fields, Matrix
+
+CHANGES: dict[str, Fields] = {
     "gamma0=0.03": {"prune.gamma0": 0.03},
     "gamma0=0.3": {"prune.gamma0": 0.3},
     "alpha=0.01": {"prune.alpha": 0.01},
     "alpha=0.3": {"prune.alpha": 0.3},
     "initial_rate=0.03": {"prune.initial_rate": 0.03},
     "initial_rate=0.3": {"prune.initial_rate": 0.3},
+    "initial_rate=0.73": {"prune.initial_rate": 0.73},
     "strategy=erk": {"prune.strategy": "erk"},
     "strategy=lamp": {"prune.strategy": "lamp"},
     "clip_norm=0": {"prune.clip_norm": 0.0},
@@ -21,22 +24,40 @@ HARP = {
     "rates only": {"prune.method": "rate"},
     "scores only": {"prune.method": "score"},
 }
-LIVE = (
+OF_LIVE = (
     *("strategy=erk", "strategy=lamp", "initial_rate=0.03", "gamma0=0.03", "learning_rate=0.03"),
     *("finetune.learning_rate=0.03", "rates only", "scores only"),
 )
-ADMM = fashion.MATRIX.methods["Robust-ADMM"]
+SLOWER = {"learning_rate=0.03": CHANGES["learning_rate=0.03"]}
+BOTH = {"gamma0=0.03, learning_rate=0.03": {"prune.gamma0": 0.03, "prune.learning_rate": 0.03}}
+TUNED = {"gamma0=0.03": CHANGES["gamma0=0.03"], **SLOWER, **BOTH}  # with three seeds
+# What the one run of the authors' code kept of each layer: 141, 160, 112, 141 and 425 weights.
+AUTHORS = "json:experiments/matrices/authors_rates_99.json"
+
+
+def changed(name: str, changes: Mapping[str, Fields]) -> dict[str, Fields]:
+    """A method of the matrix with each of some changes, 'METHOD, CHANGE'."""
+    method = fashion.MATRIX.methods[name]
+    return {f"{name}, {change}": {**method, **fields} for change, fields in changes.items()}
+
 
 MATRIX = Matrix(
     base=fashion.MATRIX.base,
     fields={**fashion.MATRIX.fields, "evaluate.run": ("pgd10", "pgd20")},
     methods={
         "HARP": {},
-        **{f"HARP, {change}": fields for change, fields in HARP.items()},
-        **{f"HARP + S2AP, sharpness={by:g}": {"prune.sharpness": by} for by in (0.02, 0.05, 0.2)},
-        "HARP, live": {"prune.live": True},
-        **{f"HARP, live, {change}": {"prune.live": True, **HARP[change]} for change in LIVE},
-        **{f"Robust-ADMM, rho={rho:g}": {**ADMM, "admm.rho": rho} for rho in (0.01, 0.1, 1)},
+        **changed("HARP", CHANGES),
+        **changed("HYDRA", {"the authors' rates": {"prune.strategy": AUTHORS}}),
+        **changed("HYDRA, ERK", SLOWER),
+        **changed("HYDRA, LAMP", SLOWER),
+        **changed(
+            "HARP + S2AP",
+            {f"sharpness={by:g}": {"prune.sharpness": by} for by in (0.02, 0.05, 0.2)},
+        ),
+        "HARP, live": fashion.MATRIX.methods["HARP, live"],
+        **changed("HARP, live", {change: CHANGES[change] for change in OF_LIVE} | BOTH),
+        **changed("Robust-ADMM", {f"rho={rho:g}": {"admm.rho": rho} for rho in (0.01, 0.1, 1)}),
     },
     targets=(0.01,),
+    more_seeds=dict.fromkeys(("HARP, live", *changed("HARP, live", TUNED)), (1, 2)),
 )
