@@ -26,11 +26,16 @@ CHANGES: dict[str, Fields] = {
 }
 OF_LIVE = (
     *("strategy=erk", "strategy=lamp", "initial_rate=0.03", "gamma0=0.03", "learning_rate=0.03"),
-    *("finetune.learning_rate=0.03", "rates only", "scores only"),
+    *("alpha=0.3", "finetune.learning_rate=0.03", "rates only", "scores only"),
 )
+START = {"alpha=0.3, initial_rate=0.03": {"prune.alpha": 0.3, "prune.initial_rate": 0.03}}
 SLOWER = {"learning_rate=0.03": CHANGES["learning_rate=0.03"]}
 BOTH = {"gamma0=0.03, learning_rate=0.03": {"prune.gamma0": 0.03, "prune.learning_rate": 0.03}}
-TUNED = {"gamma0=0.03": CHANGES["gamma0=0.03"], **SLOWER, **BOTH}  # with three seeds
+# With three seeds:
+TUNED = {
+    "HARP": {name: CHANGES[name] for name in ("alpha=0.3", "initial_rate=0.03")} | START,
+    "HARP, live": {name: CHANGES[name] for name in ("gamma0=0.03", "learning_rate=0.03")} | BOTH,
+}
 # What the one run of the authors' code kept of each layer: 141, 160, 112, 141 and 425 weights.
 AUTHORS = "json:experiments/matrices/authors_rates_99.json"
 
@@ -46,7 +51,7 @@ MATRIX = Matrix(
     fields={**fashion.MATRIX.fields, "evaluate.run": ("pgd10", "pgd20")},
     methods={
         "HARP": {},
-        **changed("HARP", CHANGES),
+        **changed("HARP", CHANGES | START),
         **changed("HYDRA", {"the authors' rates": {"prune.strategy": AUTHORS}}),
         **changed("HYDRA, ERK", SLOWER),
         **changed("HYDRA, LAMP", SLOWER),
@@ -59,5 +64,8 @@ MATRIX = Matrix(
         **changed("Robust-ADMM", {f"rho={rho:g}": {"admm.rho": rho} for rho in (0.01, 0.1, 1)}),
     },
     targets=(0.01,),
-    more_seeds=dict.fromkeys(("HARP, live", *changed("HARP, live", TUNED)), (1, 2)),
+    more_seeds=dict.fromkeys(
+        [each for name, changes in TUNED.items() for each in (name, *changed(name, changes))],
+        (1, 2),
+    ),
 )

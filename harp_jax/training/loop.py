@@ -177,7 +177,7 @@ class _Loop:
         for epoch in range(first_epoch, self.plan.epochs):
             self.bar.set_description(f"{self.plan.stage} {epoch + 1}/{self.plan.epochs}")
             started = time.monotonic()
-            self.train_epoch(epoch, start)
+            stop = self.train_epoch(epoch, start)
             seconds = time.monotonic() - started
             images = (self.plan.steps_per_epoch - start) * self.plan.batch_size
             timing = {
@@ -186,6 +186,8 @@ class _Loop:
                 "data_wait": self.waits.share(),
             }
             self.finish_epoch(epoch, timing)
+            if stop:
+                self.stop(epoch)
             start = 0
         best = self.checkpoints.best()
         if best is None:
@@ -193,8 +195,8 @@ class _Loop:
             return Outcome(last, self.plan.epochs - 1, self.progress.reached)
         return Outcome(best, best.pop("metadata")["epoch"], self.progress.reached)
 
-    def train_epoch(self, epoch: int, start: int) -> None:
-        """Runs the steps of an epoch from `start` on."""
+    def train_epoch(self, epoch: int, start: int) -> bool:
+        """Runs the steps of an epoch from `start` on; says whether to stop at the epoch's end."""
         plan = self.plan
         batches = train_batches(
             self.dataset.train,
@@ -207,30 +209,47 @@ class _Loop:
             start=start,
         )
         with contextlib.closing(batches):
-            self.run_steps(epoch, epoch * plan.steps_per_epoch + start, batches)
+            return self.run_steps(epoch, epoch * plan.steps_per_epoch + start, batches)
 
-    def run_steps(self, epoch: int, step: int, batches: Iterable[Batch]) -> None:
-        """Takes a step with each batch, the first of them after `step`."""
-        plan, checked = self.plan, time.monotonic()
+    def run_steps(self, epoch: int, step: int, batches: Iterable[Batch]) -> bool:
+        """Takes a step with each batch, the first of them after `step`.
+
+        Saves and stops inside the epoch where that is asked for. After its last step it does not:
+        the state to resume from is the one that `finish_epoch` leaves.
+
+        Returns:
+            Whether a stop was requested after the last step.
+        """
+        plan, checked, stop = self.plan, time.monotonic(), False
         self.waits = Waits()
         on_devices = parallel.prefetch(batches, plan.devices)
         for batch in self.waits.over(on_devices, lambda: self.state.step.is_ready()):
             self.state = self.programs.train_step(self.state, batch)
             step += 1
-            if step % parallel.STEPS_IN_FLIGHT == 0:
+            waited = step % parallel.STEPS_IN_FLIGHT == 0
+            if waited:
                 jax.block_until_ready(self.state.step)
-            if time.monotonic() - checked > SECONDS_BETWEEN_CHECKS:
+            # Processes must look at the same step: one that ends would leave the others waiting.
+            due = time.monotonic() - checked > SECONDS_BETWEEN_CHECKS
+            if waited if jax.process_count() > 1 else due:
                 self.check(step)
                 checked = time.monotonic()
-            if plan.checkpoint_every_steps and step % plan.checkpoint_every_steps == 0:
+            stop = plan.stop_requested(step)
+            within, every = step % plan.steps_per_epoch != 0, plan.checkpoint_every_steps
+            if within and every and step % every == 0:
                 self.save(step)
-            if plan.stop_requested(step):
+            if within and stop:
                 self.save(step)
-                raise InterruptedRunError(
-                    f"{plan.stage}: stopped in epoch {epoch} after step {step}; all is saved,"
-                    " the same command goes on from here"
-                )
+                self.stop(epoch)
         self.check(step)
+        return stop
+
+    def stop(self, epoch: int) -> None:
+        """Ends the run; its state is saved."""
+        raise InterruptedRunError(
+            f"{self.plan.stage}: stopped in epoch {epoch} after step {self.last_saved}; all is"
+            " saved, the same command goes on from here"
+        )
 
     def check(self, step: int) -> None:
         """Waits for the device, shows the progress, and stops a run whose loss is not finite."""

@@ -1,9 +1,19 @@
 """The loop over the steps, apart from what a step computes."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
+import pytest
 import runs
+from etils import epath
+from jax import lax
+
+from harp_jax.data import load
+from harp_jax.training import loop, parallel
+from harp_jax.training.accuracy import Score
+from harp_jax.training.state import TrainState, zero_sums
 
 # A long epoch of short steps, of which the host would be far ahead, on two devices that wait for
 # each other twice a step. XLA aborts the process if they wait for 30 s.
@@ -60,3 +70,88 @@ def test_devices_that_wait_for_each_other_do_not_wait_for_ever(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "ended 0 (300, 300)"
+
+
+STEPS, ACCURACIES = 4, (0.5, 0.9, 0.7, 0.6)  # in an epoch; of the epochs, on validation data
+
+
+class KilledError(Exception):
+    """Instead of a kill: nothing is saved any more."""
+
+
+def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
+    """Four epochs of a step that counts; gives the outcome and the record without its times."""
+
+    def step(state, batch):
+        examples = lax.psum(batch["labels"].size, parallel.AXIS)
+        sums = {**state.sums, "examples": state.sums["examples"] + examples}
+        sums["loss"] = sums["loss"] + state.step
+        variables = {"steps": state.variables["steps"] + 1}
+        return state.replace(step=state.step + 1, variables=variables, sums=sums)
+
+    def stop_requested(done):
+        if done == kill_after:
+            raise KilledError
+        return done == stop_after
+
+    def robust(variables, *_):
+        done = int(parallel.to_host(variables)["steps"])
+        return Score(ACCURACIES[done // STEPS - 1], 0.5)
+
+    devices = parallel.local_devices(1)
+    plan = loop.Plan(
+        stage="pretrain",
+        epochs=len(ACCURACIES),
+        steps_per_epoch=STEPS,
+        batch_size=300,
+        seed=0,
+        devices=devices,
+        learning_rate=lambda _: 0.1,
+        checkpoint_every_steps=checkpoint_every_steps,
+        chosen_by="robust",
+        describe=lambda _: {},
+        stop_requested=stop_requested,
+    )
+    programs = loop.Programs(
+        train_step=parallel.parallel(step, devices),
+        bake=lambda variables: variables,
+        natural=lambda *_: Score(0.5, 0.5),
+        robust=robust,
+    )
+    state = TrainState(
+        step=np.zeros((), np.int32),
+        key=np.zeros(2, np.uint32),
+        opt_state=(),
+        sums=zero_sums(),
+        variables={"steps": np.zeros((), np.int32)},
+    )
+    dataset = load("digits", seed=0, validation_examples=10)
+    outcome = loop.fit(plan, state, programs, dataset, epath.Path(directory))
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    timing = ("seconds", "images_per_second", "data_wait")
+    rows = [{k: v for k, v in json.loads(line).items() if k not in timing} for line in lines]
+    return (outcome.epoch, int(outcome.variables["steps"])), rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    found = fit(tmp_path_factory.mktemp("undisturbed"))
+    assert found[0] == (1, 8)
+    assert [row["validation"]["robust"] for row in found[1]] == list(ACCURACIES)
+    losses = [row["train"]["loss"] for row in found[1]]
+    np.testing.assert_allclose(losses, [6 / 1200, 22 / 1200, 38 / 1200, 54 / 1200], rtol=1e-6)
+    return found
+
+
+@pytest.mark.parametrize("stop_after", range(1, 1 + STEPS * len(ACCURACIES)))
+def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(stop_after, undisturbed, tmp_path):
+    with pytest.raises(loop.InterruptedRunError, match=f"after step {stop_after};"):
+        fit(tmp_path, stop_after=stop_after)
+    assert fit(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("every", [1, 2, STEPS])
+def test_a_killed_run_ends_as_one_that_was_not(every, undisturbed, tmp_path):
+    with pytest.raises(KilledError):
+        fit(tmp_path, kill_after=10, checkpoint_every_steps=every)
+    assert fit(tmp_path, checkpoint_every_steps=every) == undisturbed
