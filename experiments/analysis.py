@@ -9,18 +9,30 @@ is removed in each layer).
 
 import argparse
 import pathlib
+from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax import checkpoint, plots
+from harp_jax import checkpoint, models, plots
+from harp_jax.pruning import channels
 from harp_jax.pruning.layers import layer_name, leaves_by_path
-from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.records import read_metrics
 
 BINS = 60
 COLUMNS = 4
+
+
+def layers(variables: dict[str, Any]) -> list[LayerSparsity]:
+    """What is kept of each layer; where channels were pruned, without what nobody reads."""
+    if any(leaf.ndim > 1 for leaf in jax.tree.leaves(variables["scores"])):
+        return layer_sparsity(variables)  # a score a weight
+    metadata = variables["metadata"]
+    model = models.create(metadata["model"], metadata["num_classes"])
+    return layer_sparsity(variables, channels.trace(model, metadata["image_shape"]))
 
 
 def strategies(workdirs: list[epath.Path]) -> Figure:
@@ -29,7 +41,7 @@ def strategies(workdirs: list[epath.Path]) -> Figure:
     axes = figure.subplots()
     names: list[str] = []
     for workdir in workdirs:
-        rows = layer_sparsity(checkpoint.load(workdir / "prune"))
+        rows = layers(checkpoint.load(workdir / "prune"))
         names = max(names, [row.layer for row in rows], key=len)
         shares = [row.kept / row.parameters for row in rows]
         axes.plot(range(len(rows)), shares, marker="o", markersize=3, label=workdir.name)
@@ -49,7 +61,9 @@ def rates(workdir: epath.Path) -> Figure | None:
         return None
     series = {layer: np.array([row["rates"][layer] for row in rows]) for layer in rows[0]["rates"]}
     epochs = np.array([row["epoch"] for row in rows])
-    return plots.layer_rates(epochs, series, rows[0]["compression"]["target"])
+    compression = rows[0]["compression"]
+    target = compression["target"] if compression["unit"] == "weights" else None  # not of rates
+    return plots.layer_rates(epochs, series, target)
 
 
 def scores(workdir: epath.Path) -> Figure:

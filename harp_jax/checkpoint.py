@@ -9,7 +9,9 @@ optimiser state, sums, Free-AT's perturbation). A stage's folder holds
     result                  the network that the stage hands on; there once the stage is complete
 """
 
+import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -229,3 +231,22 @@ def check_fits(
     ]
     if problems:
         raise CheckpointError(f"{source}: is not of this network; {'; '.join(problems)}")
+
+
+def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
+    """Checks that a network is used as it was trained, which its arrays do not tell.
+
+    Args:
+        found: Metadata of the checkpoint; what they do not say is not checked.
+        expected: The values of this run, by name.
+        source: Where the checkpoint came from, for the error.
+
+    Raises:
+        CheckpointError: naming the first value that differs.
+    """
+    for name, value in expected.items():
+        as_read = json.loads(json.dumps(value))
+        if found.get(name, as_read) != as_read:
+            raise CheckpointError(
+                f"{source}: has {name}={found[name]!r}; allowed is that of this run, {as_read!r}"
+            )

@@ -28,13 +28,14 @@ ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
 JSON, CHECKPOINT = "json:", "checkpoint:"  # strategies that are read, see harp_jax.strategy
 SELECTION_SPLITS = ("validation", "test")
+STEPS = ("epsilon", "step_size")
 
 
 def default() -> Config:
     """The configuration that every experiment overrides."""
     config: Config = ConfigDict()
     config.seed = 0  # with the config itself, all that a run depends on
-    config.stages = ALL_STAGES  # which to run, in this order; finished ones are skipped
+    config.stages = ALL_STAGES  # which to run, always in this order; finished ones skipped
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
     # Type of the network's features: float32 or bfloat16. All variables stay float32.
     config.compute_dtype = "float32"
@@ -138,25 +139,35 @@ def default() -> Config:
     config.evaluate.curve = False
     config.evaluate.attacks = _attacks(config.attack)
     config.lock()  # a misspelt field is an error, not a new one
-    config.evaluate.attacks.unlock()  # any attacks, by any names
+    config.evaluate.attacks.unlock()  # in a file: any attacks, by any names
     return config
 
 
 def _attacks(training: Config) -> Config:
-    """Attacks to evaluate with, by name; epsilon and step_size follow those of training."""
-    radius = {"epsilon": training.get_ref("epsilon")}
-    steps = {**radius, "step_size": training.get_ref("step_size")}
+    """Attacks to evaluate with, by name; epsilon and step_size follow those of training.
+
+    One way only: what an attack of the evaluation is given stays with it.
+    """
+
+    def following(*names: str) -> dict[str, Any]:
+        return {name: training.get_oneway_ref(name) for name in names}
+
     attacks = {
-        "fgsm": {"type": "FGSM", **radius},
-        "pgd10": {"type": "PGD", **steps, "steps": 10, "restarts": 1},
-        "pgd20": {"type": "PGD", **steps, "steps": 20, "restarts": 5},
-        "pgd100": {"type": "PGD", **steps, "steps": 100, "restarts": 1},
-        "cw20": {"type": "CW", **steps, "steps": 20, "restarts": 1},
-        "apgd": {"type": "APGD", **radius, "objective": "ce", "steps": 100},
-        "apgdt": {"type": "APGD", **radius, "objective": "dlr_targeted", "steps": 100},
-        "fab": {"type": "FAB", **radius, "steps": 100},
-        "square": {"type": "Square", **radius, "queries": 5000},
-        "autoattack": {"type": "AutoAttack", **radius, "version": "standard"},
+        "fgsm": {"type": "FGSM", **following("epsilon")},
+        "pgd10": {"type": "PGD", **following(*STEPS), "steps": 10, "restarts": 1},
+        "pgd20": {"type": "PGD", **following(*STEPS), "steps": 20, "restarts": 5},
+        "pgd100": {"type": "PGD", **following(*STEPS), "steps": 100, "restarts": 1},
+        "cw20": {"type": "CW", **following(*STEPS), "steps": 20, "restarts": 1},
+        "apgd": {"type": "APGD", **following("epsilon"), "objective": "ce", "steps": 100},
+        "apgdt": {
+            "type": "APGD",
+            **following("epsilon"),
+            "objective": "dlr_targeted",
+            "steps": 100,
+        },
+        "fab": {"type": "FAB", **following("epsilon"), "steps": 100},
+        "square": {"type": "Square", **following("epsilon"), "queries": 5000},
+        "autoattack": {"type": "AutoAttack", **following("epsilon"), "version": "standard"},
     }
     return ConfigDict({name: ConfigDict(settings) for name, settings in attacks.items()})
 
@@ -235,6 +246,7 @@ def _validate_ranges(config: Config) -> None:
         "data.validation_examples",
         "data.workers",
     )
+    require(config.seed < 2**32, "seed", config.seed, "whole numbers below 2**32")
     for field in not_negative:
         require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
     optional = ("train_examples", "test_examples", "pad_to", "image_size")
@@ -276,7 +288,7 @@ def _validate_prune(config: Config) -> None:
     require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
     _validate_method(config)
     require(
-        prune.target <= prune.initial_rate <= 1,
+        "rates" not in TRAINS[prune.method] or prune.target <= prune.initial_rate <= 1,
         "prune.initial_rate",
         prune.initial_rate,
         f"numbers from prune.target ({prune.target:g}) to 1",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint, models, records
 from harp_jax.attacks import APGD, Attack, AutoAttack
 from harp_jax.data import Dataset, to_unit
 from harp_jax.pruning.channels import Architecture
@@ -64,17 +64,11 @@ def evaluate(
         The content of results.json.
 
     Raises:
-        CheckpointError: if no stage of `evaluate.stages` is complete.
         InterruptedRunError: if a stop was requested; finished rows are saved, and AutoAttack's
             progress after each batch.
     """
     complete = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
     stages = [stage for stage in complete if stage in config.evaluate.stages]
-    if not stages:
-        raise checkpoint.CheckpointError(
-            f"{workdir}: no complete stage to evaluate; complete are ({', '.join(complete)}),"
-            f" evaluate.stages={tuple(config.evaluate.stages)}"
-        )
     attacks = attacks_to_run(config)
     settings = {name: config.evaluate.attacks[name].to_dict() for name in attacks}
     results = {
@@ -125,17 +119,21 @@ def _rows_done(
     """Rows of an earlier, stopped evaluation that are the ones wanted now."""
     if not path.exists():
         return []
-    earlier = json.loads(path.read_text())
-    if earlier["attacks"] != settings:
-        return []
-    return [
+    earlier = records.read_json(path)
+    kept = [
         row
         for row in earlier["rows"]
-        if row["stage"] in stages
+        if earlier["attacks"] == settings
+        and row["stage"] in stages
         and row["images"] == images
         and "checks" in row  # of a version that made them
         and ("curve" in row) == config.evaluate.curve
     ]
+    if len(kept) < len(earlier["rows"]) and jax.process_index() == 0:
+        beside = path.with_name("results.previous.json")
+        path.copy(beside, overwrite=True)
+        _LOGGER.warning("evaluate: other attacks or images than before; %s has those", beside)
+    return kept
 
 
 class _Measurer:

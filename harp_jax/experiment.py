@@ -17,6 +17,7 @@ from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression, schemes
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.rates import rate_from_logit
 from harp_jax.sections import (
     Config,
     ConfigError,
@@ -34,6 +35,8 @@ _LOGGER = logging.getLogger(__name__)
 
 # Below it, at the budget's end, most layers' rates come down to less than a third.
 LARGE_SHIFT = -1.2
+
+PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
 
 
 def run(config: Config, workdir: epath.PathLike) -> None:
@@ -53,9 +56,8 @@ def run(config: Config, workdir: epath.PathLike) -> None:
     validate(config)
     with Interrupt() as interrupt:
         experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt)
-        for stage in stages.STAGES:
-            if stage in config.stages:
-                experiment.train(stage)
+        for stage in experiment.stages():
+            experiment.train(stage)
         if "evaluate" in config.stages:
             experiment.evaluate()
         if "report" in config.stages and jax.process_index() == 0:
@@ -140,7 +142,7 @@ class _Experiment:
 
     def _check_sources(self) -> None:
         """Finds and checks the checkpoints that the stages start from."""
-        for stage, producer in (("prune", "pretrain"), ("finetune", "prune")):
+        for stage, producer in PRODUCER.items():
             if stage not in self.config.stages or checkpoint.is_complete(self.workdir / stage):
                 continue
             if self.config[stage].source or checkpoint.is_complete(self.workdir / producer):
@@ -150,23 +152,44 @@ class _Experiment:
                     f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
                     f" the stages or complete in {self.workdir}"
                 )
-        trained = any(checkpoint.is_complete(self.workdir / stage) for stage in stages.STAGES)
-        if not trained and not set(stages.STAGES) & set(self.config.stages):
+        complete = [each for each in stages.STAGES if checkpoint.is_complete(self.workdir / each)]
+        networks, wanted = {*complete, *self.stages()}, tuple(self.config.evaluate.stages)
+        if "evaluate" in self.config.stages and networks and not networks & set(wanted):
+            raise ConfigError(
+                f"evaluate.stages={wanted}: allowed are those to run, and those complete in"
+                f" {self.workdir} ({', '.join(complete)})"
+            )
+        if not networks:
             raise ConfigError(
                 f"stages={tuple(self.config.stages)}: no complete stage in {self.workdir}; allowed"
                 f" are lists with {stages.STAGES[0]!r}"
             )
 
+    def stages(self) -> list[str]:
+        """The stages to train: those asked for, without any whose network nothing would read."""
+        asked = [stage for stage in stages.STAGES if stage in self.config.stages]
+        for stage, producer in PRODUCER.items():
+            if stage in asked and producer in asked and self.config[stage].source:
+                _LOGGER.info("%s: skipped, %s.source is set", producer, stage)
+                asked.remove(producer)
+        return asked
+
     def _source(self, stage: str) -> dict[str, Any]:
         """The collections that a stage starts from."""
-        producer = {"prune": "pretrain", "finetune": "prune"}[stage]
-        path = self.config[stage].source or self.workdir / producer
+        producer = PRODUCER[stage]
+        path = checkpoint.absolute(self.config[stage].source or self.workdir)
+        if checkpoint.is_complete(path / producer):
+            path = path / producer
         collections = ("params", "batch_stats")
         if stage == "finetune":
             collections += ("scores", "rates", "minimum_rates")
         try:
             found = checkpoint.load(path)
             checkpoint.check_fits(found, self.expected, collections, str(path))
+            ours = {"model": self.config.model, "normalization": self.normalization}
+            checkpoint.check_metadata(found["metadata"], ours, str(path))
+            if stage == "prune" and "scores" in found:
+                raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")
         except checkpoint.CheckpointError as error:
             raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
@@ -285,7 +308,9 @@ class _Experiment:
         )
         if cost.unit != "weights":
             text += f", which allows {share:.4%}"
-        if self.config.prune.above_target == "error" and not outcome.reached:
+        rates = {path: rate_from_logit(logit, minimum) for path, logit in logits.items()}
+        reached = compression.target_reached(compression.compression_loss(rates, cost, share))
+        if self.config.prune.above_target == "error" and not reached:
             raise ConfigError(
                 f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
                 " or prune.above_target='shift'"

@@ -11,7 +11,7 @@ from harp_jax.types import LogitsFn
 
 
 def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
-    """Loads the network of a workdir, a stage's folder or a checkpoint.
+    """Loads the network of a workdir, or of a complete stage in it.
 
     Args:
         path: As for `harp_jax.checkpoint.load`: a workdir means its last complete stage.
@@ -23,10 +23,15 @@ def load(path: epath.PathLike) -> tuple[LogitsFn, dict[str, Any]]:
         in float32 and without normalisation where the metadata do not say.
 
     Raises:
-        CheckpointError: if there is no checkpoint.
+        CheckpointError: if there is no checkpoint, or it is of a stage that is not complete.
     """
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")
+    if "model" not in metadata:
+        raise checkpoint.CheckpointError(
+            f"{checkpoint.find(path)}: does not say which network it is of; allowed are complete"
+            " stages, and any checkpoint with harp_jax.checkpoint.load"
+        )
     model = models.create(
         metadata["model"],
         metadata["num_classes"],

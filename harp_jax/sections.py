@@ -52,6 +52,8 @@ def make_attack(settings: Config, field: str) -> Attack:
         is_text = known[name] is str
         allowed = "names, as text" if is_text else "numbers"
         require(isinstance(value, str) == is_text, f"{field}.{name}", value, allowed)
+        whole = known[name] is not int or type(value) is int
+        require(whole, f"{field}.{name}", value, "whole numbers")
     missing = [
         each.name
         for each in dataclasses.fields(ATTACKS[kind])

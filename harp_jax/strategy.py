@@ -2,8 +2,10 @@
 
 `prune.strategy` is the name of a rule in `harp_jax.pruning.strategies`, 'json:PATH' or
 'checkpoint:PATH'. A file holds one object, {"layer name": rate, ...}; the prune stage writes one,
-`strategy.json`. Rates that are read are taken as they are, whatever they spend together, except
-that those below a_min begin at a_min. There the sigmoid is flat: such a layer's rate hardly learns.
+`strategy.json`. Rates that are read are taken as they are, except that those below a_min begin at
+a_min. Where rates learn, whatever they spend together, they begin where the sigmoid is not flat, at
+most at 0.99 of its range, so that they can; where they do not, those that spend more than the
+target allows are shifted onto it, and the log says so.
 """
 
 import json
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from harp_jax import checkpoint
@@ -25,6 +28,7 @@ from harp_jax.pruning.layers import (
     rates_of,
     tree_of_leaves,
 )
+from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.strategies import STRATEGIES, Rates, whole_counts
@@ -69,10 +73,21 @@ def start_pruning(
     pruned = scheme.make_prunable(variables, rates, minimum)
     if fixed:
         logits, share = leaves_by_path(pruned["rates"]), scheme.cost.target_share(target)
-        if by_rule and isinstance(scheme.cost, WeightCost):
-            counts = whole_counts(rates, sizes, int(share * scheme.cost.total), minimum)
+        if isinstance(scheme.cost, WeightCost):
+            if by_rule:
+                counts = whole_counts(rates, sizes, int(share * scheme.cost.total), minimum)
+            else:
+                counts = _counts_as_read(rates, sizes, minimum)
             logits = {path: logit_from_count(n, sizes[path], minimum) for path, n in counts.items()}
-        logits, _ = compression.shift_to_budget(logits, minimum, scheme.cost, share)
+        logits, shift = compression.shift_to_budget(logits, minimum, scheme.cost, share)
+        if shift:
+            _LOGGER.warning(
+                "prune.strategy=%r: keeps more than prune.target=%g; all logits were shifted by"
+                " %.4g",
+                config.prune.strategy,
+                target,
+                shift,
+            )
         pruned["rates"] = tree_of_leaves(logits)
     found = rates_of(pruned)
     rates = {path: float(found[path]) for path in sizes if path in found}
@@ -80,6 +95,15 @@ def start_pruning(
     if jax.process_index() == 0:
         save(rates, workdir / "strategy.json")
     return pruned
+
+
+def _counts_as_read(rates: Rates, sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
+    """The weights that masks keep at the rates themselves, also at those near to 1."""
+    counts = {
+        path: int(kept_weights(jnp.float32(rate), sizes[path])) for path, rate in rates.items()
+    }
+    lowest = {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
+    return {path: max(count, lowest[path]) for path, count in counts.items()}
 
 
 def read(config: Config, paths: list[Path]) -> Rates | None:

@@ -52,6 +52,8 @@ def earlier_config(config: Config, workdir: epath.Path) -> dict[str, Any] | None
         if not path.exists():
             return None
         earlier = json.loads(path.read_text())
+        if not isinstance(earlier, dict) or "config" not in earlier:
+            raise ValueError("its config.json is not of a run of harp_jax")
     except (OSError, ValueError) as error:
         raise ConfigError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
     before, now = (
@@ -101,7 +103,9 @@ def claim(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            (workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+            unfinished = workdir / "config.tmp"
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
+            unfinished.replace(workdir / "config.json")
     except OSError as error:
         raise ConfigError(
             f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"

@@ -115,6 +115,11 @@ FIELDS = [
     ({"optimizer.momentum": 1.0}, ["optimizer.momentum=1.0", "[0, 1)"]),
     ({"optimizer.weight_decay": -1e-4}, ["optimizer.weight_decay=-0.0001", ">= 0"]),
     ({"seed": -1}, ["seed=-1", ">= 0"]),
+    ({"seed": 2**32}, ["seed=4294967296", "below 2**32"]),
+    (
+        {"stages": ("pretrain", "evaluate"), "evaluate.stages": ("finetune",)},
+        ["evaluate.stages=('finetune',)", "those to run, and those complete in"],
+    ),
     ({"checkpoint_every_steps": -5}, ["checkpoint_every_steps=-5", ">= 0"]),
     ({"attack.epsilon": -0.1}, ["attack.epsilon=-0.1", ">= 0"]),
     ({"attack.steps": 0}, ["attack.steps=0", ">= 1"]),
@@ -148,6 +153,8 @@ ATTACKS = [
     ({"type": "FGSM", "epsilon": 0.1, "stepps": 3}, "stepps=3: allowed are the fields epsilon"),
     ({"type": "FGSM", "epsilon": "a lot"}, "'a lot'"),
     ({"type": "Square", "epsilon": 0.1, "norm": 2}, "norm=2: allowed are names"),
+    ({"type": "Square", "epsilon": 0.1, "queries": 7.5}, "queries=7.5: allowed are whole numbers"),
+    ({"type": "APGD", "epsilon": 0.1, "steps": True}, "steps=True: allowed are whole numbers"),
 ]
 
 
@@ -249,6 +256,28 @@ def test_a_checkpoint_of_another_network(finished, tmp_path):
     assert "other shape:" in text
     assert "params/conv1/kernel (3, 3, 1, 8) instead of (3, 3, 1, 16)" in text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["prune", "finetune"])
+def test_a_pruned_checkpoint_to_prune(stage, finished, tmp_path):
+    source = str(finished / stage)
+    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
+    assert text == f"prune.source={source!r}: {source}: is pruned; allowed are dense networks"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_another_normalisation(finished, tmp_path):
+    source = str(finished / "pretrain")
+    fields = {"data.mean": (0.5,), "data.std": (0.1,), "prune.source": source}
+    text = message(runs.digits(**fields), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "has normalization=None; allowed is that of this run, [[0.5], [0.1]]" in text
+
+
+def test_a_workdir_of_another_program(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    text = message(runs.digits(), tmp_path)
+    assert text.endswith("its config.json is not of a run of harp_jax")
 
 
 def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):

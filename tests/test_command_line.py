@@ -121,7 +121,12 @@ def outcome(workdir, temporary):
         "elsewhere": [*FROM_ELSEWHERE, source],
         "on-test": [*runs.SHORT, *CHOSEN_ON_TEST],
         "score": [*FROM_ELSEWHERE, source, "--config.prune.method=score"],
-        "rate": [*FROM_ELSEWHERE, source, "--config.prune.method=rate"],
+        "rate": [
+            *(*FROM_ELSEWHERE, "--config.prune.method=rate"),
+            # The dense network of a finished run; its own is then for nothing.
+            f"--config.prune.source={workdir}",
+            "--config.stages=('pretrain','prune','evaluate')",
+        ],
         "nan": ["--config.pretrain.learning_rate=1e12"],
         "help": ["--help"],
     }
@@ -162,6 +167,11 @@ def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(outcome, tem
     assert "above prune.target=0.2; all rate logits were shifted" in results["notes"][0]
     (row,) = results["rows"]
     assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
+
+
+def test_a_network_that_nothing_would_read_is_not_trained(outcome, temporary):
+    assert "pretrain: skipped, prune.source is set" in outcome("rate").stderr
+    assert not (temporary / "rate" / "pretrain").exists()
 
 
 @pytest.mark.parametrize("method", ["score", "rate"])

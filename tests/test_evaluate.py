@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import runs
 
-from harp_jax import checkpoint, evaluate, experiment
+from harp_jax import evaluate, experiment
 from harp_jax.robustness import warnings
-from harp_jax.sections import attacks_to_run
+from harp_jax.sections import ConfigError, attacks_to_run
 from harp_jax.training.accuracy import Score
 
 NAMES = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")
@@ -79,8 +79,12 @@ def test_the_networks_of_some_stages(tmp_path_factory):
         assert (workdir / "report" / "index.html").exists()
     shutil.rmtree(workdir / "finetune")
     config.stages, config.evaluate.stages = ("evaluate",), ("finetune",)
-    with pytest.raises(checkpoint.CheckpointError, match=r"complete are \(pretrain, prune\)"):
+    with pytest.raises(ConfigError, match=r"complete in .* \(pretrain, prune\)"):
         experiment.run(config, workdir)
+    before = (workdir / "results.json").read_bytes()
+    config.evaluate.run, config.evaluate.stages = (), ("pretrain",)
+    experiment.run(config, workdir)
+    assert (workdir / "results.previous.json").read_bytes() == before
 
 
 def test_attacks_follow_the_attack_of_training():
@@ -88,6 +92,10 @@ def test_attacks_follow_the_attack_of_training():
     config.evaluate.run = tuple(config.evaluate.attacks)
     assert {attack.epsilon for attack in attacks_to_run(config).values()} == {0.25}
     assert len(attacks_to_run(config)) == len(config.evaluate.attacks)
+    config.evaluate.attacks.pgd20.epsilon = 0.5  # and not the other way
+    assert config.attack.epsilon == 0.25
+    found = {attack.epsilon for name, attack in attacks_to_run(config).items() if name != "pgd20"}
+    assert found == {0.25}
 
 
 def row(**fields):

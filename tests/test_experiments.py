@@ -2,6 +2,7 @@
 
 import sys
 
+import networks
 import pytest
 import runs
 from PIL import Image
@@ -11,6 +12,9 @@ from experiments import analysis, compare, figures
 from experiments.matrices import fashion, fashion_ablation
 from experiments.matrix import DENSE, Matrix, cells
 from harp_jax import config as harp
+from harp_jax import models
+from harp_jax.pruning import schemes
+from harp_jax.pruning.sparsity import layer_sparsity
 
 MATRIX = Matrix(
     base="configs/digits.py",
@@ -114,6 +118,16 @@ def test_checkpoints_are_analysed(tmp_path_factory, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == names
     for name in names:
         assert min(Image.open(tmp_path / name).size) > 300
+
+
+def test_layers_of_pruned_channels_are_counted_without_what_nobody_reads():
+    scheme = schemes.scheme(models.create("tiny", 10), (8, 8, 1), "channel")
+    dense = networks.tiny()
+    variables = scheme.make_prunable(dense, dict.fromkeys(scheme.architecture.pruned, 0.5), 0.02)
+    metadata = {"model": "tiny", "num_classes": 10, "image_shape": [8, 8, 1]}
+    found = [row.kept for row in analysis.layers({**variables, "metadata": metadata})]
+    assert found == [row.kept for row in layer_sparsity(variables, scheme.architecture)]
+    assert sum(found) < sum(row.kept for row in layer_sparsity(variables))
 
 
 def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):

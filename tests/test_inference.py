@@ -37,6 +37,14 @@ def test_normalization_and_type_come_from_the_metadata(noted, settings, tmp_path
     assert metadata == {**METADATA, **noted}
 
 
+def test_a_stage_that_is_not_complete_is_refused(tmp_path_factory):
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    (best,) = (workdir / "pretrain" / "checkpoints" / "best").iterdir()
+    with pytest.raises(checkpoint.CheckpointError, match="allowed are complete stages"):
+        harp_jax.load(best)
+    assert "params" in checkpoint.load(best)
+
+
 @pytest.mark.slow
 def test_a_run_notes_normalization_and_type(tmp_path):
     config = runs.digits(**{"stages": ("pretrain",), "pretrain.epochs": 1, "attack.steps": 1})

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 
 import networks
 import numpy as np
@@ -103,6 +104,21 @@ def test_rates_below_the_minimum_begin_at_it(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(given))
     started = start({"prune.strategy": f"json:{tmp_path / 'mine.json'}"}, tmp_path)
     assert_allclose(rates(started), [0.9902, 0.02, 0.1, 0.9902], rtol=1e-4)
+
+
+def test_fixed_rates_that_are_read_are_kept_to_the_weight(tmp_path, caplog):
+    given = {"conv1": 1.0, "conv2": 1.0, "dense1": 0.1, "dense2": 1}
+    (tmp_path / "mine.json").write_text(json.dumps(given))
+    fields = {"prune.strategy": f"json:{tmp_path / 'mine.json'}", "prune.method": "score"}
+    rows = layer_sparsity(start({**fields, "prune.target": 0.6}, tmp_path))
+    kept = {row.layer: (row.kept, row.parameters) for row in rows}
+    assert [kept[name][0] for name in LAYERS] == [
+        *(kept[name][1] for name in LAYERS[:2]),
+        *(math.ceil(0.1 * kept["dense1"][1]), kept["dense2"][1]),
+    ]
+    assert "shifted" not in caplog.text
+    start({**fields, "prune.target": 0.3}, tmp_path)
+    assert "keeps more than prune.target=0.3; all logits were shifted by -" in caplog.text
 
 
 def test_fixed_rates_meet_the_target_whatever_the_strategy(tmp_path):

@@ -10,7 +10,6 @@ from harp_jax.attacks.square import Square
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Selection
 
 VERSIONS = ("standard",)
-WHITE_BOX = ("apgd-ce", "apgd-t", "fab-t")  # those that use gradients
 
 
 @dataclasses.dataclass(frozen=True)
