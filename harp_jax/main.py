@@ -5,6 +5,7 @@ python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--co
 
 import logging
 import sys
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -13,6 +14,7 @@ from etils import epath
 from ml_collections import config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from harp_jax import config as harp
 from harp_jax import experiment
 from harp_jax.training import parallel
 from harp_jax.training.loop import InterruptedRunError, TrainingDivergedError
@@ -80,16 +82,27 @@ def _keep_compiled_programs(directory: str) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Parses the flags; a misspelt configuration field becomes one line, not a traceback."""
+    """Parses the flags; what is wrong with them or the configuration is one line, no traceback."""
     try:
-        others = app.parse_flags_with_usage(arguments)
-        _CONFIG.value.lock()  # the first use of a file that could not be read raises
+        others = flags.FLAGS(arguments)
+        missing = set(harp.default()) - set(_CONFIG.value)
+        if missing:
+            raise ValueError(
+                f"no {', '.join(sorted(missing))}; a file begins with harp_jax.config.default()"
+            )
+        _CONFIG.value.lock()
         return others
+    except flags.Error as error:  # of a file's own exception the last line
+        text = [line for line in str(error).splitlines() if line.strip()][-1]
     except (AttributeError, KeyError) as error:
-        text = f"no field {error}; allowed are those of harp_jax/config.py"
+        what: Any = error
+        while isinstance(what, Exception) and what.args:  # one error around another
+            what = what.args[0]
+        what = str(what).partition(". Other fields present")[0]
+        text = f"--config: {what}; allowed are the fields of harp_jax/config.py"
     except (TypeError, ValueError, OSError) as error:
-        text = str(error)
-    print(f"error: --config: {' '.join(text.split())}", file=sys.stderr)
+        text = f"--config: {error}"
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -325,6 +325,7 @@ LINES = {
     "wrong type": (["--config=configs/digits.py", "--config.batch_size=abc"], "'abc'"),
     "unknown field": (["--config=configs/digits.py", "--config.prune.epoks=3"], "epoks"),
     "no such file": (["--config=configs/none.py"], "configs/none.py"),
+    "no such experiment": (["--config=configs/paper.py:mine"], "allowed are DATA-NETWORK-LOSS"),
     "no file named": ([], "--config"),
     "bad value": (["--config=configs/digits.py", "--config.prune.target=2.0"], "prune.target=2.0"),
     "unknown flag": (["--config=configs/digits.py", "--stages=prune"], "'stages'"),
