@@ -1,5 +1,6 @@
 """A whole run: the stages in order, each from a named checkpoint, in one workdir."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -54,8 +55,8 @@ def run(config: Config, workdir: epath.PathLike) -> None:
         InterruptedRunError: if the run was asked to stop; its state is saved.
     """
     validate(config)
-    with Interrupt() as interrupt:
-        experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt)
+    with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:
+        experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt, until_the_end)
         for stage in experiment.stages():
             experiment.train(stage)
         if "evaluate" in config.stages:
@@ -67,7 +68,13 @@ def run(config: Config, workdir: epath.PathLike) -> None:
 class _Experiment:
     """A checked configuration with its data, network and workdir."""
 
-    def __init__(self, config: Config, workdir: epath.Path, interrupt: Interrupt):
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        interrupt: Interrupt,
+        until_the_end: contextlib.ExitStack,
+    ):
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
         check_batches(config, len(self.devices) * jax.process_count())
@@ -89,6 +96,7 @@ class _Experiment:
         self.expected = self._expected_variables()
         self._check_pruning()
         self._check_sources()
+        until_the_end.enter_context(workdirs.held(workdir))
         self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
         _LOGGER.info("%s", self.header["devices"])
         self.measurement = make_measurement(

@@ -1,11 +1,16 @@
 """A run's folder: whose it is, and what made it."""
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
+import logging
+import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +18,8 @@ from etils import epath
 from flax import traverse_util
 
 from harp_jax.sections import Config, ConfigError
+
+_LOGGER = logging.getLogger(__name__)
 
 # Fields that may differ when a workdir is used again: they do not change the trained networks.
 FREE_FIELDS = (
@@ -107,11 +114,47 @@ def claim(
             unfinished.write_text(json.dumps(content, indent=2) + "\n")
             unfinished.replace(workdir / "config.json")
     except OSError as error:
-        raise ConfigError(
-            f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
-            " that this user may write to"
-        ) from None
+        raise _cannot_write(workdir, error) from None
     return header
+
+
+def _cannot_write(workdir: epath.Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
+        " that this user may write to"
+    )
+
+
+@contextlib.contextmanager
+def held(workdir: epath.Path) -> Iterator[None]:
+    """Keeps a second run out of a local workdir.
+
+    Args:
+        workdir: Folder of the run; made if it is not there.
+
+    Raises:
+        ConfigError: if another process holds it, which the system lets go of when that process
+            ends; or if the folder cannot be written.
+    """
+    if "://" in os.fspath(workdir) or jax.process_index() > 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"workdir={str(workdir)!r}: another process is running in it; allowed are a new"
+                " folder, or to wait until it ends"
+            ) from None
+        except OSError:  # a file system without locks
+            _LOGGER.warning("%s: cannot be kept from a second run", workdir)
+        yield
 
 
 def _versions() -> dict[str, str]:

@@ -274,6 +274,14 @@ def test_a_checkpoint_with_another_normalisation(finished, tmp_path):
     assert "has normalization=None; allowed is that of this run, [[0.5], [0.1]]" in text
 
 
+def test_a_workdir_in_which_another_process_runs(tmp_path):
+    with workdirs.held(epath.Path(tmp_path)):
+        text = message(runs.digits(), tmp_path)
+    assert text.startswith(f"workdir={str(tmp_path)!r}: another process is running in it")
+    with workdirs.held(epath.Path(tmp_path)):
+        pass
+
+
 def test_a_workdir_of_another_program(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "x"}')
     text = message(runs.digits(), tmp_path)
