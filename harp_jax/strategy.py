@@ -31,7 +31,7 @@ from harp_jax.pruning.layers import (
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
-from harp_jax.pruning.strategies import STRATEGIES, Rates, whole_counts
+from harp_jax.pruning.strategies import STRATEGIES, Rates, lowest_counts, whole_counts
 from harp_jax.sections import Config, ConfigError, minimum_rate
 from harp_jax.training import stages
 from harp_jax.types import Variables
@@ -102,7 +102,7 @@ def _counts_as_read(rates: Rates, sizes: Mapping[Path, int], minimum: float) -> 
     counts = {
         path: int(kept_weights(jnp.float32(rate), sizes[path])) for path, rate in rates.items()
     }
-    lowest = {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
+    lowest = lowest_counts(sizes, minimum)
     return {path: max(count, lowest[path]) for path, count in counts.items()}
 
 

@@ -1,4 +1,4 @@
-"""What settings do, at 99 % sparsity, each changed alone against the matrix of methods.
+"""What settings do, at 99 % sparsity, changed one at a time, a few two at a time.
 
 The column `validation_robust` is what settings may be chosen by.
 """

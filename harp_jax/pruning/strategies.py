@@ -116,6 +116,11 @@ def _lamp_scores(kernel: np.ndarray) -> np.ndarray:
     return squares / np.where(at_least_as_large > 0, at_least_as_large, 1.0)
 
 
+def lowest_counts(sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
+    """The fewest weights that a rate above the smallest one, in [0, 1), keeps of each layer."""
+    return {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
+
+
 def whole_counts(
     rates: Rates, sizes: Mapping[Path, int], budget: int, minimum: float
 ) -> dict[Path, int]:
@@ -133,7 +138,7 @@ def whole_counts(
     Returns:
         The kept weights of every path. Their sum is the budget, unless the minima alone exceed it.
     """
-    lowest = {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
+    lowest = lowest_counts(sizes, minimum)
     wanted = {path: max(rate * sizes[path], lowest[path]) for path, rate in rates.items()}
     counts = {path: int(number) for path, number in wanted.items()}
     left = budget - sum(counts.values())
