@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from harp_jax import checkpoint, methods, models, recipe, report, workdirs
+from harp_jax import budget, checkpoint, methods, models, recipe, report, workdirs
 from harp_jax.config import check_batches, validate
 from harp_jax.data import Dataset, steps_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluate import evaluate
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression, schemes
-from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
-from harp_jax.pruning.rates import rate_from_logit
+from harp_jax.pruning.layers import kernel_paths
 from harp_jax.sections import (
     Config,
     ConfigError,
@@ -33,9 +32,6 @@ from harp_jax.training import loop, metrics, parallel, stages
 from harp_jax.training.accuracy import make_measurement
 
 _LOGGER = logging.getLogger(__name__)
-
-# Below it, at the budget's end, most layers' rates come down to less than a third.
-LARGE_SHIFT = -1.2
 
 PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
 
@@ -275,7 +271,7 @@ class _Experiment:
         """Writes a stage's result; a pruned network is first brought onto its budget."""
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
-            variables["rates"], notes = self._fit_budget(variables, outcome)
+            variables["rates"], notes = budget.fit(self.config, variables, self.cost, outcome.epoch)
         on_test = self.config.data.select_on == "test" and outcome.epoch is not None
         if on_test and outcome.reached:
             chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"
@@ -297,40 +293,6 @@ class _Experiment:
         if jax.process_index() == 0:  # rows of a network that this one replaces must not survive
             (self.workdir / "results.json").unlink(missing_ok=True)
         checkpoint.save_result(self.workdir / stage, variables, metadata)
-
-    def _fit_budget(
-        self, variables: dict[str, Any], outcome: loop.Outcome
-    ) -> tuple[Any, list[str]]:
-        """Rate logits whose masks keep at most what the target allows, in any program."""
-        cost, share, minimum = self.cost, self.target_share, minimum_rate(self.config)
-        logits = leaves_by_path(variables["rates"])
-        before = compression.kept_total(logits, minimum, cost)
-        shifted, shift = compression.shift_to_budget(logits, minimum, cost, share)
-        settled = compression.settle(shifted, minimum, cost)
-        fitting = tree_of_leaves({path: jax.device_get(logit) for path, logit in settled.items()})
-        if shift == 0.0:
-            return fitting, []
-        text = (
-            f"prune: epoch {outcome.epoch} kept {before} of {cost.total} {cost.unit}"
-            f" ({before / cost.total:.4%}), above prune.target={self.config.prune.target:g}"
-        )
-        if cost.unit != "weights":
-            text += f", which allows {share:.4%}"
-        rates = {path: rate_from_logit(logit, minimum) for path, logit in logits.items()}
-        reached = compression.target_reached(compression.compression_loss(rates, cost, share))
-        if self.config.prune.above_target == "error" and not reached:
-            raise ConfigError(
-                f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
-                " or prune.above_target='shift'"
-            )
-        after = compression.kept_total(settled, minimum, cost)
-        note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
-        if shift < LARGE_SHIFT:
-            note += (
-                "; so large a shift leaves little of what was learned:"
-                " prune longer, or with a larger prune.gamma0"
-            )
-        return fitting, [note]
 
     def evaluate(self) -> None:
         """Measures every complete stage on the test split."""

@@ -17,7 +17,7 @@ LEVELS = [
     {"training"},
     {"sections"},
     {"baselines", "config", "plots", "records", "robustness"},
-    {"methods", "strategy"},
+    {"budget", "methods", "strategy"},
     {"curves", "evaluate", "export", "inference", "interrupt", "recipe", "report", "workdirs"},
     {"experiment"},
     {"main"},
