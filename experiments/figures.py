@@ -24,7 +24,7 @@ from experiments.matrix import DENSE
 from harp_jax import plots
 
 ACCURACIES = ("validation_robust", "natural", "pgd20", "autoattack")
-COLUMNS = 3  # of panels in a figure
+COLUMNS = 2  # of panels in a figure
 IN_SIGHT = 0.12  # of accuracy, below the best
 
 Line = dict[str, Any]
@@ -36,6 +36,11 @@ def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...]
     for line in lines:
         found.setdefault(tuple(line[name] for name in names), []).append(line)
     yield from found.items()
+
+
+def in_order(lines: Sequence[Line]) -> list[Line]:
+    """Rows from the largest target down and the smallest seed up, whichever ran first."""
+    return sorted(lines, key=lambda line: (-float(line["target"]), int(line["seed"])))
 
 
 def summary(lines: Sequence[Line]) -> list[Line]:
@@ -56,8 +61,8 @@ def summary(lines: Sequence[Line]) -> list[Line]:
 def colours(lines: Sequence[Line]) -> dict[str, Any]:
     """A colour for every method; the dense network has ink."""
     methods = [method for (method,), _ in groups(lines, "method") if method != DENSE]
-    shades = matplotlib.colormaps["tab10"](range(len(methods)))
-    return {DENSE: plots.INK, **dict(zip(methods, map(tuple, shades), strict=True))}
+    shades = matplotlib.colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)])
+    return {DENSE: plots.INK, **dict(zip(methods, map(tuple, shades), strict=False))}
 
 
 def accuracy(lines: Sequence[Line]) -> Figure:
@@ -111,7 +116,10 @@ def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
 
 
 def time(lines: Sequence[Line]) -> Figure:
-    """Robust validation accuracy over the minutes of pruning and finetuning, first seed."""
+    """Robust validation accuracy over the minutes of pruning and finetuning, first seed.
+
+    Each epoch counts with the median of its stage: a run that was held for a while is no slower.
+    """
     pruned = [line for line in lines if line["method"] != DENSE]
     targets = [target for (target,), _ in groups(pruned, "target")]
     figure, panels = _panels(targets, "robust accuracy on validation data")
@@ -119,7 +127,7 @@ def time(lines: Sequence[Line]) -> Figure:
     for axes, (_, of_target) in zip(panels, groups(pruned, "target"), strict=True):
         for (method,), cells in groups(of_target, "method"):
             rows = [row for row in cells if row["seed"] == cells[0]["seed"]]
-            minutes = np.cumsum([float(row["seconds"]) for row in rows]) / 60
+            minutes = np.cumsum([_median(rows, row["stage"]) for row in rows]) / 60
             values = [float(row["robust"]) for row in rows]
             axes.plot(minutes, values, color=shades[method], linewidth=1.3, label=method)
         axes.yaxis.set_major_formatter(plots.percent_ticks())
@@ -127,6 +135,10 @@ def time(lines: Sequence[Line]) -> Figure:
         plots.calm(axes)
     _legend(figure, panels)
     return figure
+
+
+def _median(rows: Sequence[Line], stage: str) -> float:
+    return float(np.median([float(row["seconds"]) for row in rows if row["stage"] == stage]))
 
 
 def settings(lines: Sequence[Line]) -> Figure:
@@ -186,10 +198,10 @@ def main() -> None:
     table = parser.parse_args().table
     name = table.stem.removesuffix("_matrix")
     beside = {kind: table.with_name(f"{name}_{kind}") for kind in ("summary", "epochs")}
-    lines = read(table)
+    lines = in_order(read(table))
     write(beside["summary"].with_suffix(".csv"), summary(lines))
     if "autoattack" in lines[0]:
-        epochs = read(beside["epochs"].with_suffix(".csv"))
+        epochs = in_order(read(beside["epochs"].with_suffix(".csv")))
         layers = next(line["kept_per_layer"] for line in lines if line["method"] == DENSE)
         sizes = [int(size) for size in layers.split()]
         figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}

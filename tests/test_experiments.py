@@ -100,6 +100,24 @@ def test_figures_are_drawn(table, monkeypatch):
     assert len(compare.read(table.with_name("toy_summary.csv"))) == 4
 
 
+def test_figures_do_not_depend_on_what_ran_first():
+    lines = [
+        {"target": target, "seed": seed, "method": "a", "kept_per_layer": "9"}
+        for target, seed in [("0.01", "1"), ("0.1", "2"), ("1", "0"), ("0.1", "0"), ("0.01", "0")]
+    ]
+    ordered = [(line["target"], line["seed"]) for line in figures.in_order(lines)]
+    assert ordered == [("1", "0"), ("0.1", "0"), ("0.1", "2"), ("0.01", "0"), ("0.01", "1")]
+
+
+def test_a_run_that_was_held_is_drawn_no_slower():
+    seconds = {"prune": (60, 60, 9000), "finetune": (30, 30, 30)}
+    cell = {"target": "0.1", "seed": "0", "method": "a", "robust": "0.5"}
+    lines = [{**cell, "stage": s, "seconds": by} for s, each in seconds.items() for by in each]
+    (axes,) = figures.time(lines).axes
+    (line,) = axes.get_lines()
+    assert list(line.get_xdata()) == [1, 2, 3, 3.5, 4, 4.5]
+
+
 def test_settings_are_drawn_best_first_with_what_is_out_of_sight_in_words():
     row = {"target": "0.1", "seed": "0", "kept": "9", "natural": "0.8", "pgd20": "0.5"}
     accuracies = {"a": "0.4", "b": "0.6", "c": "0.55", DENSE: "0.7"}
