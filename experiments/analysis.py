@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", type=epath.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
+    for workdir in arguments.workdirs:
+        if not checkpoint.is_complete(workdir / "prune"):
+            parser.error(f"{workdir}: allowed are workdirs with a complete prune stage")
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = {"strategies": strategies(arguments.workdirs)}
     for workdir in arguments.workdirs:

@@ -40,7 +40,11 @@ def main() -> None:
     """Writes the lines of all workdirs under one head."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
-    lines = [line for workdir in parser.parse_args().workdirs for line in epochs(workdir)]
+    workdirs = parser.parse_args().workdirs
+    for workdir in workdirs:
+        if not (workdir / "prune" / "metrics.jsonl").exists():
+            parser.error(f"{workdir}: allowed are workdirs whose prune stage has epochs")
+    lines = [line for workdir in workdirs for line in epochs(workdir)]
     columns = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()

@@ -8,7 +8,7 @@ import runs
 from PIL import Image
 
 from configs import fashion_cnn
-from experiments import analysis, compare, figures
+from experiments import analysis, collect, compare, figures
 from experiments.matrices import fashion, fashion_ablation
 from experiments.matrix import DENSE, Matrix, cells
 from harp_jax import config as harp
@@ -136,6 +136,15 @@ def test_checkpoints_are_analysed(tmp_path_factory, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == names
     for name in names:
         assert min(Image.open(tmp_path / name).size) > 300
+
+
+@pytest.mark.parametrize("script", [analysis, collect])
+def test_workdirs_without_pruning_are_named(script, tmp_path, monkeypatch, capsys):
+    arguments = [str(tmp_path), *(["--out=x"] if script is analysis else [])]
+    monkeypatch.setattr(sys, "argv", ["script", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert f"{tmp_path}: allowed are workdirs" in capsys.readouterr().err
 
 
 def test_layers_of_pruned_channels_are_counted_without_what_nobody_reads():
