@@ -34,5 +34,5 @@ MATRIX = Matrix(
     },
     targets=(0.01, 0.05, 0.1),
     more_seeds=dict.fromkeys(MOST_OFTEN, (1, 2)),
-    more_targets={"HARP": (0.001,), "HARP, live": (0.001,), "HYDRA": (0.001,)},
+    more_targets=dict.fromkeys(("HARP", "HARP, live", "HYDRA", "HYDRA, LAMP"), (0.001,)),
 )
