@@ -62,7 +62,10 @@ def colours(lines: Sequence[Line]) -> dict[str, Any]:
     """A colour for every method; the dense network has ink."""
     methods = [method for (method,), _ in groups(lines, "method") if method != DENSE]
     shades = matplotlib.colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)])
-    return {DENSE: plots.INK, **dict(zip(methods, map(tuple, shades), strict=False))}
+    return {
+        DENSE: plots.INK,
+        **dict(zip(methods, itertools.cycle(map(tuple, shades)), strict=False)),
+    }
 
 
 def accuracy(lines: Sequence[Line]) -> Figure:
