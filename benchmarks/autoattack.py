@@ -28,12 +28,11 @@ import numpy as np
 from etils import epath
 
 from benchmarks import jax_step, workload
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint, models, parallel
 from harp_jax.attacks import PGD, AutoAttack
 from harp_jax.data import Split, load, to_unit
+from harp_jax.evaluation import Outcome, PackedAutoAttack
 from harp_jax.pruning.layers import bake
-from harp_jax.robustness import Outcome, PackedAutoAttack
-from harp_jax.training import parallel
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "autoattack.json"
 SIDES = ("harp_jax", "torchattacks", "foolbox")

@@ -85,7 +85,7 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
     batch = workload.random_batch(options.network, options.batch)
     if side == "harp_jax":
         from benchmarks.jax_step import JaxStep
-        from harp_jax.training import parallel
+        from harp_jax import parallel
 
         parallel.one_device_per_core([options.batch], options.devices)
         imported = time.perf_counter()

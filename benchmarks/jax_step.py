@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import workload
-from harp_jax import models
+from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.data import to_unit
+from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
-from harp_jax.training import optim, parallel
+from harp_jax.training import optim
 from harp_jax.training import state as train_state
-from harp_jax.training.objectives import OBJECTIVES
 from harp_jax.training.step import make_train_step
 from harp_jax.types import Variables
 

@@ -35,8 +35,7 @@ import numpy as np
 
 from benchmarks import first_step, jax_step, workload
 from benchmarks.jax_step import JaxStep
-from harp_jax import models
-from harp_jax.training import parallel
+from harp_jax import models, parallel
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step.json"
 KINDS = ("plain", "prune")

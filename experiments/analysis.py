@@ -16,11 +16,12 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax import checkpoint, models, plots
+from harp_jax import checkpoint, models
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import layer_name, leaves_by_path
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
-from harp_jax.records import read_metrics
+from harp_jax.report import plots
+from harp_jax.report.records import read_metrics
 
 BINS = 60
 COLUMNS = 4

@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments.matrix import DENSE, Cell, Matrix, cells
 from harp_jax import checkpoint, models
+from harp_jax.evaluation import ROBUST
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.masking import live_weights
-from harp_jax.robustness import ROBUST
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of the epochs' table, beside those that name the cell.

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments.compare import read, write
 from experiments.matrix import DENSE
-from harp_jax import plots
+from harp_jax.report import plots
 
 ACCURACIES = ("validation_robust", "natural", "pgd20", "autoattack")
 COLUMNS = 2  # of panels in a figure

@@ -15,8 +15,8 @@ import dataclasses
 
 from harp_jax import models
 from harp_jax.config import default
+from harp_jax.config.sections import Config
 from harp_jax.pruning.channels import FlopsCost, trace
-from harp_jax.sections import Config
 
 # Peaks as the makers publish them, dense, in TFLOP/s.
 DEVICES = {

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from harp_jax.inference import load
+from harp_jax.export.loading import load
 
 __version__ = importlib.metadata.version("harp_jax")
 __all__ = ["__version__", "load"]

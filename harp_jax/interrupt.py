@@ -10,6 +10,10 @@ from jax.experimental import multihost_utils
 SHARED_EVERY = 20
 
 
+class InterruptedRunError(RuntimeError):
+    """The user or the system asked the run to stop; its state is saved."""
+
+
 class Interrupt:
     """While open, turns SIGINT and SIGTERM (preemption) into a request that loops ask for.
 

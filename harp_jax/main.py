@@ -15,9 +15,10 @@ from ml_collections import config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
-from harp_jax import experiment
-from harp_jax.training import parallel
-from harp_jax.training.loop import InterruptedRunError, TrainingDivergedError
+from harp_jax import parallel
+from harp_jax.interrupt import InterruptedRunError
+from harp_jax.run import experiment
+from harp_jax.training.loop import TrainingDivergedError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the configuration; put it before any --config.FIELD=VALUE."
@@ -99,7 +100,7 @@ def _parse(arguments: list[str]) -> list[str]:
         while isinstance(what, Exception) and what.args:  # one error around another
             what = what.args[0]
         what = str(what).partition(". Other fields present")[0]
-        text = f"--config: {what}; allowed are the fields of harp_jax/config.py"
+        text = f"--config: {what}; allowed are the fields of harp_jax/config/defaults.py"
     except (TypeError, ValueError, OSError) as error:
         text = f"--config: {error}"
     print(f"error: {' '.join(text.split())}", file=sys.stderr)

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import runs
 
-from harp_jax import experiment, models
+from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.data import augment, load, train_batches
+from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import tree_of_leaves
-from harp_jax.training import optim, parallel
+from harp_jax.run import experiment
+from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.free_step import make_free_step
-from harp_jax.training.objectives import OBJECTIVES
 from harp_jax.training.step import make_train_step
 
 STEPS, BATCH, PER_EPOCH = 3, 64, 20

@@ -7,11 +7,12 @@ import torch_layout
 from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
+from harp_jax import parallel
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import tree_of_leaves
-from harp_jax.training import optim, parallel, state
+from harp_jax.training import optim, state
 from harp_jax.training.free_step import make_free_step
 
 START = torch_layout.below(torch_layout.golden("net_losses"), "init")

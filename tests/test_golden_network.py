@@ -12,12 +12,12 @@ from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose
 
 from harp_jax.attacks import FGSM, PGD, norms
+from harp_jax.losses import nearby
+from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.models import logits_fn
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
-from harp_jax.training import inner
-from harp_jax.training.objectives import OBJECTIVES
 from harp_jax.training.step import TrainingForward
 
 ARRAYS = torch_layout.golden("net_losses")
@@ -56,7 +56,7 @@ def from_noise(attack, network, monkeypatch):
 
     def run(noise):
         monkeypatch.setattr(norms, "uniform_noise", lambda *_: noise)
-        monkeypatch.setattr(inner, "normal_noise", lambda *_: noise)
+        monkeypatch.setattr(nearby, "normal_noise", lambda *_: noise)
         return attack(network, IMAGES, LABELS, KEY)
 
     return jax.jit(run)
@@ -94,12 +94,12 @@ def test_every_step_of_trades_and_mart_goes_where_the_authors_go(network, monkey
     if len(iterates) == 10:
         iterates = [*iterates, adversarial(name)]
     noise = torch_layout.images(ARRAYS[f"{name}/noise"])
-    assert_allclose(IMAGES + inner.START * noise, iterates[0], rtol=0, atol=1e-7)
+    assert_allclose(IMAGES + nearby.START * noise, iterates[0], rtol=0, atol=1e-7)
     attack = OBJECTIVES[name].inner(PGD(EPSILON, STEP_SIZE, steps=1))
     step = from_noise(attack, network, monkeypatch)
     gradient = torch_layout.images(ARRAYS[f"{name}/grad_step0"])
     for number, (here, there) in enumerate(itertools.pairwise(iterates)):
-        found = step((here - IMAGES) / inner.START)
+        found = step((here - IMAGES) / nearby.START)
         # The divergence's gradient cancels where clean and adversarial logits are almost the same:
         # at the start it is only good to 2e-4 of its length, and the smallest may change sign.
         unsure = np.abs(gradient) < 2e-5 * np.abs(gradient).max()

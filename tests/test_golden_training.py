@@ -12,12 +12,13 @@ import torch_layout
 from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
+from harp_jax import parallel
+from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import bake, tree_of_leaves
-from harp_jax.training import optim, parallel, stages, state
-from harp_jax.training.objectives import OBJECTIVES
+from harp_jax.training import optim, stages, state
 from harp_jax.training.step import make_train_step
 
 START = torch_layout.below(torch_layout.golden("net_losses"), "init")

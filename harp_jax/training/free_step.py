@@ -18,9 +18,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from harp_jax import losses
+from harp_jax import losses, parallel
 from harp_jax.pruning.masking import PLAIN, Masking
-from harp_jax.training import parallel, stages
+from harp_jax.training import stages
 from harp_jax.training.state import TrainState
 from harp_jax.training.step import (
     Augment,

@@ -12,10 +12,11 @@ import optax
 from etils import epath
 from tqdm import tqdm
 
+from harp_jax import parallel
 from harp_jax.checkpoint import StageCheckpoints
 from harp_jax.data import Batch, Dataset, train_batches
-from harp_jax.training import parallel
-from harp_jax.training.accuracy import Accuracy
+from harp_jax.evaluation.accuracy import Accuracy
+from harp_jax.interrupt import InterruptedRunError
 from harp_jax.training.metrics import MetricsLog, Row
 from harp_jax.training.state import TrainState, zero_sums
 from harp_jax.training.waits import Waits
@@ -26,10 +27,6 @@ SECONDS_BETWEEN_CHECKS = 1.0
 
 class TrainingDivergedError(RuntimeError):
     """The loss became NaN or infinite."""
-
-
-class InterruptedRunError(RuntimeError):
-    """The user or the system asked the run to stop; its state is saved."""
 
 
 @dataclasses.dataclass(frozen=True)

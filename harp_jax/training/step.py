@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from harp_jax import models
+from harp_jax import models, parallel
 from harp_jax.attacks import Attack
+from harp_jax.losses.objectives import Objective
 from harp_jax.pruning.masking import PLAIN, Masking
-from harp_jax.training import parallel, stages
-from harp_jax.training.objectives import Objective
+from harp_jax.training import stages
 from harp_jax.training.state import TrainState
 from harp_jax.types import Images, Labels, Logits, RawImages, Scalar
 

@@ -7,13 +7,14 @@ import pytest
 import runs
 from etils import epath
 
-from harp_jax import models, recipe
+from harp_jax import models, parallel
 from harp_jax.checkpoint import StageCheckpoints
+from harp_jax.config.sections import minimum_rate
 from harp_jax.data import load
+from harp_jax.evaluation.accuracy import Score
 from harp_jax.pruning import schemes
-from harp_jax.sections import minimum_rate
-from harp_jax.training import loop, metrics, optim, parallel
-from harp_jax.training.accuracy import Score
+from harp_jax.run import recipe
+from harp_jax.training import loop, metrics, optim
 
 BATCHES, EPOCHS, REPLAYS, DEVICES = 3, 3, 2, 2
 STOP_AFTER = 4  # in the second epoch

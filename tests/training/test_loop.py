@@ -10,9 +10,10 @@ import runs
 from etils import epath
 from jax import lax
 
+from harp_jax import parallel
 from harp_jax.data import load
-from harp_jax.training import loop, parallel
-from harp_jax.training.accuracy import Score
+from harp_jax.evaluation.accuracy import Score
+from harp_jax.training import loop
 from harp_jax.training.state import TrainState, zero_sums
 
 # A long epoch of short steps, of which the host would be far ahead, on two devices that wait for
@@ -23,8 +24,9 @@ import jax, jax.numpy as jnp, numpy as np
 from etils import epath
 from jax import lax
 from harp_jax.data import load
-from harp_jax.training import loop, parallel
-from harp_jax.training.accuracy import Score
+from harp_jax.training import loop
+from harp_jax import parallel
+from harp_jax.evaluation.accuracy import Score
 from harp_jax.training.state import TrainState, zero_sums
 
 def step(state, batch):

@@ -1,1 +1,0 @@
-"""What other pruning methods need beside the stages that all share."""

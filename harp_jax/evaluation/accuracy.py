@@ -1,0 +1,142 @@
+"""Accuracy of a network on a split, clean or under attack, over all devices."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
+from tqdm import tqdm
+
+from harp_jax import models, parallel
+from harp_jax.attacks import Attack, norms
+from harp_jax.data import Split, eval_batches, to_unit
+from harp_jax.pruning.layers import bake
+from harp_jax.types import Device, Variables
+
+
+class Score(NamedTuple):
+    """How well a split was classified.
+
+    Attributes:
+        accuracy: Share of the examples that are classified rightly, in [0, 1].
+        balanced: Mean over the classes that occur of the share of each, in [0, 1].
+        excess: By how much a perturbation left its ball or the box, at most; 0 but for rounding,
+            nan if one is not a number.
+    """
+
+    accuracy: float
+    balanced: float
+    excess: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        correct: Shaped[np.ndarray, " classes"],
+        examples: Shaped[np.ndarray, " classes"],
+        excess: float = 0.0,
+    ) -> "Score":
+        """The score of so many correct ones among so many examples of each class."""
+        there = examples > 0
+        shares = correct[there] / examples[there]
+        return cls(float(correct.sum() / examples.sum()), float(shares.mean()), float(excess))
+
+
+# (replicated plain variables, split, label of the progress bar) -> score.
+Accuracy = Callable[[Any, Split, str], Score]
+
+
+class Measurement(NamedTuple):
+    """The compiled functions that measure a network, for all stages of a run and its evaluation.
+
+    Attributes:
+        bake: `bake` for replicated variables: masks are applied once, before a whole evaluation.
+        under: Attack, or None for clean images -> the accuracy under it. Asked again for the same
+            attack it gives the same program.
+    """
+
+    bake: Callable[[Any], Any]
+    under: Callable[[Attack | None], Accuracy]
+
+
+def make_measurement(
+    model: nn.Module, *, seed: int, batch_size: int, devices: Sequence[Device]
+) -> Measurement:
+    """Builds what measures a network.
+
+    Args:
+        model: The network.
+        seed: Seed of the attacks' noise, which is keyed by the example's place in the split.
+        batch_size: Examples at once over all devices of all processes.
+        devices: Local devices.
+
+    Returns:
+        Functions that compile at their first use and, for the same shapes, never again.
+    """
+    under = functools.partial(
+        make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices
+    )
+    return Measurement(parallel.parallel(bake, devices), functools.cache(under))
+
+
+def make_accuracy(
+    model: nn.Module,
+    attack: Attack | None,
+    *,
+    seed: int,
+    batch_size: int,
+    devices: Sequence[Device],
+) -> Accuracy:
+    """Builds a function that measures accuracy; it compiles once.
+
+    Args:
+        model: The network.
+        attack: Attack to measure under, or None for natural accuracy.
+        seed: Seed of the attack's noise, which is keyed by the example's place in the split.
+        batch_size: Examples at once over all devices of all processes.
+        devices: Local devices.
+
+    Returns:
+        (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
+        bar) -> score, in which every example of the split counts once.
+    """
+
+    def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits_fn = models.logits_fn(model, variables)
+        clean, labels = to_unit(batch["images"]), batch["labels"]
+        images, excess = clean, jnp.zeros(len(clean))
+        if attack is not None:
+            key = jax.random.key(seed)
+            keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(batch["index"])
+            images = attack(logits_fn, clean, labels, keys)
+            excess = norms.excess(images, clean, attack.epsilon, attack.norm)
+        logits = logits_fn(images)
+        correct = (logits.argmax(-1) == labels) & batch["valid"]
+        classes = jax.nn.one_hot(labels, logits.shape[-1])
+        by_class = {"correct": correct @ classes, "examples": batch["valid"] @ classes}
+        return {**parallel.total(by_class), "excess": parallel.maximum(excess.max())}
+
+    count_everywhere = parallel.parallel(count, devices)
+
+    def accuracy(variables: Any, split: Split, label: str) -> Score:
+        batches = eval_batches(
+            split,
+            batch_size=batch_size,
+            devices=len(devices),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        correct = examples = excess = np.zeros(())
+        bar = tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None)
+        with bar:
+            for batch in parallel.prefetch(batches, devices):
+                counts = parallel.to_host(count_everywhere(variables, batch))
+                correct, examples = correct + counts["correct"], examples + counts["examples"]
+                excess = np.maximum(excess, counts["excess"])
+                bar.update(int(counts["examples"].sum()))
+        return Score.of(correct, examples, float(excess))
+
+    return accuracy

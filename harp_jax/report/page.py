@@ -1,0 +1,353 @@
+"""A finished workdir as one page: tables, curves, layer-wise rates and attacked images.
+
+The page needs nothing but itself: figures are embedded, there are no scripts. What the workdir does
+not hold is left out of the page. Epochs count from 0, as in the logs.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from harp_jax.report import curves, plots, records
+from harp_jax.report.records import STAGES, ReportError
+
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+MAXIMUM_EXAMPLES = 8
+MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
+
+Record = Mapping[str, Any]
+Log = Sequence[Record]  # one record an epoch
+
+__all__ = ["ReportError", "write"]
+
+
+def write(workdir: epath.PathLike) -> epath.Path:
+    """Writes `report/index.html` of a finished run.
+
+    Args:
+        workdir: Folder with `results.json` and, where there are any, `config.json`,
+            `<stage>/metrics.jsonl` and `examples.npz`.
+
+    Returns:
+        The path of the page. Its content depends on the files read alone.
+
+    Raises:
+        ReportError: If `results.json` is missing or has no rows, or a file cannot be read.
+    """
+    workdir = epath.Path(workdir)
+    results = records.read_results(workdir)
+    rows = results["rows"]
+    run = (
+        records.read_json(workdir / "config.json")
+        if (workdir / "config.json").exists()
+        else results
+    )
+    logs = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    logs = {stage: lines for stage, lines in logs.items() if lines}
+    examples = records.read_examples(workdir / "examples.npz")
+    html = _template().render(
+        **_headline(run, results),
+        rows=rows,
+        columns=list(dict.fromkeys(name for row in rows for name in row["robust"])),
+        summary=_summary(rows),
+        precision=_precision(rows),
+        flops=_flops(rows),
+        warnings=[(row["stage"], text) for row in rows for text in row.get("warnings", [])],
+        autoattacks=list(_autoattacks(rows)),
+        attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
+        dataset=results.get("dataset", {}),
+        chosen_on=results.get("config", {}).get("data", {}).get("select_on", "validation"),
+        complete=results.get("complete", True),
+        notes=results.get("notes", []),
+        figures={name: _embedded(figure) for name, figure in _figures(rows, logs, examples)},
+        shown_attack=_shown_attack(examples),
+        training=_training(rows, logs),
+        environment=_environment(run, results),
+        settings=list(_flat(run.get("config", {}))),
+    )
+    page = workdir / "report" / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_bytes(html.encode())
+    return page
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("harp_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"stage": _stage, "count": "{:,}".format, "sparsity": _sparsity}
+    environment.globals["score"] = _score
+    return environment.get_template("report.html")
+
+
+def _headline(run: Record, results: Record) -> dict[str, Any]:
+    """Title and facts at the head of the page."""
+    config, rows = run.get("config", {}), results["rows"]
+    model = str(config.get("model", ""))
+    data = results.get("dataset", {}).get("name") or config.get("data", {}).get("name", "")
+    pruned = [row for row in rows if row["sparsity"] > 0]
+    prune = config.get("prune", {}) if pruned else {}
+    target, by_channel = prune.get("target"), prune.get("granularity") == "channel"
+    facts = [
+        ("dataset", data),
+        ("model", model),
+        ("target sparsity", _sparsity(1 - target) if target and not by_channel else ""),
+        ("target channels", f"{100 * target:g} %" if target and by_channel else ""),
+        ("seed", str(results.get("seed", ""))),
+        ("date", str(run.get("created") or "")[:10]),
+    ]
+    return {
+        "title": " on ".join(name for name in (model, data) if name) or "A run",
+        "subtitle": f"pruned to {_sparsity(pruned[-1]['sparsity'])} sparsity" if pruned else "",
+        "facts": [(label, fact) for label, fact in facts if fact],
+    }
+
+
+def _summary(rows: Sequence[Record]) -> dict[str, Any] | None:
+    """The last network and the dense one, with the attack that hurts the last one most."""
+    dense, last = rows[0], rows[-1]
+    if last is dense or dense["stage"] != "pretrain":
+        return None
+    shared = [name for name in last["robust"] if name in dense["robust"]]
+    worst = min(shared, key=lambda name: last["robust"][name]) if shared else None
+    return {"dense": dense, "last": last, "attack": worst}
+
+
+def _flops(rows: Sequence[Record]) -> list[float]:
+    """Kept share of the FLOPs of every row, or nothing if a row has no count of them."""
+    if any("flops" not in row for row in rows):
+        return []
+    return [row["flops"] / row["total_flops"] for row in rows]
+
+
+def _precision(rows: Sequence[Record]) -> dict[str, str]:
+    """How many test images there were, and the largest standard error that follows."""
+    counts = sorted({row["images"] for row in rows})
+    errors = [
+        math.sqrt(score * (1 - score) / row["images"])
+        for row in rows
+        for score in (row["natural"], *row["robust"].values())
+    ]
+    images = " or ".join(f"{count:,}" for count in counts)
+    return {"images": images, "error": f"{100 * max(errors):.2g}"}
+
+
+def _autoattacks(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """For each AutoAttack that was run, what each of its parts left to each network."""
+    for name in dict.fromkeys(name for row in rows for name in row.get("autoattack", {})):
+        found = [
+            (row, row["autoattack"][name]) for row in rows if name in row.get("autoattack", {})
+        ]
+        parts = list(found[0][1]["after"])
+        yield {
+            "name": name,
+            "parts": parts,
+            "rows": [
+                {
+                    "stage": row["stage"],
+                    "scores": [_score(row, each["after"][part]) for part in parts],
+                    "balanced": _score(row, each["balanced"][parts[-1]]),
+                    "seconds": f"{sum(each['seconds'].values()):,.0f} s",
+                }
+                for row, each in found
+            ],
+        }
+
+
+def _attack(settings: Record) -> str:
+    """An attack's settings in words: what is known in a fixed order, then the rest by name."""
+    rest = dict(settings)
+    words = [str(rest.pop("type"))] if "type" in rest else []
+    if "norm" in rest:
+        norm = str(rest.pop("norm"))
+        words.append(NORMS.get(norm.lower(), norm))
+    if "epsilon" in rest:
+        words.append(f"ε = {_pixels(rest.pop('epsilon'))}")
+    if rest.get("step_size") is not None:
+        words.append(f"step size {_pixels(rest.pop('step_size'))}")
+    for field in ("steps", "restarts"):
+        if isinstance(count := rest.get(field), int):
+            words.append(f"{count:,} {field if rest.pop(field) != 1 else field[:-1]}")
+    for field, value in rest.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"{field.replace('_', ' ')} {shown}")
+    return ", ".join(words)
+
+
+def _pixels(value: float) -> str:
+    """A length on the [0, 1] scale, as a fraction of 255 where that is the shorter way."""
+    levels = value * 255
+    if abs(value * 1000 - round(value * 1000)) > 1e-6 and abs(levels - round(levels)) < 1e-3:
+        return f"{round(levels)}/255"
+    return f"{value:.4g}"
+
+
+def _embedded(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(plots.to_png_bytes(figure)).decode()}"
+
+
+def _figures(
+    rows: Sequence[Record], logs: Mapping[str, Log], examples: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, Figure]]:
+    """All figures that there are data for, by the name of their caption in the template."""
+    layers = [layer for layer in rows[-1].get("layers", []) if layer["parameters"]]
+    if rows[-1]["sparsity"] > 0 and layers:
+        counts = [
+            plots.LayerCount(each["layer"], each["kept"], each["parameters"]) for each in layers
+        ]
+        yield "layers", plots.kept_shares(counts)
+    yield from _pruning_figures(logs.get("prune", []))
+    chosen = {row["stage"]: row.get("checkpoint_epoch") for row in rows}
+    logged = [_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
+    if logged:
+        yield "accuracy", plots.accuracies(logged)
+        yield "loss", plots.training_loss(logged)
+    radii = [
+        curves.SecurityCurve(
+            name=_stage(row["stage"]),
+            epsilons=np.array([point["epsilon"] for point in row["curve"]], dtype=np.float64),
+            robust=np.array([point["robust"] for point in row["curve"]], dtype=np.float64),
+        )
+        for row in rows
+        if row.get("curve")
+    ]
+    if radii:
+        yield "security", curves.security(radii)
+    yield from _example_figure(examples, [row["stage"] for row in rows])
+
+
+def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
+    epochs = np.array([line["epoch"] for line in lines], dtype=np.int64)
+    target = None
+    if lines and lines[-1].get("compression"):
+        target = lines[-1]["compression"]["target"]
+        course = plots.CompressionCurves(
+            epochs=epochs,
+            loss=_series(lines, "compression", "loss"),
+            gamma=_series(lines, "compression", "gamma"),
+            rate=_series(lines, "compression", "rate"),
+            target=target,
+            frozen=_first(lines, "frozen"),
+            reached=_first(lines, "reached"),
+        )
+        if not np.isnan(course.gamma).all():  # with fixed rates there is nothing to see
+            yield "compression", plots.compression(course)
+        if lines[-1]["compression"].get("unit") == "FLOPs":
+            target = None  # a share of FLOPs, not a rate of channels
+    if lines and lines[-1].get("rates"):
+        rates = {name: _series(lines, "rates", name) for name in lines[-1]["rates"]}
+        yield "rates", plots.layer_rates(epochs, rates, target)
+
+
+def _first(lines: Log, flag: str) -> int | None:
+    return next((line["epoch"] for line in lines if line["compression"].get(flag)), None)
+
+
+def _series(lines: Log, group: str, field: str) -> np.ndarray:
+    """One logged number by epoch, nan where it was not measured."""
+    values = [(line.get(group) or {}).get(field) for line in lines]
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _curves(stage: str, lines: Log, chosen: int | None) -> plots.StageCurves:
+    if chosen is None:
+        chosen = max((line["epoch"] for line in lines if line.get("best")), default=None)
+    return plots.StageCurves(
+        name=STAGES[stage],
+        epochs=np.array([line["epoch"] for line in lines], dtype=np.int64),
+        loss=_series(lines, "train", "loss"),
+        natural=_series(lines, "validation", "natural"),
+        robust=_series(lines, "validation", "robust"),
+        chosen=chosen,
+    )
+
+
+def _example_figure(
+    examples: Mapping[str, np.ndarray], stages: Sequence[str]
+) -> Iterator[tuple[str, Figure]]:
+    first = {name: array[:MAXIMUM_EXAMPLES] for name, array in examples.items() if array.ndim}
+    attacked = [
+        plots.StageExamples(
+            name=_stage(stage).split()[0],
+            adversarial=first[f"{stage}/adversarial"],
+            natural_prediction=first[f"{stage}/natural_prediction"],
+            adversarial_prediction=first[f"{stage}/adversarial_prediction"],
+        )
+        for stage in stages
+        if f"{stage}/adversarial" in first
+    ]
+    if attacked:
+        images = first["images"]
+        largest = max(float(np.abs(each.adversarial - images).max()) for each in attacked)
+        yield "examples", plots.examples(images, first["labels"], attacked, largest or 1.0)
+
+
+def _shown_attack(examples: Mapping[str, np.ndarray]) -> str:
+    if not examples:
+        return ""
+    return f"{examples['attack'].item()}, ε = {_pixels(examples['epsilon'].item())}"
+
+
+def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str, str]]:
+    """How each stage was run: epochs, the chosen one, speed."""
+    evaluated = {row["stage"]: row for row in rows}
+    table = []
+    for stage in dict.fromkeys([*logs, *evaluated]):
+        lines, row = logs.get(stage, []), evaluated.get(stage, {})
+        speed = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+        chosen, seconds = row.get("checkpoint_epoch"), row.get("seconds")
+        table.append(
+            {
+                "stage": _stage(stage),
+                "epochs": str(len(lines)) if lines else "",
+                "chosen": "" if chosen is None else str(chosen),
+                "speed": f"{np.median(speed):,.0f}" if speed else "",
+                "evaluation": "" if seconds is None else f"{seconds:,.1f} s",
+            }
+        )
+    return table
+
+
+def _environment(run: Record, results: Record) -> list[tuple[str, str]]:
+    versions = run.get("versions") or results.get("versions") or {}
+    known = [("created", run.get("created")), ("revision", run.get("revision"))]
+    facts = [(label, str(value)) for label, value in known if value]
+    return facts + [(name, str(version)) for name, version in versions.items()]
+
+
+def _flat(tree: Record, prefix: str = "") -> list[tuple[str, str]]:
+    """The config's fields by dotted name, as flags spell them."""
+    fields = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            fields.extend(_flat(value, f"{prefix}{name}."))
+        else:
+            fields.append((f"{prefix}{name}", json.dumps(value, ensure_ascii=False)))
+    return fields
+
+
+def _stage(stage: str) -> str:
+    return STAGES.get(stage, stage)
+
+
+def _score(row: Record, accuracy: float | None) -> str:
+    """A row's accuracy in percent, no finer than its number of images allows; '' for None."""
+    digits = 2 if row["images"] >= MEASURED_FINELY else 1
+    return "" if accuracy is None else f"{100 * accuracy:.{digits}f} %"
+
+
+def _sparsity(share: float) -> str:
+    """With as many digits as tell the kept share from its neighbours: 95.0 %, 99.95 %."""
+    return f"{100 * share:.{2 if share > 0.99 else 1}f} %"

@@ -1,0 +1,1 @@
+"""A run: its stages in order, how each trains, its folder, its results."""

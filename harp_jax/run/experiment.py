@@ -1,0 +1,328 @@
+"""A whole run: the stages in order, each from a named checkpoint, in one workdir."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from harp_jax import checkpoint, methods, models, parallel, report
+from harp_jax.config import check_batches, validate
+from harp_jax.config.sections import (
+    Config,
+    ConfigError,
+    loss_name,
+    minimum_rate,
+    normalization,
+    validation_attack,
+)
+from harp_jax.data import Dataset, steps_per_epoch
+from harp_jax.data import load as load_dataset
+from harp_jax.evaluation.accuracy import make_measurement
+from harp_jax.interrupt import Interrupt
+from harp_jax.pruning import compression, schemes
+from harp_jax.pruning.layers import kernel_paths
+from harp_jax.run import budget, recipe
+from harp_jax.run import folder as workdirs
+from harp_jax.run.evaluate import evaluate
+from harp_jax.run.initial_rates import read as read_strategy
+from harp_jax.run.initial_rates import start_pruning
+from harp_jax.training import loop, metrics, stages
+
+_LOGGER = logging.getLogger(__name__)
+
+PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
+
+
+def run(config: Config, workdir: epath.PathLike) -> None:
+    """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
+
+    Everything that can be wrong with the input is found before anything compiles or is written.
+
+    Args:
+        config: See `harp_jax.config.default`.
+        workdir: Folder of this run; may be gs://.
+
+    Raises:
+        ValueError: for bad input, in one line (ConfigError, DataError, CheckpointError).
+        TrainingDivergedError: if the loss is not finite.
+        InterruptedRunError: if the run was asked to stop; its state is saved.
+    """
+    validate(config)
+    with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:
+        experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt, until_the_end)
+        for stage in experiment.stages():
+            experiment.train(stage)
+        if "evaluate" in config.stages:
+            experiment.evaluate()
+        if "report" in config.stages and jax.process_index() == 0:
+            _LOGGER.info("report: %s", report.write(experiment.workdir))
+
+
+class _Experiment:
+    """A checked configuration with its data, network and workdir."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        interrupt: Interrupt,
+        until_the_end: contextlib.ExitStack,
+    ):
+        self.config, self.workdir, self.interrupt = config, workdir, interrupt
+        self.devices = parallel.local_devices(config.devices)
+        check_batches(config, len(self.devices) * jax.process_count())
+        earlier = workdirs.earlier_config(config, workdir)
+        self.dataset = _load_data(config)
+        self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
+        self.normalization = normalization(config, self.dataset.image_shape[-1])
+        self.model = models.create(
+            config.model,
+            self.dataset.num_classes,
+            axis_name=parallel.AXIS,
+            normalization=self.normalization,
+            dtype=config.compute_dtype,
+        )
+        self._check_steps()
+        self.scheme = self._scheme()
+        self.cost = self.scheme.cost
+        self.target_share = self.cost.target_share(config.prune.target)
+        self.expected = self._expected_variables()
+        self._check_pruning()
+        self._check_sources()
+        until_the_end.enter_context(workdirs.held(workdir))
+        self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
+        _LOGGER.info("%s", self.header["devices"])
+        self.measurement = make_measurement(
+            self.model,
+            seed=config.seed,
+            batch_size=config.evaluate.batch_size,
+            devices=self.devices,
+        )
+
+    def _check_steps(self) -> None:
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"batch_size={self.config.batch_size}: allowed are at most the"
+                f" {len(self.dataset.train)} training examples"
+            )
+
+    def _scheme(self) -> schemes.Scheme:
+        shape, prune = self.dataset.image_shape, self.config.prune
+        try:
+            return schemes.scheme(self.model, shape, prune.granularity, prune.live)
+        except ValueError as error:
+            raise ConfigError(
+                f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"
+                " networks for such images"
+            ) from None
+
+    def _expected_variables(self) -> dict[str, Any]:
+        """Shapes of all collections of the pruned network."""
+        images = jnp.zeros((1, *self.dataset.image_shape))
+
+        def pruned(key: jax.Array) -> dict[str, Any]:
+            variables: Any = self.model.init(key, images)
+            rates = dict.fromkeys(kernel_paths(variables["params"]), 1.0)
+            return self.scheme.make_prunable(variables, rates, 0.0)
+
+        return jax.eval_shape(pruned, jax.random.key(0))
+
+    def _check_pruning(self) -> None:
+        """Refuses a strategy of another network, and a target that the smallest rates miss."""
+        if "prune" not in self.config.stages:
+            return
+        pruned = self.scheme.architecture.pruned
+        if not checkpoint.is_complete(self.workdir / "prune"):
+            read_strategy(self.config, pruned)
+        lowest = dict.fromkeys(pruned, -100.0)
+        try:
+            minimum = minimum_rate(self.config)
+            compression.shift_to_budget(lowest, minimum, self.cost, self.target_share)
+        except ValueError as error:
+            raise ConfigError(f"prune.{error}; allowed are larger targets") from None
+
+    def _check_sources(self) -> None:
+        """Finds and checks the checkpoints that the stages start from."""
+        for stage, producer in PRODUCER.items():
+            if stage not in self.config.stages or checkpoint.is_complete(self.workdir / stage):
+                continue
+            if self.config[stage].source or checkpoint.is_complete(self.workdir / producer):
+                self._source(stage)
+            elif producer not in self.config.stages:
+                raise ConfigError(
+                    f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
+                    f" the stages or complete in {self.workdir}"
+                )
+        complete = [each for each in stages.STAGES if checkpoint.is_complete(self.workdir / each)]
+        networks, wanted = {*complete, *self.stages()}, tuple(self.config.evaluate.stages)
+        if "evaluate" in self.config.stages and networks and not networks & set(wanted):
+            raise ConfigError(
+                f"evaluate.stages={wanted}: allowed are those to run, and those complete in"
+                f" {self.workdir} ({', '.join(complete)})"
+            )
+        if not networks:
+            raise ConfigError(
+                f"stages={tuple(self.config.stages)}: no complete stage in {self.workdir}; allowed"
+                f" are lists with {stages.STAGES[0]!r}"
+            )
+
+    def stages(self) -> list[str]:
+        """The stages to train: those asked for, without any whose network nothing would read."""
+        asked = [stage for stage in stages.STAGES if stage in self.config.stages]
+        for stage, producer in PRODUCER.items():
+            if stage in asked and producer in asked and self.config[stage].source:
+                _LOGGER.info("%s: skipped, %s.source is set", producer, stage)
+                asked.remove(producer)
+        return asked
+
+    def _source(self, stage: str) -> dict[str, Any]:
+        """The collections that a stage starts from."""
+        producer = PRODUCER[stage]
+        path = checkpoint.absolute(self.config[stage].source or self.workdir)
+        if checkpoint.is_complete(path / producer):
+            path = path / producer
+        collections = ("params", "batch_stats")
+        if stage == "finetune":
+            collections += ("scores", "rates", "minimum_rates")
+        try:
+            found = checkpoint.load(path)
+            checkpoint.check_fits(found, self.expected, collections, str(path))
+            ours = {"model": self.config.model, "normalization": self.normalization}
+            checkpoint.check_metadata(found["metadata"], ours, str(path))
+            if stage == "prune" and "scores" in found:
+                raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")
+        except checkpoint.CheckpointError as error:
+            raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
+        return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
+
+    def _start(self, stage: str) -> dict[str, Any]:
+        """Variables before the first step of a stage."""
+        if stage == "pretrain":
+            images = jnp.zeros((1, *self.dataset.image_shape))
+            return dict(jax.jit(self.model.init)(jax.random.key(self.config.seed), images))
+        variables = self._source(stage)
+        if stage == "finetune":
+            return variables
+        variables = start_pruning(self.config, variables, self.scheme, self.workdir)
+        return methods.METHODS[self.config.prune.method].start(
+            variables, recipe.context(self.config, stage, self.scheme, self.steps_per_epoch)
+        )
+
+    def train(self, stage: str) -> None:
+        """Trains a stage, unless it is complete, and hands on its network."""
+        directory = self.workdir / stage
+        if checkpoint.is_complete(directory):
+            _LOGGER.info("%s: complete, skipped", stage)
+            return
+        variables = self._start(stage)
+        if stages.TRAINS[recipe.mode(self.config, stage)]:
+            self._hand_on(stage, self._fit(stage, variables, directory))
+        else:
+            self._hand_on(stage, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
+
+    def _fit(self, stage: str, variables: dict[str, Any], directory: epath.Path) -> loop.Outcome:
+        """Trains a stage in the loop."""
+        optimizer = recipe.optimizer(
+            self.config, stage, self.scheme, self.steps_per_epoch, variables
+        )
+        describe_pruning = functools.partial(
+            metrics.of_pruning,
+            cost=self.cost,
+            target=self.target_share,
+            minimum=minimum_rate(self.config),
+        )
+        plan = loop.Plan(
+            stage=stage,
+            epochs=self.config[stage].epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            devices=self.devices,
+            learning_rate=recipe.learning_rate(self.config, stage, self.steps_per_epoch),
+            checkpoint_every_steps=self.config.checkpoint_every_steps,
+            # Natural training leaves no robust accuracy to choose by.
+            chosen_by="natural" if loss_name(self.config, stage) == "natural" else "robust",
+            describe=describe_pruning if stage == "prune" else lambda _: {},
+            stop_requested=self.interrupt.requested,
+        )
+        return loop.fit(
+            plan,
+            recipe.first_state(self.config, stage, variables, optimizer, self.dataset.image_shape),
+            self._programs(stage, optimizer),
+            self.dataset,
+            directory,
+        )
+
+    def _programs(self, stage: str, optimizer: Any) -> loop.Programs:
+        step = recipe.train_step(
+            self.config, stage, self.model, self.scheme, optimizer, self.steps_per_epoch
+        )
+        return loop.Programs(
+            train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
+            bake=self.measurement.bake,
+            natural=self.measurement.under(None),
+            robust=self.measurement.under(validation_attack(self.config)),
+        )
+
+    def _hand_on(self, stage: str, outcome: loop.Outcome) -> None:
+        """Writes a stage's result; a pruned network is first brought onto its budget."""
+        variables, notes = dict(outcome.variables), []
+        if stage == "prune":
+            variables["rates"], notes = budget.fit(self.config, variables, self.cost, outcome.epoch)
+        on_test = self.config.data.select_on == "test" and outcome.epoch is not None
+        if on_test and outcome.reached:
+            chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"
+            notes = [*notes, f"{chosen} test data (data.select_on='test'), so it looks too good"]
+        for note in notes:
+            _LOGGER.warning("%s", note)
+        metadata = {
+            "stage": stage,
+            "epoch": outcome.epoch,
+            "model": self.config.model,
+            "num_classes": self.dataset.num_classes,
+            "image_shape": list(self.dataset.image_shape),
+            "normalization": self.normalization,
+            "compute_dtype": self.config.compute_dtype,
+            "dataset": self.dataset.name,
+            "seed": self.config.seed,
+            "notes": notes,
+        }
+        if jax.process_index() == 0:  # rows of a network that this one replaces must not survive
+            (self.workdir / "results.json").unlink(missing_ok=True)
+        checkpoint.save_result(self.workdir / stage, variables, metadata)
+
+    def evaluate(self) -> None:
+        """Measures every complete stage on the test split."""
+        evaluate(
+            self.config,
+            self.workdir,
+            self.model,
+            self.dataset,
+            self.devices,
+            self.measurement,
+            self.scheme.architecture,
+            self.header,
+            self.interrupt.requested,
+        )
+
+
+def _load_data(config: Config) -> Dataset:
+    """The data of a run; its validation split is the one that networks are chosen on."""
+    data = config.data
+    dataset = load_dataset(
+        data.name,
+        data_dir=data.directory,
+        seed=config.seed,
+        validation_examples=data.validation_examples,
+        train_examples=data.train_examples,
+        test_examples=data.test_examples,
+        pad_to=data.pad_to,
+        image_size=data.image_size,
+        workers=data.workers,
+    )
+    return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

@@ -1,0 +1,187 @@
+"""The rates that pruning starts from: by a rule, from a JSON file, or from a checkpoint.
+
+`prune.strategy` is the name of a rule in `harp_jax.pruning.strategies`, 'json:PATH' or
+'checkpoint:PATH'. A file holds one object, {"layer name": rate, ...}; the prune stage writes one,
+`strategy.json`. Rates that are read are taken as they are, except that those below a_min begin at
+a_min. Where rates learn, whatever they spend together, they begin where the sigmoid is not flat, at
+most at 0.99 of its range, so that they can; where they do not, those that spend more than the
+target allows are shifted onto it, and the log says so.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from harp_jax import checkpoint
+from harp_jax.config.defaults import CHECKPOINT, JSON
+from harp_jax.config.sections import Config, ConfigError, minimum_rate
+from harp_jax.pruning import compression
+from harp_jax.pruning.costs import WeightCost, parameter_costs
+from harp_jax.pruning.layers import (
+    Path,
+    layer_name,
+    leaves_by_path,
+    rates_of,
+    tree_of_leaves,
+)
+from harp_jax.pruning.masks import kept_weights
+from harp_jax.pruning.rates import logit_from_count
+from harp_jax.pruning.schemes import Scheme
+from harp_jax.pruning.strategies import STRATEGIES, Rates, lowest_counts, whole_counts
+from harp_jax.training import stages
+from harp_jax.types import Variables
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def start_pruning(
+    config: Config, variables: Variables, scheme: Scheme, workdir: epath.Path
+) -> dict[str, Any]:
+    """The variables that the prune stage starts from.
+
+    Rates that learn start at `prune.initial_rate` and are pulled down to the target; fixed ones
+    must be on it: those of a rule keep as many weights as it allows, to the weight. What they start
+    from is logged and, by the first process, written to strategy.json.
+
+    Args:
+        config: A valid configuration.
+        variables: Of the dense network.
+        scheme: How it is pruned.
+        workdir: Folder of the run.
+
+    Returns:
+        The variables with scores, rates and minimum rates.
+
+    Raises:
+        ConfigError: if the strategy's file or checkpoint does not give the rates of this network.
+    """
+    target, minimum = config.prune.target, minimum_rate(config)
+    fixed = "rates" not in stages.TRAINS[config.prune.method]
+    sizes = parameter_costs(variables["params"])
+    rates = read(config, scheme.architecture.pruned)
+    by_rule = rates is None
+    if rates is None:
+        leaves = leaves_by_path(variables["params"])
+        kernels = {path: leaves[path] for path in sizes}
+        overall = target if fixed else config.prune.initial_rate
+        rates = STRATEGIES[config.prune.strategy](kernels, overall, minimum)
+    pruned = scheme.make_prunable(variables, rates, minimum)
+    if fixed:
+        logits, share = leaves_by_path(pruned["rates"]), scheme.cost.target_share(target)
+        if isinstance(scheme.cost, WeightCost):
+            if by_rule:
+                counts = whole_counts(rates, sizes, int(share * scheme.cost.total), minimum)
+            else:
+                counts = _counts_as_read(rates, sizes, minimum)
+            logits = {path: logit_from_count(n, sizes[path], minimum) for path, n in counts.items()}
+        logits, shift = compression.shift_to_budget(logits, minimum, scheme.cost, share)
+        if shift:
+            _LOGGER.warning(
+                "prune.strategy=%r: keeps more than prune.target=%g; all logits were shifted by"
+                " %.4g",
+                config.prune.strategy,
+                target,
+                shift,
+            )
+        pruned["rates"] = tree_of_leaves(logits)
+    found = rates_of(pruned)
+    rates = {path: float(found[path]) for path in sizes if path in found}
+    _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(rates, sizes))
+    if jax.process_index() == 0:
+        save(rates, workdir / "strategy.json")
+    return pruned
+
+
+def _counts_as_read(rates: Rates, sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
+    """The weights that masks keep at the rates themselves, also at those near to 1."""
+    counts = {
+        path: int(kept_weights(jnp.float32(rate), sizes[path])) for path, rate in rates.items()
+    }
+    lowest = lowest_counts(sizes, minimum)
+    return {path: max(count, lowest[path]) for path, count in counts.items()}
+
+
+def read(config: Config, paths: list[Path]) -> Rates | None:
+    """The rates of a strategy that is a file or a checkpoint.
+
+    Args:
+        config: A valid configuration.
+        paths: The kernels of the network.
+
+    Returns:
+        The rate of every path, or None for a strategy that is a rule.
+
+    Raises:
+        ConfigError: if it cannot be read, misses layers, has others, or has rates outside (0, 1].
+    """
+    strategy = config.prune.strategy
+    if strategy in STRATEGIES:
+        return None
+    try:
+        if strategy.startswith(JSON):
+            found = _from_json(strategy.removeprefix(JSON))
+        else:
+            found = _from_checkpoint(strategy.removeprefix(CHECKPOINT))
+        return _of_network(found, paths)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
+
+
+def _from_json(path: str) -> dict[str, Any]:
+    found = json.loads(checkpoint.absolute(path).read_text())
+    if not isinstance(found, dict):
+        raise ValueError('is no object; allowed is {"layer name": rate, ...}')
+    return found
+
+
+def _from_checkpoint(path: str) -> dict[str, Any]:
+    found = checkpoint.load(path)
+    if "rates" not in found:
+        raise ValueError("is of a dense network; allowed are those of pruned ones")
+    return {layer_name(path): float(rate) for path, rate in rates_of(found).items()}
+
+
+def _of_network(found: Mapping[str, Any], paths: list[Path]) -> Rates:
+    names = {layer_name(path): path for path in paths}
+    unknown = ", ".join(repr(name) for name in found if name not in names)
+    if unknown:
+        raise ValueError(f"unknown layers {unknown}; allowed are {', '.join(names)}")
+    missing = ", ".join(repr(name) for name in names if name not in found)
+    if missing:
+        raise ValueError(f"no rate for {missing}; allowed are rates for all layers")
+    for name, rate in found.items():
+        if not (isinstance(rate, int | float) and 0 < rate <= 1):
+            raise ValueError(f"{name}={rate!r}: allowed are numbers in (0, 1]")
+    return {path: float(found[name]) for name, path in names.items()}
+
+
+def save(rates: Rates, path: epath.Path) -> None:
+    """Writes rates as a file that 'json:PATH' reads."""
+    found = {layer_name(kernel): rate for kernel, rate in rates.items()}
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def table(rates: Rates, sizes: Mapping[Path, int]) -> str:
+    """A line per layer with its weights, its rate and the weights that this keeps; and the sum.
+
+    Args:
+        rates: By kernel path.
+        sizes: Number of weights, by kernel path.
+
+    Returns:
+        Lines for the log, aligned.
+    """
+    rows = [(layer_name(path), sizes[path], rate) for path, rate in rates.items()]
+    total = sum(sizes.values())
+    overall = sum(rate * sizes[path] for path, rate in rates.items()) / total
+    rows.append(("all layers", total, overall))
+    width = max(len(name) for name, _, _ in rows)
+    head = f"{'layer':<{width}} {'weights':>12} {'rate':>8} {'kept':>12}"
+    lines = [f"{name:<{width}} {size:>12,} {a:>8.4f} {a * size:>12,.0f}" for name, size, a in rows]
+    return "\n".join([head, *lines])

@@ -1,0 +1,372 @@
+"""Bad input: one line that names the field, before anything compiles, and nothing is written."""
+
+import gzip
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+from etils import epath
+from ml_collections import ConfigDict
+
+from harp_jax import parallel
+from harp_jax.config import validate
+from harp_jax.run import experiment
+from harp_jax.run import folder as workdirs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return runs.finished(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def no_program_is_made(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was built from bad input")
+
+    monkeypatch.setattr(parallel, "parallel", refuse)
+
+
+def message(config: ConfigDict, workdir) -> str:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        experiment.run(config, workdir)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+FIELDS = [
+    ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
+    ({"model": "vgg16_bn"}, ["model='vgg16_bn'", "(8, 8, 1)"]),
+    ({"compute_dtype": "float16"}, ["compute_dtype='float16'", "float32, bfloat16"]),
+    ({"data.mean": (float("nan"),), "data.std": (1.0,)}, ["data.mean=(nan,)", "finite"]),
+    ({"data.mean": (0.5,)}, ["data.std=()", "as many numbers as in data.mean=(0.5,)"]),
+    ({"data.mean": (0.5,), "data.std": (0.0,)}, ["data.std=(0.0,)", "> 0"]),
+    ({"data.mean": (0.5,) * 3, "data.std": (0.2,) * 3}, ["data.mean=(0.5, 0.5, 0.5)", "1 numbers"]),
+    ({"loss": "pgdd"}, ["loss='pgdd'", "natural, pgd, fgsm, trades, mart, free"]),
+    ({"finetune.loss": "martt"}, ["finetune.loss='martt'", "trades, mart"]),
+    ({"trades.beta": 0.0}, ["trades.beta=0.0", "> 0"]),
+    ({"mart.beta": -1.0}, ["mart.beta=-1.0", "> 0"]),
+    ({"prune.loss": "fgsm", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'fgsm'"]),
+    ({"loss": "free", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'free'"]),
+    ({"prune.sharpness": 0.1, "prune.loss": "free"}, ["prune.loss='free'", "prune.sharpness"]),
+    ({"free.replays": 0}, ["free.replays=0", "whole numbers >= 1"]),
+    ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate, admm, magnitude"]),
+    ({"prune.granularity": "filter"}, ["prune.granularity='filter'", "weight, channel"]),
+    ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, global, json:PATH"]),
+    ({"prune.above_target": "ignore"}, ["prune.above_target='ignore'", "shift, error"]),
+    ({"optimizer.schedule": "cos"}, ["optimizer.schedule='cos'", "cosine, step"]),
+    ({"data.image_size": 0}, ["data.image_size=0", ">= 1"]),
+    ({"data.workers": -1}, ["data.workers=-1", ">= 0"]),
+    ({"data.image_size": 8}, ["data.name='digits'", "data.image_size=8", "TensorFlow Datasets"]),
+    ({"data.image_size": 8, "data.crop_padding": 4}, ["data.crop_padding=4", "0 with data.image"]),
+    ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:PATH"]),
+    ({"data.pad_to": 7}, ["data.pad_to=7", "at least 8"]),
+    (
+        {"data.pad_to": 8, "data.image_size": 8, "data.crop_padding": 0},
+        ["data.pad_to=8", "unset with data.image_size"],
+    ),
+    ({"data.pad_to": 0}, ["data.pad_to=0", ">= 1"]),
+    ({"stages": ("pretrain", "prun")}, ["stages='prun'", "pretrain, prune, finetune"]),
+    ({"stages": ()}, ["stages=()", "pretrain, prune, finetune"]),
+    ({"stages": ("prune",)}, ["prune.source=''", "'pretrain'"]),
+    ({"stages": ("finetune",)}, ["finetune.source=''", "'prune'"]),
+    ({"stages": ("evaluate",)}, ["stages=('evaluate',)", "'pretrain'"]),
+    ({"stages": ("report",)}, ["stages=('report',)", "'pretrain'"]),
+    ({"evaluate.stages": ("last",)}, ["evaluate.stages='last'", "pretrain, prune, finetune"]),
+    ({"evaluate.stages": ()}, ["evaluate.stages=()", "pretrain, prune, finetune"]),
+    ({"prune.target": 0.0}, ["prune.target=0.0", "(0, 1]"]),
+    ({"prune.target": 1.5}, ["prune.target=1.5", "(0, 1]"]),
+    ({"prune.target": float("nan")}, ["prune.target=nan", "(0, 1]"]),
+    ({"prune.target": 1e-4}, ["prune.target=0.0001", "keep 4 weights", "allows 0", "larger"]),
+    ({"prune.alpha": 0.0}, ["prune.alpha=0.0", "(0, 1)"]),
+    ({"prune.alpha": 1.0}, ["prune.alpha=1.0", "(0, 1)"]),
+    ({"prune.clip_norm": -1.0}, ["prune.clip_norm=-1.0", ">= 0"]),
+    ({"prune.sharpness": -0.1}, ["prune.sharpness=-0.1", ">= 0"]),
+    (
+        {"prune.sharpness": 0.1, "prune.method": "rate"},
+        ["prune.sharpness=0.1", "0 with", "'rate'"],
+    ),
+    (
+        {"prune.live": True, "prune.granularity": "channel"},
+        ["prune.granularity='channel'", "weight with prune.live"],
+    ),
+    (
+        {"prune.live": True, "prune.method": "magnitude"},
+        ["prune.live=True", "False with", "'magnitude'"],
+    ),
+    (
+        {"prune.method": "admm", "prune.granularity": "channel"},
+        ["prune.granularity='channel'", "weight", "'admm'"],
+    ),
+    ({"admm.rho": 0.0}, ["admm.rho=0.0", "> 0"]),
+    ({"admm.growth": 0.9}, ["admm.growth=0.9", ">= 1"]),
+    (
+        {"admm.growth": 4.0, "prune.method": "admm", "prune.epochs": 9},
+        ["admm={", "'growth': 4.0", "growth**8"],
+    ),
+    ({"admm.every": 0}, ["admm.every=0", ">= 1"]),
+    ({"prune.gamma0": 0.0}, ["prune.gamma0=0.0", "> 0"]),
+    ({"prune.initial_rate": 0.1}, ["prune.initial_rate=0.1", "prune.target (0.2) to 1"]),
+    ({"pretrain.epochs": 0}, ["pretrain.epochs=0", ">= 1"]),
+    ({"prune.epochs": -1}, ["prune.epochs=-1", ">= 1"]),
+    ({"finetune.learning_rate": 0.0}, ["finetune.learning_rate=0.0", "> 0"]),
+    ({"optimizer.momentum": 1.0}, ["optimizer.momentum=1.0", "[0, 1)"]),
+    ({"optimizer.weight_decay": -1e-4}, ["optimizer.weight_decay=-0.0001", ">= 0"]),
+    ({"seed": -1}, ["seed=-1", ">= 0"]),
+    ({"seed": 2**32}, ["seed=4294967296", "below 2**32"]),
+    (
+        {"stages": ("pretrain", "evaluate"), "evaluate.stages": ("finetune",)},
+        ["evaluate.stages=('finetune',)", "those to run, and those complete in"],
+    ),
+    ({"checkpoint_every_steps": -5}, ["checkpoint_every_steps=-5", ">= 0"]),
+    ({"attack.epsilon": -0.1}, ["attack.epsilon=-0.1", ">= 0"]),
+    ({"attack.steps": 0}, ["attack.steps=0", ">= 1"]),
+    ({"devices": 3}, ["batch_size=64", "multiples of the 3 devices"]),
+    ({"devices": 9}, ["devices=9", "1 to"]),
+    ({"devices": 2, "evaluate.batch_size": 121}, ["evaluate.batch_size=121", "2 devices"]),
+    ({"batch_size": 5000}, ["batch_size=5000", "at most the 1288 training examples"]),
+    ({"data.validation_examples": 0}, ["data.validation_examples=0", ">= 1"]),
+    ({"data.validation_examples": 5000}, ["data.validation_examples=5000", "[0, 1437]"]),
+    ({"data.select_on": "train"}, ["data.select_on='train'", "validation, test"]),
+    ({"data.select_on": "test", "data.validation_examples": -1}, ["examples=-1", ">= 0"]),
+    ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
+    ({"evaluate.attacks.fgsm.type": "FGM"}, ["evaluate.attacks.fgsm.type='FGM'", "FGSM, PGD"]),
+    ({"evaluate.run": ("pgd10", "pgd30")}, ["evaluate.run='pgd30'", "apgd, apgdt, autoattack"]),
+    ({"evaluate.attacks.autoattack.version": "plus"}, ["version='plus': allowed are standard"]),
+    ({"evaluate.attacks.pgd20.restarts": 0}, ["evaluate.attacks.pgd20.restarts=0", ">= 1"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), FIELDS, ids=[str(fields) for fields, _ in FIELDS])
+def test_a_wrong_value_is_named(fields, said, tmp_path):
+    text = message(runs.digits(**fields), tmp_path / "run")
+    for part in said:
+        assert part in text
+    assert not (tmp_path / "run").exists()
+
+
+ATTACKS = [
+    ({"epsilon": 0.1}, "type=None: allowed are FGSM, PGD"),
+    ({"type": "PGD"}, "'epsilon' and 'step_size'"),
+    ({"type": "FGSM", "epsilon": 0.1, "stepps": 3}, "stepps=3: allowed are the fields epsilon"),
+    ({"type": "FGSM", "epsilon": "a lot"}, "'a lot'"),
+    ({"type": "Square", "epsilon": 0.1, "norm": 2}, "norm=2: allowed are names"),
+    ({"type": "Square", "epsilon": 0.1, "queries": 7.5}, "queries=7.5: allowed are whole numbers"),
+    ({"type": "APGD", "epsilon": 0.1, "steps": True}, "steps=True: allowed are whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), ATTACKS, ids=lambda value: str(value))
+def test_an_attack_of_the_evaluation_is_checked_first(settings, said, tmp_path):
+    config = runs.digits()
+    config.evaluate.attacks = ConfigDict({"mine": settings})
+    text = message(config, tmp_path / "run")
+    assert text.startswith("evaluate.attacks.mine")
+    assert said in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_that_does_not_exist():
+    with pytest.raises(KeyError, match="epoks"):
+        runs.digits(**{"prune.epoks": 3})
+
+
+def test_a_value_of_the_wrong_type():
+    with pytest.raises(TypeError, match="batch_size"):
+        runs.digits(batch_size="many")
+
+
+STRATEGY = '{"conv1": 0.5, "conv2": 0.5, "dense1": 0.5, "dense2": %s}'
+STRATEGY_FILES = {
+    "not there": (None, "No such file"),
+    "no JSON": ("conv1=1", "Expecting value"),
+    "no object": ("[0.5]", "is no object; allowed is"),
+    "too few layers": ('{"conv1": 0.5}', "no rate for 'conv2', 'dense1', 'dense2'"),
+    "another layer": ('{"conv9": 0.5}', "unknown layers 'conv9'; allowed are conv1, conv2, dense1"),
+    "zero": (STRATEGY % 0, "dense2=0: allowed are numbers in (0, 1]"),
+    "above one": (STRATEGY % 1.5, "dense2=1.5: allowed are"),
+    "not a number": (STRATEGY % '"0.5"', "dense2='0.5': allowed are"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGY_FILES)
+def test_a_strategy_file_that_does_not_fit(name, tmp_path):
+    content, said = STRATEGY_FILES[name]
+    file = tmp_path / "strategy.json"
+    if content is not None:
+        file.write_text(content)
+    text = message(runs.digits(**{"prune.strategy": f"json:{file}"}), tmp_path / "run")
+    assert text.startswith(f"prune.strategy='json:{file}': ")
+    assert said in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_strategy_from_a_dense_checkpoint(finished, tmp_path):
+    source = f"checkpoint:{finished / 'pretrain'}"
+    text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
+    assert text.startswith(f"prune.strategy={source!r}: is of a dense network")
+    text = message(runs.digits(**{"prune.strategy": f"checkpoint:{tmp_path}"}), tmp_path / "run")
+    assert "no checkpoint; allowed are a workdir" in text
+    assert not (tmp_path / "run").exists()
+
+
+def write_idx(folder, images: int, cut: int = 0) -> None:
+    folder.mkdir()
+    for split in ("train", "t10k"):
+        pixels = np.zeros((images, 8, 8), np.uint8)
+        header = np.array([0x803, *pixels.shape], ">u4").tobytes()
+        data = (header + pixels.tobytes())[: -cut or None]
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(data)
+        labels = np.array([0x801, images], ">u4").tobytes() + bytes(i % 10 for i in range(images))
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+
+
+def test_a_folder_of_idx_files_that_is_not_there(tmp_path):
+    name = f"idx:{tmp_path / 'nothing'}"
+    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    assert text.startswith(f"data.name={name!r}")
+    assert "train-images-idx3-ubyte" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_idx_file_that_is_cut_short(tmp_path):
+    write_idx(tmp_path / "data", images=300, cut=100)
+    name = f"idx:{tmp_path / 'data'}"
+    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    assert f"has {300 * 64 - 100} bytes" in text
+    assert f"promises {300 * 64}" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    source = str(tmp_path / "nothing")
+    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "no checkpoint; allowed are a workdir" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_network(finished, tmp_path):
+    source = str(finished / "pretrain")
+    text = message(runs.digits(**{"model": "cnn", "prune.source": source}), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "missing: batch_stats/norm3/mean" in text
+    assert "other shape:" in text
+    assert "params/conv1/kernel (3, 3, 1, 8) instead of (3, 3, 1, 16)" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["prune", "finetune"])
+def test_a_pruned_checkpoint_to_prune(stage, finished, tmp_path):
+    source = str(finished / stage)
+    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
+    assert text == f"prune.source={source!r}: {source}: is pruned; allowed are dense networks"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_another_normalisation(finished, tmp_path):
+    source = str(finished / "pretrain")
+    fields = {"data.mean": (0.5,), "data.std": (0.1,), "prune.source": source}
+    text = message(runs.digits(**fields), tmp_path / "run")
+    assert text.startswith(f"prune.source={source!r}")
+    assert "has normalization=None; allowed is that of this run, [[0.5], [0.1]]" in text
+
+
+def test_a_workdir_in_which_another_process_runs(tmp_path):
+    with workdirs.held(epath.Path(tmp_path)):
+        text = message(runs.digits(), tmp_path)
+    assert text.startswith(f"workdir={str(tmp_path)!r}: another process is running in it")
+    with workdirs.held(epath.Path(tmp_path)):
+        pass
+
+
+def test_a_workdir_of_another_program(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "x"}')
+    text = message(runs.digits(), tmp_path)
+    assert text.endswith("its config.json is not of a run of harp_jax")
+
+
+def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):
+    source = str(finished / "pretrain")
+    text = message(runs.digits(**{"finetune.source": source}), tmp_path / "run")
+    assert text.startswith(f"finetune.source={source!r}")
+    assert "missing: minimum_rates/conv1/kernel" in text
+    assert "scores/dense2/kernel" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_workdir_of_another_configuration(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    changed = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "batch_size": 32}
+    text = message(runs.digits(**changed), finished)
+    assert f"workdir={str(finished)!r}" in text
+    assert "(batch_size=64, not 32)" in text
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
+    for split in ("validation", "test"):
+        config = runs.digits(**{"data.select_on": split})
+        workdirs.claim(config, epath.Path(tmp_path / split), None, "1 cpu device")
+    config = runs.digits(**{"data.test_examples": 100})
+    assert workdirs.earlier_config(config, epath.Path(tmp_path / "validation")) is not None
+    config.data.select_on = "test"
+    text = message(config, tmp_path / "test")
+    assert "(data.test_examples=None, not 100)" in text
+
+
+def test_choosing_on_test_needs_no_validation_examples():
+    validate(runs.digits(**{"data.select_on": "test", "data.validation_examples": 0}))
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for workdir in (tmp_path / "file" / "run", tmp_path / "file"):
+        text = message(runs.digits(), workdir)
+        assert f"workdir={str(workdir)!r}: cannot be written" in text
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+LINES = {
+    "wrong type": (["--config=configs/digits.py", "--config.batch_size=abc"], "'abc'"),
+    "unknown field": (["--config=configs/digits.py", "--config.prune.epoks=3"], "epoks"),
+    "no such file": (["--config=configs/none.py"], "configs/none.py"),
+    "no such experiment": (["--config=configs/paper.py:mine"], "allowed are DATA-NETWORK-LOSS"),
+    "no file named": ([], "--config"),
+    "bad value": (["--config=configs/digits.py", "--config.prune.target=2.0"], "prune.target=2.0"),
+    "unknown flag": (["--config=configs/digits.py", "--stages=prune"], "'stages'"),
+    "stray word": (["--config=configs/digits.py", "prune"], "prune"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, tuple[int, str, bool]]:
+    """Exit code, stderr, and whether a workdir was made, of every line; they run side by side."""
+    folder = tmp_path_factory.mktemp("lines")
+    running = {}
+    for name, (arguments, _) in LINES.items():
+        line = [sys.executable, "-m", "harp_jax.main", *arguments, f"--workdir={folder / name}"]
+        pipe = subprocess.PIPE
+        environment = runs.environment()
+        running[name] = subprocess.Popen(
+            line, cwd=runs.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+        )
+    errors = {name: process.communicate(timeout=300)[1] for name, process in running.items()}
+    return {
+        name: (process.returncode, errors[name], (folder / name).exists())
+        for name, process in running.items()
+    }
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_command_line_says_it_in_a_line(outcomes, name):
+    code, error, wrote = outcomes[name]
+    assert code in (1, 2)
+    assert LINES[name][1] in error
+    assert "Traceback" not in error
+    ours = [line for line in error.splitlines() if not line.startswith("Pass --helpshort")]
+    assert len(ours) == 1, error
+    assert not wrote

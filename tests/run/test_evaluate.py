@@ -1,0 +1,144 @@
+"""The evaluation with AutoAttack and the security curve, and what it warns of."""
+
+import shutil
+
+import numpy as np
+import pytest
+import runs
+
+from harp_jax.config.sections import ConfigError, attacks_to_run
+from harp_jax.evaluation import warnings
+from harp_jax.evaluation.accuracy import Score
+from harp_jax.run import evaluate, experiment
+
+NAMES = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")
+
+
+def finished(tmp_path_factory):
+    """A copy of a finished run, and its configuration."""
+    made = runs.finished(tmp_path_factory.getbasetemp())
+    workdir = tmp_path_factory.mktemp("again") / "run"
+    shutil.copytree(made, workdir)
+    fields = dict(argument.removeprefix("--config.").split("=") for argument in runs.SHORT)
+    return workdir, runs.digits(**{name: int(value) for name, value in fields.items()})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run, evaluated again with other attacks."""
+    workdir, config = finished(tmp_path_factory)
+    config.evaluate.run = ("autoattack", "fgsm")
+    config.evaluate.curve = True
+    config.evaluate.attacks.autoattack.unlock()
+    small = config.evaluate.attacks.autoattack
+    small.steps, small.targets, small.queries = 10, 3, 100
+    with pytest.MonkeyPatch.context() as patch:  # each radius is a program
+        patch.setattr(evaluate, "CURVE", (0.0, 0.5, 2.0))
+        experiment.run(config, workdir)
+    return workdir
+
+
+def test_rows_hold_what_each_part_left(workdir):
+    results = runs.results(workdir)
+    assert set(results["attacks"]) == {"fgsm", "autoattack"}
+    for row in results["rows"]:
+        found = row["autoattack"]["autoattack"]
+        after = list(found["after"].values())
+        assert tuple(found["after"]) == NAMES
+        assert after == sorted(after, reverse=True)
+        assert after[0] == pytest.approx(row["natural"])
+        assert after[-1] == row["robust"]["autoattack"] <= row["robust"]["fgsm"]
+        assert (found["images"], found["seed"]) == (row["images"], row["seed"]) == (359, 0)
+        assert row["balanced"].keys() == {"natural", "autoattack", "fgsm"}
+        assert abs(row["balanced"]["natural"] - row["natural"]) < 0.02
+        assert 0 <= row["checks"]["largest_excess"] < 1e-6
+
+
+def test_the_curve_falls_from_the_natural_accuracy(workdir):
+    for row in runs.results(workdir)["rows"]:
+        robust = [point["robust"] for point in row["curve"]]
+        assert robust[0] == row["natural"]
+        assert robust == sorted(robust, reverse=True)
+        assert [point["epsilon"] for point in row["curve"]] == pytest.approx([0.0, 0.05, 0.2])
+
+
+def test_progress_and_report_are_there(workdir):
+    files = sorted(path.name for path in (workdir / "robustness").iterdir())
+    assert files == [f"{stage}-autoattack.npz" for stage in sorted(runs.STAGES)]
+    assert "What each part of autoattack left" in (workdir / "report" / "index.html").read_text()
+
+
+def test_the_networks_of_some_stages(tmp_path_factory):
+    workdir, config = finished(tmp_path_factory)
+    config.evaluate.run = ("fgsm",)
+    after = {"finetune": ("finetune",), "pretrain": ("pretrain", "finetune"), "prune": runs.STAGES}
+    for stage, rows in after.items():  # rows of earlier evaluations stay
+        config.evaluate.stages = (stage,)
+        experiment.run(config, workdir)
+        assert [row["stage"] for row in runs.results(workdir)["rows"]] == list(rows)
+        assert (workdir / "report" / "index.html").exists()
+    shutil.rmtree(workdir / "finetune")
+    config.stages, config.evaluate.stages = ("evaluate",), ("finetune",)
+    with pytest.raises(ConfigError, match=r"complete in .* \(pretrain, prune\)"):
+        experiment.run(config, workdir)
+    before = (workdir / "results.json").read_bytes()
+    config.evaluate.run, config.evaluate.stages = (), ("pretrain",)
+    experiment.run(config, workdir)
+    assert (workdir / "results.previous.json").read_bytes() == before
+
+
+def test_attacks_follow_the_attack_of_training():
+    config = runs.digits(**{"attack.epsilon": 0.25})
+    config.evaluate.run = tuple(config.evaluate.attacks)
+    assert {attack.epsilon for attack in attacks_to_run(config).values()} == {0.25}
+    assert len(attacks_to_run(config)) == len(config.evaluate.attacks)
+    config.evaluate.attacks.pgd20.epsilon = 0.5  # and not the other way
+    assert config.attack.epsilon == 0.25
+    found = {attack.epsilon for name, attack in attacks_to_run(config).items() if name != "pgd20"}
+    assert found == {0.25}
+
+
+def row(**fields):
+    after = {"natural": 0.9, "apgd-ce": 0.6, "apgd-t": 0.55, "fab-t": 0.55, "square": 0.55}
+    found = {"after": after, "images": 200, "zero_gradients": 0.0, "deterministic": True}
+    measured = {
+        "robust": {"aa": 0.55, "pgd100": 0.61},
+        "checks": {"largest_excess": 1e-7},
+        "autoattack": {"aa": {**found, **fields.pop("aa", {})}},
+        "curve": [{"epsilon": 0.1 * n, "robust": 0.9 - 0.2 * n} for n in range(4)],
+    }
+    return {**measured, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, None),
+        ({"checks": {"largest_excess": None}}, "no numbers"),
+        ({"checks": {"largest_excess": 0.01}}, "0.01 outside"),
+        (
+            {"aa": {"after": dict(zip(NAMES, (0.9, 0.6, 0.55, 0.55, 0.535), strict=True))}},
+            "broke 3 of 200 images",
+        ),
+        ({"aa": {"zero_gradients": 0.3}}, "zero on 30% of the images"),
+        ({"aa": {"deterministic": False}}, "two forward passes differ"),
+        ({"robust": {"aa": 0.55, "pgd100": 0.7}}, "pgd100: leaves 10.0% more"),
+        (
+            {"curve": [{"epsilon": 0.1, "robust": 0.5}, {"epsilon": 0.2, "robust": 0.6}]},
+            "higher at epsilon 0.2 (60.00%) than at 0.1 (50.00%)",
+        ),
+    ],
+)
+def test_each_doubt_is_said(fields, said):
+    attacks = {
+        "aa": {"type": "AutoAttack", "epsilon": 0.1},
+        "pgd100": {"type": "PGD", "epsilon": 0.1, "steps": 100},
+    }
+    found = warnings(row(**fields), attacks)
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_a_balanced_score_is_the_mean_over_the_classes_that_occur():
+    score = Score.of(np.array([9, 1, 0]), np.array([10, 2, 0]))
+    assert score == (pytest.approx(10 / 12), pytest.approx((0.9 + 0.5) / 2), 0.0)
