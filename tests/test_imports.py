@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "harp_jax"
 # From the bottom to the top; a room imports from lower levels only, not from its own.
 LEVELS = [
-    {"interrupt", "ops", "types"},
+    {"interrupt", "names", "ops", "settings", "types"},
     {"data", "parallel", "pruning"},
     {"attacks", "methods", "models"},
     {"losses"},
