@@ -14,16 +14,18 @@ from benchmarks import workload
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.data import to_unit
-from harp_jax.losses.objectives import OBJECTIVES
+from harp_jax.losses import PgdTraining
+from harp_jax.methods import METHODS
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
+from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
 from harp_jax.training.step import make_train_step
 from harp_jax.types import Variables
 
-STEPS_PER_EPOCH = 390
+BATCHES_PER_EPOCH = 390
 
 
 class Layer(NamedTuple):
@@ -128,12 +130,12 @@ class JaxStep:
         self, network: str, batch: dict[str, np.ndarray], attack_steps: int, *, prune: bool
     ):
         model, variables = create(network)
-        mode, gradient = "pretrain", None
+        gradient = None
         if prune:
-            mode, variables = "harp", pruned(variables)
+            variables = pruned(variables)
             sizes = tree_of_leaves(parameter_costs(variables["params"]))
             gradient = add_compression_gradient(
-                sizes, workload.TARGET, workload.MINIMUM, workload.GAMMA, STEPS_PER_EPOCH
+                sizes, workload.TARGET, workload.MINIMUM, workload.GAMMA, BATCHES_PER_EPOCH
             )
         optimizer = optim.optimizer(
             lambda _: workload.LEARNING_RATE,
@@ -142,17 +144,21 @@ class JaxStep:
             gradient,
             clip_norm=workload.PRUNE_CLIP_NORM if prune else None,
         )
-        step = make_train_step(
-            model,
-            OBJECTIVES["pgd"],
-            PGD(workload.EPSILON, workload.STEP_SIZE, attack_steps),
-            optimizer,
-            mode,
-            lambda images, keys: to_unit(images),
-            STEPS_PER_EPOCH,
+        method = METHODS["harp"]
+        stage = Stage(
+            name="prune" if prune else "pretrain",
+            stream=method.stream if prune else STREAMS["pretrain"],
+            trains=method.trains if prune else WEIGHTS,
+            loss=PgdTraining(),
+            attack=PGD(workload.EPSILON, workload.STEP_SIZE, attack_steps),
+            optimizer=optimizer,
+            learning_rate=lambda _: workload.LEARNING_RATE,
+            batches_per_epoch=BATCHES_PER_EPOCH,
+            augment=lambda images, keys: to_unit(images),
         )
+        step = make_train_step(stage, model)
         devices = parallel.local_devices()
-        self.state = parallel.replicate(train_state.create(variables, mode, optimizer, 0), devices)
+        self.state = parallel.replicate(train_state.create(stage, variables), devices)
         self.batch = {
             name: array.reshape(len(devices), -1, *array.shape[1:]) for name, array in batch.items()
         }

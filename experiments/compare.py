@@ -29,7 +29,7 @@ from harp_jax import checkpoint, models
 from harp_jax.evaluation import ROBUST
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
-from harp_jax.pruning.masking import live_weights
+from harp_jax.pruning.live import live_weights
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Columns of the epochs' table, beside those that name the cell.

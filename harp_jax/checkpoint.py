@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from harp_jax.pruning.layers import leaves_by_path
-from harp_jax.training.state import TrainState
 from harp_jax.types import Variables
 
 RESULT = "result"
@@ -44,32 +43,42 @@ class StageCheckpoints:
             for name in ("last", "best")
         }
 
-    def save_best(self, state: TrainState, metadata: dict[str, Any]) -> None:
-        """Keeps the network of `state` as the best; returns when it is on disk."""
-        self._save("best", state, {"variables": ocp.args.StandardSave(state.variables)}, metadata)
+    def save_best(self, step: int, variables: Variables, metadata: dict[str, Any]) -> None:
+        """Keeps the network of a step as the best; returns when it is on disk."""
+        items = {"variables": ocp.args.StandardSave(dict(variables))}
+        self._save("best", step, items, metadata)
         # `last` will say that this one exists, so it must.
         self._managers["best"].wait_until_finished()
 
-    def save_last(self, state: TrainState, metadata: dict[str, Any]) -> None:
-        """Saves all that a resumed run needs, in the background."""
-        items = {
-            "variables": ocp.args.StandardSave(state.variables),
-            "training": ocp.args.StandardSave(_training_part(state)),
-        }
-        self._save("last", state, items, metadata)
-
-    def _save(
-        self, name: str, state: TrainState, items: dict[str, Any], metadata: dict[str, Any]
+    def save_last(
+        self, step: int, variables: Variables, training: Any, metadata: dict[str, Any]
     ) -> None:
-        manager, step = self._managers[name], int(state.step)
+        """Saves all that a resumed run needs, in the background.
+
+        Args:
+            step: Number of the checkpoint.
+            variables: All collections of the network.
+            training: The tree of what else a resumed run needs.
+            metadata: JSON-like.
+        """
+        items = {
+            "variables": ocp.args.StandardSave(dict(variables)),
+            "training": ocp.args.StandardSave(training),
+        }
+        self._save("last", step, items, metadata)
+
+    def _save(self, name: str, step: int, items: dict[str, Any], metadata: dict[str, Any]) -> None:
+        manager = self._managers[name]
         if step in manager.all_steps():  # a resumed run comes by a second time, with the same bits
             return
         manager.save(
             step, args=ocp.args.Composite(**items, metadata=ocp.args.JsonSave(metadata)), force=True
         )
 
-    def restore_last(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest saved state and its metadata, or None; `state` gives the structure."""
+    def restore_last(
+        self, variables: Variables, training: Any
+    ) -> tuple[dict[str, Any], Any, dict[str, Any]] | None:
+        """The newest of what `save_last` saved, or None; the arguments give the structure."""
         manager = self._managers["last"]
         step = manager.latest_step()
         if step is None:
@@ -77,13 +86,12 @@ class StageCheckpoints:
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(state.variables),
-                training=ocp.args.StandardRestore(_training_part(state)),
+                variables=ocp.args.StandardRestore(dict(variables)),
+                training=ocp.args.StandardRestore(training),
                 metadata=ocp.args.JsonRestore(),
             ),
         )
-        state = state.replace(variables=restored["variables"], **restored["training"])
-        return state, restored["metadata"]
+        return restored["variables"], restored["training"], restored["metadata"]
 
     def best(self) -> dict[str, Any] | None:
         """What `load` reads from the best checkpoint, or None if there is none yet."""
@@ -94,13 +102,6 @@ class StageCheckpoints:
         """Waits until everything is on disk."""
         for manager in self._managers.values():
             manager.close()
-
-
-def _training_part(state: TrainState) -> dict[str, Any]:
-    names = ["step", "key", "opt_state", "sums"]
-    if state.perturbation is not None:
-        names.append("perturbation")
-    return {name: getattr(state, name) for name in names}
 
 
 def save_result(stage_directory: epath.PathLike, variables: Variables, metadata: Any) -> None:

@@ -42,7 +42,5 @@ def _imported(name: str, field: str) -> Any:
             " Python's path"
         ) from error
     if not hasattr(module, attribute):
-        raise ValueError(
-            f"{field}={name!r}: {module_name} has no {attribute!r}; allowed are {OWN}"
-        )
+        raise ValueError(f"{field}={name!r}: {module_name} has no {attribute!r}; allowed are {OWN}")
     return getattr(module, attribute)

@@ -5,6 +5,7 @@ import shutil
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -29,7 +30,18 @@ class Network(nn.Module):
 
 def make_state(seed: int) -> train_state.TrainState:
     variables = dict(Network().init(jax.random.key(seed), jnp.ones((1, 2))))
-    return train_state.create(variables, "pretrain", optax.sgd(0.1, momentum=0.9), seed)
+    stage = networks.stage("pretrain", "pgd", optax.sgd(0.1, momentum=0.9), 10, seed=seed)
+    return train_state.create(stage, variables)
+
+
+def save_last(checkpoints, state, metadata) -> None:
+    checkpoints.save_last(int(state.step), state.variables, state.training(), metadata)
+
+
+def restore_last(checkpoints, state):
+    """The state and the metadata that come back into the structure of a state."""
+    found = checkpoints.restore_last(state.variables, state.training())
+    return found and (state.replace(variables=found[0], **found[1]), found[2])
 
 
 def assert_same(one, other) -> None:
@@ -44,11 +56,11 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
         step=np.array(7, np.int32), sums={"loss": np.array(0.1, np.float32)}
     )
     checkpoints = checkpoint.StageCheckpoints(tmp_path)
-    checkpoints.save_last(saved, {"progress": {"best_epoch": None}})
+    save_last(checkpoints, saved, {"progress": {"best_epoch": None}})
     checkpoints.close()
     other = make_state(2).replace(sums={"loss": np.zeros((), np.float32)})
     again = checkpoint.StageCheckpoints(tmp_path)
-    restored = again.restore_last(other)
+    restored = restore_last(again, other)
     again.close()
     assert restored is not None
     assert restored[1] == {"progress": {"best_epoch": None}}
@@ -57,7 +69,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
 
 def test_nothing_comes_back_from_an_empty_folder(tmp_path):
     checkpoints = checkpoint.StageCheckpoints(tmp_path)
-    assert checkpoints.restore_last(make_state(1)) is None
+    assert restore_last(checkpoints, make_state(1)) is None
     assert checkpoints.best() is None
     checkpoints.close()
 
@@ -66,9 +78,9 @@ def test_only_the_newest_is_kept_and_the_best_stays(tmp_path):
     checkpoints = checkpoint.StageCheckpoints(tmp_path)
     for step in (5, 10, 15):
         state = make_state(step).replace(step=np.int32(step))
-        checkpoints.save_last(state, {"progress": {}})
+        save_last(checkpoints, state, {"progress": {}})
         if step == 10:
-            checkpoints.save_best(state, {"epoch": 1})
+            checkpoints.save_best(int(state.step), state.variables, {"epoch": 1})
     best = checkpoints.best()
     checkpoints.close()
     assert [path.name for path in (tmp_path / "last").iterdir()] == ["15"]
@@ -80,13 +92,13 @@ def test_only_the_newest_is_kept_and_the_best_stays(tmp_path):
 def test_a_half_written_state_does_not_count(tmp_path):
     checkpoints = checkpoint.StageCheckpoints(tmp_path)
     saved = make_state(1).replace(step=np.int32(5))
-    checkpoints.save_last(saved, {"progress": {}})
+    save_last(checkpoints, saved, {"progress": {}})
     checkpoints.close()
     # As a kill leaves it: the folder has its temporary name, and part of the files.
     unfinished = tmp_path / "last" / "10.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "last" / "5" / "variables", unfinished / "variables")
     again = checkpoint.StageCheckpoints(tmp_path)
-    restored = again.restore_last(make_state(2))
+    restored = restore_last(again, make_state(2))
     again.close()
     assert restored is not None
     assert restored[0].step == 5

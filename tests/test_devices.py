@@ -13,15 +13,13 @@ import runs
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.data import augment, load, train_batches
-from harp_jax.losses.objectives import OBJECTIVES
+from harp_jax.losses import Free
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import tree_of_leaves
-from harp_jax.run import experiment
+from harp_jax.run import experiment, recipe
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
-from harp_jax.training.free_step import make_free_step
-from harp_jax.training.step import make_train_step
 
 STEPS, BATCH, PER_EPOCH = 3, 64, 20
 
@@ -43,15 +41,14 @@ def make_step(mode, device_count, loss="pgd"):
         gradient = add_compression_gradient(sizes, 0.2, networks.MINIMUM, 0.1, PER_EPOCH)
     optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4, gradient)
     model = models.create("tiny", 10, axis_name=parallel.AXIS)
-    shared = (optimizer, mode, augmented, PER_EPOCH)
-    if loss == "free":
-        step = make_free_step(model, 0.1, 2, *shared)
-    else:
-        step = make_train_step(model, OBJECTIVES[loss], PGD(0.1, 0.025, steps=3), *shared)
+    loss, attack = (Free(2), PGD(0.1, 0.1)) if loss == "free" else (loss, PGD(0.1, 0.025, steps=3))
+    stage = networks.stage(
+        mode, loss, optimizer, PER_EPOCH, attack, augment=augmented, batch_size=BATCH
+    )
+    step = recipe.make_step(stage, model)
     devices = parallel.local_devices(device_count)
     step = parallel.parallel(step, devices, donate_argnums=(0,))
-    perturbed = (BATCH, 8, 8, 1) if loss == "free" else None
-    state = train_state.create(start, mode, optimizer, seed=0, perturbed=perturbed)
+    state = train_state.create(stage, start, (8, 8, 1))
     state = parallel.replicate(state, devices)
     return step, state, devices
 

@@ -57,7 +57,7 @@ def test_gamma_grows_and_freezes():
 
 
 def test_gradient_transformation_follows_the_same_epochs():
-    transformation = add_compression_gradient(COSTS, TARGET, MINIMUM, GAMMA0, steps_per_epoch=2)
+    transformation = add_compression_gradient(COSTS, TARGET, MINIMUM, GAMMA0, updates_per_epoch=2)
     update = jax.jit(transformation.update)
     state = transformation.init(ARRAYS["seq_k_score"][0].tolist())
     nothing = [jnp.float32(0.0)] * len(COSTS)
@@ -77,7 +77,7 @@ def test_schedules_are_the_authors():
     for name, expected in cases.items():
         kind, base, epochs, _ = name.split("_")
         base, epochs = float(base.removeprefix("lr")), int(epochs.removeprefix("E"))
-        schedule = optim.learning_rate(kind, base, epochs, steps_per_epoch=3)
+        schedule = optim.learning_rate(kind, base, epochs, updates_per_epoch=3)
         ours = schedule(np.arange(3 * epochs)).reshape(epochs, 3)
         assert_allclose(ours, np.repeat(expected[:, None], 3, 1), rtol=1e-5)
     assert len(cases) == 8

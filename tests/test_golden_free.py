@@ -1,6 +1,7 @@
 """Two batches of Free-AT against the authors', by the production step itself."""
 
 import jax
+import networks
 import numpy as np
 import pytest
 import torch_layout
@@ -8,6 +9,8 @@ from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from harp_jax import parallel
+from harp_jax.attacks import PGD
+from harp_jax.losses import Free
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
@@ -58,13 +61,20 @@ def states():
     """The state at the start and after each batch."""
     sgd, devices = optimizer(), parallel.local_devices(1)
     model = Normalising(num_classes=10, widths=(16, 32), hidden=64, axis_name=parallel.AXIS)
+    stage = networks.stage(
+        "harp",
+        Free(REPLAYS),
+        sgd,
+        PER_EPOCH,
+        PGD(EPSILON, EPSILON),
+        augment=lambda images, keys: images,
+        batch_size=8,
+    )
     step = parallel.parallel(
-        make_free_step(
-            model, EPSILON, REPLAYS, sgd, "harp", lambda images, keys: images, PER_EPOCH
-        ),
+        make_free_step(stage, model),
         devices,
     )
-    found = [state.create(variables(), "harp", sgd, seed=0, perturbed=(8, 16, 16, 3))]
+    found = [state.create(stage, variables(), (16, 16, 3))]
     for place in BATCHES:
         batch = {"images": IMAGES[place], "labels": LABELS[place]}
         batch["index"] = np.arange(len(batch["labels"]))

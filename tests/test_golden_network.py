@@ -12,8 +12,7 @@ from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose
 
 from harp_jax.attacks import FGSM, PGD, norms
-from harp_jax.losses import nearby
-from harp_jax.losses.objectives import OBJECTIVES
+from harp_jax.losses import LOSSES, nearby
 from harp_jax.models import logits_fn
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.layers import bake
@@ -95,7 +94,7 @@ def test_every_step_of_trades_and_mart_goes_where_the_authors_go(network, monkey
         iterates = [*iterates, adversarial(name)]
     noise = torch_layout.images(ARRAYS[f"{name}/noise"])
     assert_allclose(IMAGES + nearby.START * noise, iterates[0], rtol=0, atol=1e-7)
-    attack = OBJECTIVES[name].inner(PGD(EPSILON, STEP_SIZE, steps=1))
+    attack = LOSSES[name]().attack(PGD(EPSILON, STEP_SIZE, steps=1))
     step = from_noise(attack, network, monkeypatch)
     gradient = torch_layout.images(ARRAYS[f"{name}/grad_step0"])
     for number, (here, there) in enumerate(itertools.pairwise(iterates)):
@@ -110,7 +109,7 @@ def test_every_step_of_trades_and_mart_goes_where_the_authors_go(network, monkey
 
 
 def test_ten_steps_of_mart_end_where_the_authors_end(network, monkeypatch):
-    attack = OBJECTIVES["mart"].inner(PGD(EPSILON, STEP_SIZE, steps=10))
+    attack = LOSSES["mart"]().attack(PGD(EPSILON, STEP_SIZE, steps=10))
     found = from_noise(attack, network, monkeypatch)(torch_layout.images(ARRAYS["mart/noise"]))
     assert_allclose(found, adversarial("mart"), rtol=0, atol=1e-6)
 
@@ -134,17 +133,17 @@ def training_loss(objective, variables, images):
     def loss(trainable):
         params = bake({**trainable, "minimum_rates": variables["minimum_rates"]})["params"]
         forward = TrainingForward(MODEL, params, variables["batch_stats"])
-        value, logits = OBJECTIVES[objective].loss(forward, IMAGES, images, LABELS)
+        value, logits = LOSSES[objective]()(forward, IMAGES, images, LABELS)
         return value, (logits, forward.batch_stats)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 # Name of the objective and of the arrays, passes that update BatchNorm's running statistics.
-LOSSES = [("natural", "nat", 1), ("pgd", "pgd", 1), ("trades", "trades", 3), ("mart", "mart", 2)]
+PASSES = [("natural", "nat", 1), ("pgd", "pgd", 1), ("trades", "trades", 3), ("mart", "mart", 2)]
 
 
-@pytest.mark.parametrize(("objective", "name", "updates"), LOSSES)
+@pytest.mark.parametrize(("objective", "name", "updates"), PASSES)
 def test_loss_gradients_and_batch_statistics(variables, objective, name, updates):
     trainable = {group: variables[group] for group in ("params", "scores", "rates")}
     images = IMAGES if name == "nat" else adversarial(name)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -13,7 +14,6 @@ from flax.traverse_util import flatten_dict
 from numpy.testing import assert_allclose, assert_array_equal
 
 from harp_jax import parallel
-from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.models.convnet import ConvNet
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
@@ -65,8 +65,10 @@ def optimizer(mode, params):
     compression = None
     if mode == "harp":
         costs = tree_of_leaves(parameter_costs(params))
-        compression = add_compression_gradient(costs, TARGET, MINIMUM, GAMMA, steps_per_epoch=STEPS)
-    schedule = optim.learning_rate("step", LEARNING_RATE, epochs=20, steps_per_epoch=STEPS)
+        compression = add_compression_gradient(
+            costs, TARGET, MINIMUM, GAMMA, updates_per_epoch=STEPS
+        )
+    schedule = optim.learning_rate("step", LEARNING_RATE, epochs=20, updates_per_epoch=STEPS)
     return optim.optimizer(schedule, MOMENTUM, WEIGHT_DECAY, compression)
 
 
@@ -127,19 +129,16 @@ def test_two_steps(devices, passing, name, objective):
         adversarial = [torch_layout.images(arrays[f"x_adv{step}"]) for step in range(STEPS)]
     start = variables(pruned=mode != "pretrain")
     sgd = optimizer(mode, start["params"])
-    train_step = parallel.parallel(
-        make_train_step(
-            MODEL,
-            OBJECTIVES["natural" if objective == "nat" else "pgd"],
-            StoredAttack(adversarial),
-            sgd,
-            mode,
-            augment=lambda images, keys: images,
-            steps_per_epoch=STEPS,
-        ),
-        devices,
+    stage = networks.stage(
+        mode,
+        "natural" if objective == "nat" else "pgd",
+        sgd,
+        STEPS,
+        StoredAttack(adversarial),
+        augment=lambda images, keys: images,
     )
-    current = parallel.replicate(state.create(start, mode, sgd, seed=0), devices)
+    train_step = parallel.parallel(make_train_step(stage, MODEL), devices)
+    current = parallel.replicate(state.create(stage, start), devices)
     for step in range(STEPS):
         batch = {"images": IMAGES[step], "labels": LABELS[step], "index": np.arange(BATCH)}
         batch = jax.tree.map(lambda x: x[None], batch)
@@ -148,7 +147,7 @@ def test_two_steps(devices, passing, name, objective):
         theirs = torch_layout.below(arrays, f"step{step + 1}")
         host = parallel.to_host(current)
         changed = check_variables(host.variables, theirs, start, step + 1)
-        trained, _ = stages.split(start, mode)
+        trained, _ = stages.split(start, stage.trains)
         assert {path for path in changed if path[0] != "batch_stats"} == set(flatten_dict(trained))
     expected = flatten_dict(torch_layout.convnet(torch_layout.below(arrays, "momentum")))
     buffers = momenta(host.opt_state)

@@ -1,28 +1,18 @@
-"""Every setting of a run, with its default, and the checks that come before anything compiles.
+"""Every setting of a run, with its default.
 
 A file under `configs/` starts from `default()` and overrides fields. The defaults are the authors'
 CIFAR-10 settings.
 """
 
-import math
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from harp_jax.config.sections import (
-    Config,
-    attacks_to_run,
-    loss_name,
-    make_attack,
-    require,
-    validation_attack,
-)
-from harp_jax.losses.objectives import FREE, LOSSES
-from harp_jax.models import COMPUTE_DTYPES, MODELS
-from harp_jax.pruning.scores import GRANULARITIES
-from harp_jax.pruning.strategies import STRATEGIES
-from harp_jax.training.optim import SCHEDULES
-from harp_jax.training.stages import PRUNE_METHODS, STAGES, TRAINS
+from harp_jax.config.sections import Config
+from harp_jax.losses import LOSSES
+from harp_jax.methods import METHODS
+from harp_jax.settings import defaults
+from harp_jax.training.stages import STAGES
 
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")
@@ -31,6 +21,7 @@ JSON, CHECKPOINT = (
     "checkpoint:",
 )  # strategies that are read: see run.initial_rates
 SELECTION_SPLITS = ("validation", "test")
+SHARED_BY_METHODS = {"gamma0"}  # fields of methods that stand in config.prune
 STEPS = ("epsilon", "step_size")
 
 
@@ -67,15 +58,13 @@ def default() -> Config:
     config.data.std = ()
 
     config.batch_size = 128  # over all devices of all processes
-    # Of training: natural, pgd, fgsm, trades, mart, free; a stage may have its own.
+    # Of training: natural, pgd, fgsm, trades, mart, free, module:Class; a stage may have its own.
     config.loss = "pgd"
-    config.trades = ConfigDict({"beta": 6.0})  # weight of the divergence
-    config.mart = ConfigDict({"beta": 5.0})  # weight of the divergence
-    config.free = ConfigDict({"replays": 4})  # updates with each batch; they do not divide epochs
-    # Of prune.method='admm', as Ye et al.'s code has them: the penalty's first weight, and its
-    # growth whenever what the weights are pulled to is renewed, after every so many epochs (theirs:
-    # 20 of 200). In fewer or shorter epochs the weights come near to it with a larger rho only.
-    config.admm = ConfigDict({"rho": 1e-3, "growth": 1.3, "every": 1})
+    # The settings of a loss or method of its own, in a section of its name: trades.beta, mart.beta,
+    # free.replays, admm.rho, admm.growth, admm.every. Their classes say what they are.
+    config.update(_sections())
+    # Those of losses and methods of a user's own, by the class: {"MyLoss": {"beta": 2.0}}.
+    config.own = ConfigDict()
     # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
     # training (see harp_jax.losses.objectives).
     config.attack = ConfigDict()
@@ -99,7 +88,7 @@ def default() -> Config:
     config.prune.loss = config_dict.placeholder(str)
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
     # What learns: harp (scores, rates), score (HYDRA), rate, admm (the weights: Robust-ADMM); or
-    # what chooses in one shot: magnitude, random.
+    # what chooses in one shot: magnitude, random. Or module:Class.
     config.prune.method = "harp"
     # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
     # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with
@@ -143,7 +132,18 @@ def default() -> Config:
     config.evaluate.attacks = _attacks(config.attack)
     config.lock()  # a misspelt field is an error, not a new one
     config.evaluate.attacks.unlock()  # in a file: any attacks, by any names
+    config.own.unlock()
     return config
+
+
+def _sections() -> dict[str, dict[str, Any]]:
+    """The settings that a loss or method has for itself alone, by its name, at their defaults."""
+    own = {name: defaults(kind) for name, kind in (LOSSES | METHODS).items()}
+    return {
+        name: settings
+        for name, settings in own.items()
+        if settings and not settings.keys() & SHARED_BY_METHODS
+    }
 
 
 def _attacks(training: Config) -> Config:
@@ -173,159 +173,3 @@ def _attacks(training: Config) -> Config:
         "autoattack": {"type": "AutoAttack", **following("epsilon"), "version": "standard"},
     }
     return ConfigDict({name: ConfigDict(settings) for name, settings in attacks.items()})
-
-
-def validate(config: Config) -> None:
-    """Checks every field that can be checked without loading data.
-
-    Args:
-        config: The configuration of a run.
-
-    Raises:
-        ConfigError: naming the first field that is wrong, its value and what is allowed.
-    """
-    choices = {
-        "model": MODELS,
-        "compute_dtype": COMPUTE_DTYPES,
-        "loss": LOSSES,
-        "optimizer.schedule": SCHEDULES,
-        "prune.granularity": GRANULARITIES,
-        "prune.method": PRUNE_METHODS,
-        "prune.above_target": ABOVE_TARGET,
-        "data.select_on": SELECTION_SPLITS,
-    }
-    choices |= {f"{stage}.loss": LOSSES for stage in STAGES if config[stage].loss is not None}
-    for field, allowed in choices.items():
-        value = _get(config, field)
-        require(value in allowed, field, value, ", ".join(allowed))
-    for field, allowed in (("stages", ALL_STAGES), ("evaluate.stages", STAGES)):
-        stages = tuple(_get(config, field))
-        require(len(stages) > 0, field, stages, ", ".join(allowed))
-        for stage in stages:
-            require(stage in allowed, field, stage, ", ".join(allowed))
-    counts = [f"{stage}.epochs" for stage in STAGES]
-    if config.data.select_on == "validation":
-        counts.append("data.validation_examples")
-    for field in (*counts, "batch_size", "evaluate.batch_size"):
-        require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
-    for stage in STAGES:
-        field = f"{stage}.learning_rate"
-        require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
-    _validate_ranges(config)
-    _validate_normalization(config)
-    _validate_prune(config)
-    _validate_losses(config)
-    validation_attack(config)
-    for name, settings in config.evaluate.attacks.items():
-        make_attack(settings, f"evaluate.attacks.{name}")
-    attacks_to_run(config)
-
-
-def check_batches(config: Config, devices: int) -> None:
-    """Checks that batches can be cut over the devices.
-
-    Args:
-        config: A valid configuration.
-        devices: Number of devices of all processes.
-
-    Raises:
-        ConfigError: naming the batch size that is no multiple.
-    """
-    for field in ("batch_size", "evaluate.batch_size"):
-        value = _get(config, field)
-        require(value % devices == 0, field, value, f"multiples of the {devices} devices")
-
-
-def _validate_ranges(config: Config) -> None:
-    momentum = config.optimizer.momentum
-    require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
-    not_negative = (
-        "seed",
-        "checkpoint_every_steps",
-        "optimizer.weight_decay",
-        "prune.clip_norm",
-        "prune.sharpness",
-        "data.crop_padding",
-        "data.validation_examples",
-        "data.workers",
-    )
-    require(config.seed < 2**32, "seed", config.seed, "whole numbers below 2**32")
-    for field in not_negative:
-        require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    optional = ("train_examples", "test_examples", "pad_to", "image_size")
-    for field in (*(f"data.{name}" for name in optional), "devices"):
-        value = _get(config, field)
-        require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
-    if config.data.image_size is not None:
-        padding = config.data.crop_padding
-        require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
-        size = config.data.pad_to
-        require(size is None, "data.pad_to", size, "unset with data.image_size, which crops")
-
-
-def _validate_normalization(config: Config) -> None:
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    finite = [isinstance(x, int | float) and abs(x) < float("inf") for x in mean]
-    require(all(finite), "data.mean", mean, "finite numbers, one a channel")
-    require(len(std) == len(mean), "data.std", std, f"as many numbers as in data.mean={mean}")
-    positive = [isinstance(x, int | float) and 0 < x < float("inf") for x in std]
-    require(all(positive), "data.std", std, "numbers > 0")
-
-
-def _validate_losses(config: Config) -> None:
-    for name in ("trades", "mart"):
-        require(config[name].beta > 0, f"{name}.beta", config[name].beta, "numbers > 0")
-    require(config.free.replays >= 1, "free.replays", config.free.replays, "whole numbers >= 1")
-    epsilon = config.attack.epsilon
-    for name in {"fgsm", FREE} & {loss_name(config, stage) for stage in STAGES}:
-        require(epsilon > 0, "attack.epsilon", epsilon, f"numbers > 0 with the loss {name!r}")
-
-
-def _validate_prune(config: Config) -> None:
-    prune = config.prune
-    is_read = prune.strategy.startswith((JSON, CHECKPOINT))
-    allowed = f"{', '.join(STRATEGIES)}, {JSON}PATH, {CHECKPOINT}PATH"
-    require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
-    require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
-    require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
-    require(prune.gamma0 > 0, "prune.gamma0", prune.gamma0, "numbers > 0")
-    _validate_method(config)
-    require(
-        "rates" not in TRAINS[prune.method] or prune.target <= prune.initial_rate <= 1,
-        "prune.initial_rate",
-        prune.initial_rate,
-        f"numbers from prune.target ({prune.target:g}) to 1",
-    )
-
-
-def _validate_method(config: Config) -> None:
-    prune, admm = config.prune, config.admm
-    learns_scores = "scores" in TRAINS[prune.method]
-    allowed = f"0 with the method {prune.method!r}, whose scores do not learn"
-    require(prune.sharpness == 0 or learns_scores, "prune.sharpness", prune.sharpness, allowed)
-    if prune.sharpness:
-        name = loss_name(config, "prune")
-        require(name != FREE, "prune.loss", name, "other losses with prune.sharpness > 0")
-    single = not prune.live or prune.granularity == "weight"
-    require(single, "prune.granularity", prune.granularity, "weight with prune.live")
-    masks_train = bool({"scores", "rates"} & TRAINS[prune.method])
-    allowed = f"False with the method {prune.method!r}, whose masks do not learn"
-    require(not prune.live or masks_train, "prune.live", prune.live, allowed)
-    weights = prune.method != "admm" or prune.granularity == "weight"
-    require(weights, "prune.granularity", prune.granularity, "weight with the method 'admm'")
-    require(admm.rho > 0, "admm.rho", admm.rho, "numbers > 0")
-    require(admm.growth >= 1, "admm.growth", admm.growth, "numbers >= 1")
-    require(admm.every >= 1, "admm.every", admm.every, "whole numbers >= 1")
-    if prune.method == "admm":
-        # Gradient descent follows a penalty of curvature rho only up to about 1 / learning rate.
-        rounds = (prune.epochs - 1) // admm.every
-        last = math.log(admm.rho * prune.learning_rate) + rounds * math.log(admm.growth)
-        allowed = f"values with rho * growth**{rounds} * prune.learning_rate <= 1"
-        require(last <= 0, "admm", dict(admm), allowed)
-
-
-def _get(config: Config, field: str) -> Any:
-    value: Any = config
-    for part in field.split("."):
-        value = value[part]
-    return value

@@ -1,10 +1,13 @@
-"""What the sections of a configuration describe: attacks, losses, the network's normalisation."""
+"""The parts of a run that a configuration describes: attacks, losses, the method, normalisation."""
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
-from harp_jax.losses.objectives import OBJECTIVES, Objective
+from harp_jax.losses import LOSSES, Loss
+from harp_jax.methods import METHODS, Live, Method, Sharpness
+from harp_jax.settings import build, defaults
 from harp_jax.types import Normalization
 
 # A ConfigDict; its fields are made at run time, where `config.validate` checks them.
@@ -33,37 +36,39 @@ def make_attack(settings: Config, field: str) -> Attack:
     """The attack that a config section describes.
 
     Args:
-        settings: 'type' (a key of `ATTACKS`) and that attack's fields.
+        settings: 'type' (a key of `ATTACKS`, or 'module:Class') and that attack's fields.
         field: Name of the section, for errors.
 
     Returns:
         The attack.
 
     Raises:
-        ConfigError: for an unknown type, an unknown field or a value out of range.
+        ConfigError: For an unknown type, an unknown field or a value out of range.
     """
-    fields = dict(settings)
-    kind = fields.pop("type", None)
-    require(kind in ATTACKS, f"{field}.type", kind, ", ".join(ATTACKS))
-    known = {each.name: each.type for each in dataclasses.fields(ATTACKS[kind])}
-    for name, value in fields.items():
-        require(name in known, f"{field}.{name}", value, f"the fields {', '.join(known)}")
-        require(isinstance(value, int | float | str), f"{field}.{name}", value, "plain values")
-        is_text = known[name] is str
-        allowed = "names, as text" if is_text else "numbers"
-        require(isinstance(value, str) == is_text, f"{field}.{name}", value, allowed)
-        whole = known[name] is not int or type(value) is int
-        require(whole, f"{field}.{name}", value, "whole numbers")
-    missing = [
-        each.name
-        for each in dataclasses.fields(ATTACKS[kind])
-        if each.default is dataclasses.MISSING and each.name not in fields
-    ]
-    require(not missing, field, fields, f"settings with {' and '.join(map(repr, missing))}")
+    values = dict(settings)
+    kind = _find(ATTACKS, values.pop("type", None), f"{field}.type")
+    return _build(kind, values, field)
+
+
+def _find(table: Mapping[str, Any], name: Any, field: str) -> Any:
     try:
-        return ATTACKS[kind](**fields)
+        return names.find(table, name, field)
     except ValueError as error:
-        raise ConfigError(f"{field}.{error}") from None
+        raise ConfigError(str(error)) from error.__cause__
+
+
+def _build(kind: Any, values: Mapping[str, Any], section: str) -> Any:
+    try:
+        return build(kind, values, section)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _settings(config: Config, kind: Any, name: str) -> dict[str, Any]:
+    """A class's own section: that of its name in the table, or in `own` that of the class."""
+    if ":" in name:
+        return dict(config.own.get(name.partition(":")[2], {}))
+    return dict(config.get(name, {}))
 
 
 def validation_attack(config: Config) -> PGD:
@@ -77,13 +82,52 @@ def loss_name(config: Config, stage: str) -> str:
     return config[stage].loss or config.loss
 
 
-def objective(config: Config, stage: str) -> Objective:
-    """The training loss of a stage, with its weight; for any but 'free'."""
+def loss(config: Config, stage: str) -> Loss:
+    """The training loss of a stage, with its settings.
+
+    Raises:
+        ConfigError: For an unknown loss, an unknown field or a value out of range.
+    """
     name = loss_name(config, stage)
-    found = OBJECTIVES[name]
-    if found.beta is None:
-        return found
-    return dataclasses.replace(found, beta=config[name].beta)
+    field = "loss" if config[stage].loss is None else f"{stage}.loss"
+    kind = _find(LOSSES, name, field)
+    return _build(kind, _settings(config, kind, name), name)
+
+
+def method(config: Config) -> Method:
+    """The pruning method, with its settings, wrapped as `prune.live` and `prune.sharpness` say.
+
+    Fields that methods share (`gamma0`) stand in `config.prune`; those of one alone in the section
+    of its name.
+
+    Raises:
+        ConfigError: For an unknown method, an unknown field or a value out of range.
+    """
+    prune = config.prune
+    kind = _find(METHODS, prune.method, "prune.method")
+    own = _settings(config, kind, prune.method)
+    shared = {name: prune[name] for name in defaults(kind) if name in prune}
+    built = _build(kind, own | shared, "prune" if shared else prune.method)
+    if prune.live:
+        allowed = f"False with the method {prune.method!r}, whose masks do not learn"
+        require(built.learns_masks, "prune.live", prune.live, allowed)
+        built = Live(built)
+    if prune.sharpness:
+        allowed = f"0 with the method {prune.method!r}, whose scores do not learn"
+        require("scores" in built.trains, "prune.sharpness", prune.sharpness, allowed)
+        built = Sharpness(built, prune.sharpness)
+    return built
+
+
+def check_sections(config: Config) -> None:
+    """Checks the sections of all losses and methods, also of those that this run does not use.
+
+    Raises:
+        ConfigError: For an unknown field or a value out of range.
+    """
+    for name, kind in (LOSSES | METHODS).items():
+        if name in config:
+            _build(kind, dict(config[name]), name)
 
 
 def normalization(config: Config, channels: int) -> Normalization | None:

@@ -2,7 +2,7 @@
 
 from harp_jax.data.augment import augment, to_unit
 from harp_jax.data.datasets import load
-from harp_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
+from harp_jax.data.pipeline import Batch, batches_per_epoch, eval_batches, train_batches
 from harp_jax.data.splits import DataError, Dataset, Split
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "Dataset",
     "Split",
     "augment",
+    "batches_per_epoch",
     "eval_batches",
     "load",
-    "steps_per_epoch",
     "to_unit",
     "train_batches",
 ]

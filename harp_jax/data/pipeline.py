@@ -17,7 +17,7 @@ from harp_jax.data.splits import DataError, Split, permutation
 Batch = dict[str, np.ndarray]
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
+def batches_per_epoch(split: Split, batch_size: int) -> int:
     """Whole batches in a training epoch; the remainder is left out, a different one each epoch."""
     return len(split) // batch_size
 
@@ -57,7 +57,7 @@ def train_batches(
             than the split. Raised at the call, before the first batch.
     """
     local = _local_batch(batch_size, devices, process_index, process_count)
-    steps = steps_per_epoch(split, batch_size)
+    steps = batches_per_epoch(split, batch_size)
     if steps == 0:
         raise DataError(
             f"batch_size={batch_size}: must be at most the {len(split)} training examples"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Key
 
-from harp_jax.attacks import norms
+from harp_jax.attacks import PGD, norms
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, Scalar
 
 # Standard deviation of the start's distance to the image, in every pixel and channel. At the image
@@ -61,3 +61,10 @@ def normal_noise(keys: Key[Array, " batch"], images: Images) -> Images:
     """Standard normal noise; each example from its own key."""
     shape = images.shape[1:]
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def beside(configured: PGD, ascended: Ascended) -> NearbyAscent:
+    """An ascent on another function, in the ball and with the steps of a PGD."""
+    return NearbyAscent(
+        configured.epsilon, configured.step_size, configured.steps, ascended, configured.norm
+    )

@@ -10,8 +10,10 @@ and now and then Z_l becomes the nearest matrix to W_l + U_l with as many weight
 keep, U_l grows by W_l - Z_l, and rho by a factor.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int
 
-from harp_jax.pruning.layers import Path, leaves_by_path, tree_of_leaves
-from harp_jax.pruning.masking import Masking
+from harp_jax.methods.base import Links, Masking, Method, Setting
+from harp_jax.pruning.layers import Path, leaves_by_path, rates_of, tree_of_leaves
 from harp_jax.pruning.masks import weight_mask
 from harp_jax.pruning.scores import initial_scores
+from harp_jax.settings import check
 from harp_jax.types import Kernel, Rate, Scalar, Variables
 
 
@@ -128,8 +131,10 @@ def admm(
     return optax.GradientTransformation(init, update)
 
 
-def _follow(variables: dict[str, Any], before: Variables, params: Any) -> dict[str, Any]:
-    del before, params
+def _follow(
+    variables: dict[str, Any], before: Variables, params: Any, updates: Any
+) -> dict[str, Any]:
+    del before, params, updates
     kernels = leaves_by_path(variables["params"])
     scores = {path: initial_scores(kernels[path]) for path in leaves_by_path(variables["scores"])}
     return {**variables, "scores": tree_of_leaves(scores)}
@@ -138,3 +143,51 @@ def _follow(variables: dict[str, Any], before: Variables, params: Any) -> dict[s
 # All weights train, without masks. The scores follow them, at weight granularity, so that the
 # network that is validated, saved and handed on is the one that keeps the largest weights.
 UNMASKED = Masking(seen=lambda variables: variables["params"], follow=_follow)
+
+
+@dataclasses.dataclass(frozen=True)
+class Admm(Method):
+    """Robust-ADMM: all weights train, each layer pulled to the nearest sparse one.
+
+    The defaults are those of Ye et al.'s code, which renews what the weights are pulled to after
+    every 20 of 200 epochs. In fewer or shorter epochs the weights come near to it with a larger
+    `rho` only.
+
+    Attributes:
+        rho: First weight of the penalty, > 0.
+        growth: Factor of rho whenever what the weights are pulled to is renewed, >= 1.
+        every: Epochs from one renewal to the next, >= 1.
+    """
+
+    rho: float = 1e-3
+    growth: float = 1.3
+    every: int = 1
+
+    stream: ClassVar = 5
+    trains: ClassVar = frozenset({"weights", "norm"})
+    granularities: ClassVar = ("weight",)
+
+    def __post_init__(self):
+        """Checks the settings; a ValueError names what is wrong."""
+        check(self, "rho", self.rho > 0, "numbers > 0")
+        check(self, "growth", self.growth >= 1, "numbers >= 1")
+        check(self, "every", self.every >= 1, "whole numbers >= 1")
+
+    def unstable(self, epochs: int, learning_rate: float) -> str | None:
+        """Descent follows a penalty of curvature rho only up to about 1 / learning rate."""
+        rounds = (epochs - 1) // self.every
+        last = math.log(self.rho * learning_rate) + rounds * math.log(self.growth)
+        if last <= 0:
+            return None
+        return f"values with rho * growth**{rounds} * prune.learning_rate <= 1"
+
+    def links(self, setting: Setting, variables: Variables) -> Links:
+        """The gradient of the penalty, for the weights."""
+        rates = {("params", *path): rate for path, rate in rates_of(variables).items()}
+        steps = self.every * setting.updates_per_epoch
+        return {"penalty_gradient": admm(rates, self.rho, self.growth, steps)}
+
+    def masking(self, setting: Setting) -> Masking:
+        """No masks: the scores follow the weights."""
+        del setting
+        return UNMASKED

@@ -5,11 +5,16 @@ perturbation of every layer bounded by that layer's scores, ||z_l|| <= gamma * |
 order the maximum is at the bound, along the gradient of the loss with respect to the scores.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from harp_jax.methods.base import Ascend, Setting
+from harp_jax.methods.wrapped import Wrapped
+from harp_jax.settings import check
 from harp_jax.types import Scores
 
 
@@ -32,3 +37,32 @@ def ascend(scores: Any, gradient: Any, sharpness: float) -> Any:
         return layer + scale * direction
 
     return jax.tree.map(move, scores, gradient)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharpness(Wrapped):
+    """S2AP around a method that learns scores, for one more pass forward and back a step.
+
+    Reference: Piras et al., 2025, arXiv:2510.18381.
+
+    Attributes:
+        method: The method.
+        sharpness: See `ascend`, > 0.
+    """
+
+    sharpness: float
+
+    def __post_init__(self):
+        """Checks the settings; a ValueError names what is wrong."""
+        check(self, "sharpness", self.sharpness > 0, "numbers > 0")
+
+    def ascend(self, setting: Setting) -> Ascend:
+        """The ascent, the same for layers that share channels."""
+        tie: Any = setting.scheme.tie
+
+        def perturbed(scores: Any, gradient: Any) -> Any:
+            if tie is not None:
+                gradient = tie.update({"scores": gradient}, optax.EmptyState())[0]["scores"]
+            return ascend(scores, gradient, self.sharpness)
+
+        return perturbed

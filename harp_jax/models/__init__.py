@@ -12,6 +12,7 @@ from harp_jax.models.convnet import cnn, tiny
 from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.models.wrn import wrn_28_4
+from harp_jax.names import find
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
 from harp_jax.types import Images, Logits, LogitsFn, Normalization, Variables
 
@@ -38,7 +39,8 @@ def create(
     """Builds a network.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `MODELS`, or "module:function" of your own, called with the keyword arguments
+            below, `granularity` only if it is set.
         num_classes: Number of logits, >= 2.
         granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity;
             None makes it a dense network. Either one runs pruned or dense variables, since the
@@ -59,8 +61,7 @@ def create(
         ValueError: for an unknown name, granularity or type, fewer than two classes, or means and
             deviations that do not go together.
     """
-    if name not in MODELS:
-        raise ValueError(f"model={name!r}: allowed are {', '.join(MODELS)}")
+    build = find(MODELS, name, "model")
     if granularity is not None and granularity not in GRANULARITIES:
         raise ValueError(
             f"granularity={granularity!r}: allowed are None, {', '.join(GRANULARITIES)}"
@@ -69,7 +70,7 @@ def create(
         raise ValueError(f"num_classes={num_classes}: at least 2 are needed")
     if dtype not in COMPUTE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(COMPUTE_DTYPES)}")
-    return MODELS[name](
+    return build(
         num_classes=num_classes,
         granularity=granularity,
         axis_name=axis_name,

@@ -118,20 +118,20 @@ class CompressionState(NamedTuple):
 
 
 def add_compression_gradient(
-    costs: Any, target: float, minimum: float, gamma0: float, steps_per_epoch: int
+    costs: Any, target: float, minimum: float, gamma0: float, updates_per_epoch: int
 ) -> optax.GradientTransformation:
     """Adds gamma * dL_hw/dlogit to the gradients of the rate logits.
 
     The first link of the rates' optax chain. Its state holds the step-wise gamma with its epoch
     counter and frozen flag, so they are checkpointed with the optimiser. An epoch ends after
-    `steps_per_epoch` updates; the rule then sees the loss of the rates as that epoch left them.
+    `updates_per_epoch` updates; the rule then sees the loss of the rates as that epoch left them.
 
     Args:
         costs: Parameter counts, as a tree in the structure of the logits; or a `Cost`.
         target: Wanted share of the dense cost, in (0, 1].
         minimum: Smallest rate a_min, in [0, 1).
         gamma0: See `stepwise_gamma`.
-        steps_per_epoch: Updates in an epoch, >= 1.
+        updates_per_epoch: Updates in an epoch, >= 1.
 
     Returns:
         A gradient transformation over the tree of logits.
@@ -150,7 +150,7 @@ def add_compression_gradient(
         if params is None:
             raise ValueError("params=None: the compression gradient needs the rate logits")
         loss, gradient = jax.value_and_grad(loss_of)(params)
-        epoch_begins = (state.count > 0) & (state.count % steps_per_epoch == 0)
+        epoch_begins = (state.count > 0) & (state.count % updates_per_epoch == 0)
         gamma = lax.cond(epoch_begins, rule.update, lambda kept, _: kept, state.gamma, loss)
         updates = jax.tree.map(lambda u, g: u + gamma.gamma * g, updates, gradient)
         return updates, CompressionState(state.count + 1, gamma)

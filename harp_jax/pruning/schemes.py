@@ -24,15 +24,15 @@ class Scheme(NamedTuple):
         cost: What the budget limits.
         make_prunable: (variables of the dense network, rates by kernel path, minimum rate) ->
             variables with scores and rates.
-        share: What keeps the scores and rates equal that layers share, or None if they share none.
-        units: The channels that weights write and read, for `masking.live`; else empty.
+        tie: What keeps the scores and rates equal that layers share, or None if they share none.
+        groups: The channels that weights write and read, for live connections; else empty.
     """
 
     architecture: Architecture
     cost: Cost
     make_prunable: Callable[[Variables, Mapping[Path, float], float], dict[str, Any]]
-    share: optax.GradientTransformation | None
-    units: tuple[Group, ...] = ()
+    tie: optax.GradientTransformation | None
+    groups: tuple[Group, ...] = ()
 
 
 def scheme(
@@ -45,7 +45,8 @@ def scheme(
         image_shape: (height, width, channels).
         granularity: 'weight': single weights under a budget of weights. 'channel': the channels
             that layers read, under a budget of FLOPs.
-        live: Whether single weights are pruned by `masking.live`, which has to know the units.
+        live: Whether single weights are pruned on live connections, for which the channels have to
+            be traced too.
 
     Returns:
         The scheme.
@@ -57,8 +58,8 @@ def scheme(
         architecture = Architecture(tuple(trace_layers(model, image_shape)))
         sizes = {layer.path: math.prod(layer.kernel) for layer in architecture.layers}
         make_prunable = functools.partial(layers.make_prunable, granularity="weight")
-        units = channels.trace(model, image_shape).groups if live else ()
-        return Scheme(architecture, WeightCost(sizes), make_prunable, None, units)
+        groups = channels.trace(model, image_shape).groups if live else ()
+        return Scheme(architecture, WeightCost(sizes), make_prunable, None, groups)
     architecture = channels.trace(model, image_shape)
     return Scheme(
         architecture,

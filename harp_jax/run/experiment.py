@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from harp_jax import checkpoint, methods, models, parallel, report
+from harp_jax import checkpoint, models, parallel, report
 from harp_jax.config import check_batches, validate
 from harp_jax.config.sections import (
     Config,
     ConfigError,
-    loss_name,
+    loss,
+    method,
     minimum_rate,
     normalization,
     validation_attack,
 )
-from harp_jax.data import Dataset, steps_per_epoch
+from harp_jax.data import Dataset, batches_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
@@ -31,7 +32,9 @@ from harp_jax.run import folder as workdirs
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import read as read_strategy
 from harp_jax.run.initial_rates import start_pruning
-from harp_jax.training import loop, metrics, stages
+from harp_jax.training import loop, metrics, stages, state
+from harp_jax.training.probe import Probe
+from harp_jax.training.stages import Stage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class _Experiment:
         check_batches(config, len(self.devices) * jax.process_count())
         earlier = workdirs.earlier_config(config, workdir)
         self.dataset = _load_data(config)
-        self.steps_per_epoch = steps_per_epoch(self.dataset.train, config.batch_size)
+        self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
         self.normalization = normalization(config, self.dataset.image_shape[-1])
         self.model = models.create(
             config.model,
@@ -105,7 +108,7 @@ class _Experiment:
         )
 
     def _check_steps(self) -> None:
-        if self.steps_per_epoch == 0:
+        if self.batches_per_epoch == 0:
             raise ConfigError(
                 f"batch_size={self.config.batch_size}: allowed are at most the"
                 f" {len(self.dataset.train)} training examples"
@@ -186,7 +189,7 @@ class _Experiment:
         path = checkpoint.absolute(self.config[stage].source or self.workdir)
         if checkpoint.is_complete(path / producer):
             path = path / producer
-        collections = ("params", "batch_stats")
+        collections = tuple(c for c in ("params", "batch_stats") if c in self.expected)
         if stage == "finetune":
             collections += ("scores", "rates", "minimum_rates")
         try:
@@ -209,27 +212,33 @@ class _Experiment:
         if stage == "finetune":
             return variables
         variables = start_pruning(self.config, variables, self.scheme, self.workdir)
-        return methods.METHODS[self.config.prune.method].start(
-            variables, recipe.context(self.config, stage, self.scheme, self.steps_per_epoch)
+        told = recipe.setting(self.config, self.scheme, self.batches_per_epoch)
+        probe = Probe(
+            self.model,
+            loss(self.config, stage),
+            validation_attack(self.config),
+            self.dataset.train,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            devices=self.devices,
         )
+        return method(self.config).start(variables, told, probe)
 
-    def train(self, stage: str) -> None:
+    def train(self, name: str) -> None:
         """Trains a stage, unless it is complete, and hands on its network."""
-        directory = self.workdir / stage
+        directory = self.workdir / name
         if checkpoint.is_complete(directory):
-            _LOGGER.info("%s: complete, skipped", stage)
+            _LOGGER.info("%s: complete, skipped", name)
             return
-        variables = self._start(stage)
-        if stages.TRAINS[recipe.mode(self.config, stage)]:
-            self._hand_on(stage, self._fit(stage, variables, directory))
+        variables = self._start(name)
+        stage = recipe.make_stage(self.config, name, self.scheme, self.batches_per_epoch, variables)
+        if stage.trains:
+            self._hand_on(name, self._fit(stage, variables, directory))
         else:
-            self._hand_on(stage, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
+            self._hand_on(name, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
 
-    def _fit(self, stage: str, variables: dict[str, Any], directory: epath.Path) -> loop.Outcome:
+    def _fit(self, stage: Stage, variables: dict[str, Any], directory: epath.Path) -> loop.Outcome:
         """Trains a stage in the loop."""
-        optimizer = recipe.optimizer(
-            self.config, stage, self.scheme, self.steps_per_epoch, variables
-        )
         describe_pruning = functools.partial(
             metrics.of_pruning,
             cost=self.cost,
@@ -237,37 +246,20 @@ class _Experiment:
             minimum=minimum_rate(self.config),
         )
         plan = loop.Plan(
-            stage=stage,
-            epochs=self.config[stage].epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
             devices=self.devices,
-            learning_rate=recipe.learning_rate(self.config, stage, self.steps_per_epoch),
             checkpoint_every_steps=self.config.checkpoint_every_steps,
-            # Natural training leaves no robust accuracy to choose by.
-            chosen_by="natural" if loss_name(self.config, stage) == "natural" else "robust",
-            describe=describe_pruning if stage == "prune" else lambda _: {},
+            describe=describe_pruning if stage.name == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
-        return loop.fit(
-            plan,
-            recipe.first_state(self.config, stage, variables, optimizer, self.dataset.image_shape),
-            self._programs(stage, optimizer),
-            self.dataset,
-            directory,
-        )
-
-    def _programs(self, stage: str, optimizer: Any) -> loop.Programs:
-        step = recipe.train_step(
-            self.config, stage, self.model, self.scheme, optimizer, self.steps_per_epoch
-        )
-        return loop.Programs(
+        step = recipe.make_step(stage, self.model)
+        programs = loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
             bake=self.measurement.bake,
             natural=self.measurement.under(None),
             robust=self.measurement.under(validation_attack(self.config)),
         )
+        first = state.create(stage, variables, self.dataset.image_shape)
+        return loop.fit(stage, plan, first, programs, self.dataset, directory)
 
     def _hand_on(self, stage: str, outcome: loop.Outcome) -> None:
         """Writes a stage's result; a pruned network is first brought onto its budget."""

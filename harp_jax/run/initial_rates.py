@@ -19,7 +19,7 @@ from etils import epath
 
 from harp_jax import checkpoint
 from harp_jax.config.defaults import CHECKPOINT, JSON
-from harp_jax.config.sections import Config, ConfigError, minimum_rate
+from harp_jax.config.sections import Config, ConfigError, method, minimum_rate
 from harp_jax.pruning import compression
 from harp_jax.pruning.costs import WeightCost, parameter_costs
 from harp_jax.pruning.layers import (
@@ -33,7 +33,6 @@ from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.strategies import STRATEGIES, Rates, lowest_counts, whole_counts
-from harp_jax.training import stages
 from harp_jax.types import Variables
 
 _LOGGER = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def start_pruning(
         ConfigError: if the strategy's file or checkpoint does not give the rates of this network.
     """
     target, minimum = config.prune.target, minimum_rate(config)
-    fixed = "rates" not in stages.TRAINS[config.prune.method]
+    fixed = "rates" not in method(config).trains
     sizes = parameter_costs(variables["params"])
     rates = read(config, scheme.architecture.pruned)
     by_rule = rates is None

@@ -1,4 +1,4 @@
-"""How a stage trains, from the configuration: learning rate, optimiser, first state, step."""
+"""How a stage trains, from the configuration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,111 +6,107 @@ from typing import Any
 import flax.linen as nn
 import optax
 
-from harp_jax import methods
-from harp_jax.config.sections import Config, loss_name, objective, validation_attack
+from harp_jax.config.sections import Config, loss, method, minimum_rate, validation_attack
 from harp_jax.data import augment
-from harp_jax.losses.objectives import FREE
+from harp_jax.losses import Free
+from harp_jax.methods import PLAIN, Ascend, Links, Masking, Setting
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.training import optim
-from harp_jax.training import state as train_state
 from harp_jax.training.free_step import make_free_step
+from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
+from harp_jax.training.state import TrainState
 from harp_jax.training.step import make_train_step
 from harp_jax.types import Variables
 
 
-def mode(config: Config, stage: str) -> str:
-    """What a stage trains, a key of `stages.TRAINS`."""
-    return config.prune.method if stage == "prune" else stage
-
-
-def learning_rate(config: Config, stage: str, per_epoch: int) -> optax.Schedule:
-    """The learning rate of a stage from a count, of which an epoch has `per_epoch`."""
-    name, settings = config.optimizer.schedule, config[stage]
-    return optim.learning_rate(name, settings.learning_rate, settings.epochs, per_epoch)
-
-
-def context(config: Config, stage: str, scheme: Scheme, steps_per_epoch: int) -> methods.Context:
-    """What the pruning methods may ask for in a stage, which counts the optimiser's updates."""
-    replays = config.free.replays if loss_name(config, stage) == FREE else 1
-    return methods.Context(config, scheme, replays * steps_per_epoch)
-
-
-def optimizer(
-    config: Config, stage: str, scheme: Scheme, steps_per_epoch: int, variables: Variables
-) -> optax.GradientTransformation:
-    """The optimiser of a stage.
+def setting(config: Config, scheme: Scheme, batches_per_epoch: int) -> Setting:
+    """What the pruning method is told of the run.
 
     Args:
         config: A valid configuration.
-        stage: 'pretrain', 'prune' or 'finetune'.
         scheme: How the network is pruned.
-        steps_per_epoch: Batches in an epoch.
+        batches_per_epoch: Batches in an epoch.
+
+    Returns:
+        The setting of the prune stage.
+    """
+    return Setting(
+        scheme=scheme,
+        target=scheme.cost.target_share(config.prune.target),
+        minimum=minimum_rate(config),
+        updates_per_epoch=loss(config, "prune").updates_per_batch * batches_per_epoch,
+        epochs=config.prune.epochs,
+        seed=config.seed,
+    )
+
+
+def make_stage(
+    config: Config, name: Any, scheme: Scheme, batches_per_epoch: int, variables: Variables
+) -> Stage:
+    """A stage.
+
+    Args:
+        config: A valid configuration.
+        name: 'pretrain', 'prune' or 'finetune'.
+        scheme: How the network is pruned.
+        batches_per_epoch: Batches in an epoch.
         variables: Those that the stage starts from.
 
     Returns:
-        A transformation over what the stage trains.
+        All of how it trains.
     """
-    counting = context(config, stage, scheme, steps_per_epoch)
-    schedule = learning_rate(config, stage, counting.steps_per_epoch)
-    return methods.optimizer(counting, mode(config, stage), schedule, variables)
+    training_loss = loss(config, name)
+    links: Links = {}
+    masking: Masking = PLAIN
+    ascend: Ascend | None = None
+    tie: optax.GradientTransformation | None = None
+    clip_norm: float | None = None
+    stream, trains = STREAMS.get(name), WEIGHTS
+    if name == "prune":
+        chosen, told = method(config), setting(config, scheme, batches_per_epoch)
+        stream, trains = chosen.stream, chosen.trains
+        links = chosen.links(told, variables)
+        masking, ascend = chosen.masking(told), chosen.ascend(told)
+        if chosen.learns_masks:
+            tie, clip_norm = scheme.tie, config.prune.clip_norm or None
+    assert stream is not None
+    settings, sgd = config[name], config.optimizer
+    schedule = optim.learning_rate(
+        sgd.schedule,
+        settings.learning_rate,
+        settings.epochs,
+        training_loss.updates_per_batch * batches_per_epoch,
+    )
+    return Stage(
+        name=name,
+        stream=stream,
+        trains=trains,
+        loss=training_loss,
+        attack=training_loss.attack(validation_attack(config)),
+        optimizer=optim.optimizer(
+            schedule, sgd.momentum, sgd.weight_decay, clip_norm=clip_norm, tie=tie, **links
+        ),
+        learning_rate=schedule,
+        batches_per_epoch=batches_per_epoch,
+        augment=_augmentation(config),
+        masking=masking,
+        ascend=ascend,
+        epochs=settings.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
 
 
-def first_state(
-    config: Config,
-    stage: str,
-    variables: Variables,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-) -> train_state.TrainState:
-    """The state before a stage's first step, on the host.
-
-    Args:
-        config: A valid configuration.
-        stage: 'pretrain', 'prune' or 'finetune'.
-        variables: What it starts from.
-        optimizer: See `optimizer`.
-        image_shape: Height, width and channels.
-
-    Returns:
-        The state.
-    """
-    perturbed = (config.batch_size, *image_shape) if loss_name(config, stage) == FREE else None
-    return train_state.create(variables, mode(config, stage), optimizer, config.seed, perturbed)
-
-
-def train_step(
-    config: Config,
-    stage: str,
-    model: nn.Module,
-    scheme: Scheme,
-    optimizer: optax.GradientTransformation,
-    steps_per_epoch: int,
-) -> Callable[..., train_state.TrainState]:
-    """The training step of a stage, to be mapped over the devices.
-
-    Args:
-        config: A valid configuration.
-        stage: 'pretrain', 'prune' or 'finetune'.
-        model: Network whose BatchNorm synchronises over the devices.
-        scheme: How it is pruned.
-        optimizer: See `optimizer`.
-        steps_per_epoch: Batches in an epoch.
-
-    Returns:
-        (state, batch) -> state.
-    """
-    attack = validation_attack(config)
+def _augmentation(config: Config) -> Callable[..., Any]:
+    padding, flip = config.data.crop_padding, config.data.flip
 
     def augment_batch(images: Any, keys: Any) -> Any:
-        padding, flip = config.data.crop_padding, config.data.flip
         return augment(images, keys, crop_padding=padding, flip=flip)
 
-    trained, counting = mode(config, stage), context(config, stage, scheme, steps_per_epoch)
-    masking = methods.masking(counting, trained)
-    shared = (optimizer, trained, augment_batch, steps_per_epoch, masking)
-    if loss_name(config, stage) == FREE:
-        return make_free_step(model, attack.epsilon, config.free.replays, *shared)
-    found = objective(config, stage)
-    inner = None if found.inner is None else found.inner(attack)
-    ascend = methods.score_ascent(counting, trained)
-    return make_train_step(model, found, inner, *shared, ascend)
+    return augment_batch
+
+
+def make_step(stage: Stage, model: nn.Module) -> Callable[..., TrainState]:
+    """The training step of a stage, (state, batch) -> state, to be mapped over the devices."""
+    make = make_free_step if isinstance(stage.loss, Free) else make_train_step
+    return make(stage, model)

@@ -18,16 +18,17 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from harp_jax import losses, parallel
-from harp_jax.pruning.masking import PLAIN, Masking
+from harp_jax import parallel
+from harp_jax.losses import Loss
 from harp_jax.training import stages
+from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState
 from harp_jax.training.step import (
-    Augment,
     TrainingForward,
     add_to_sums,
     count_correct,
     example_keys,
+    with_statistics,
 )
 from harp_jax.types import Images, Labels, Logits, Scalar
 
@@ -35,66 +36,63 @@ GlobalImages = Float[Array, "global height width channels"]
 
 
 def make_free_step(
-    model: nn.Module,
-    epsilon: float,
-    replays: int,
-    optimizer: optax.GradientTransformation,
-    mode: str,
-    augment: Augment,
-    steps_per_epoch: int,
-    masking: Masking = PLAIN,
+    stage: Stage, model: nn.Module
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices; see `make_train_step`.
 
-    A step is a batch, and so `replays` updates of the optimiser, whose schedules have to count
-    with that. The masks are computed once a replay, as each moves scores and rates. The images are
+    A step is a batch, and so several updates of the optimiser. The masks are computed once a
+    replay, as each moves scores and rates; the masking follows once a batch. The images are
     augmented once. Loss and accuracy in the epoch's sums are means over the replays.
 
     Args:
-        model: Network whose BatchNorm synchronises over `parallel.AXIS`.
-        epsilon: Radius of the L_inf ball and length of a step in it, on the [0, 1] scale, > 0.
-        replays: How often each batch is used, >= 1.
-        optimizer: Over the trainable part of the variables.
-        mode: A key of `stages.TRAINS`.
-        augment: (uint8 images, one key per image) -> images in [0, 1].
-        steps_per_epoch: Batches in an epoch.
-        masking: How masks enter the step; it follows once a batch.
+        stage: How it trains. Its attack's epsilon is the radius of the L_inf ball and the length of
+            a step in it, > 0.
+        model: Network; its BatchNorm, if it has any, synchronises over `parallel.AXIS`.
 
     Returns:
         (state, batch) -> state, to be run under the axis `parallel.AXIS`. A global batch may be
         smaller than the state's perturbation; it then uses and changes the first ones.
     """
+    assert stage.attack is not None
+    epsilon, per_epoch = stage.attack.epsilon, stage.batches_per_epoch
+    replays = stage.loss.updates_per_batch
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> TrainState:
-        keys = example_keys(state, batch["index"], steps_per_epoch)
-        images, labels = augment(batch["images"], keys[:, 0]), batch["labels"]
-        trainable, frozen = stages.split(state.variables, mode)
+        keys = example_keys(state, batch["index"], per_epoch)
+        images, labels = stage.augment(batch["images"], keys[:, 0]), batch["labels"]
+        trainable, frozen = stages.split(state.variables, stage.trains)
 
-        differentiate = _differentiated(model, images, labels)
+        differentiate = _differentiated(model, stage.loss, images, labels)
 
         def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
             trainable, opt_state, stats, perturbation = carry
             params, pull_back = jax.vjp(
-                lambda tree: masking.seen(stages.merge(tree, frozen)), trainable
+                lambda tree: stage.masking.seen(stages.merge(tree, frozen)), trainable
             )
             (loss, (logits, stats)), (gradient, ascent) = differentiate(params, perturbation, stats)
             gradient = parallel.mean(pull_back(gradient)[0])
-            updates, opt_state = optimizer.update(gradient, opt_state, trainable)
+            updates, opt_state = stage.optimizer.update(gradient, opt_state, trainable)
             trainable = optax.apply_updates(trainable, updates)
             # BatchNorm's statistics join the devices' losses: `ascent` is the gradient of their
             # sum. Its sign, all that is used, is that of their mean.
             moved = jnp.clip(perturbation + epsilon * jnp.sign(ascent), -epsilon, epsilon)
             return (trainable, opt_state, stats, moved), (loss, count_correct(logits, labels))
 
-        whole = jnp.where(state.step % steps_per_epoch == 0, 0.0, state.perturbation)
-        carry = (trainable, state.opt_state, state.variables["batch_stats"], _own(whole, images))
+        whole = jnp.where(state.step % per_epoch == 0, 0.0, state.perturbation)
+        stats = state.variables.get("batch_stats")
+        carry = (trainable, state.opt_state, stats, _own(whole, images))
         carry, (loss, correct) = lax.scan(replay, carry, length=replays)
         trainable, opt_state, stats, perturbation = carry
         variables = stages.merge(trainable, frozen)
-        variables = masking.follow(variables, state.variables, masking.seen(variables))
+        variables = stage.masking.follow(
+            variables,
+            state.variables,
+            stage.masking.seen(variables),
+            replays * (state.step + 1),
+        )
         return state.replace(
             step=state.step + 1,
-            variables={**variables, "batch_stats": stats},
+            variables=with_statistics(variables, stats),
             opt_state=opt_state,
             sums=add_to_sums(state, loss.mean(), correct.mean(), len(labels)),
             perturbation=_with(whole, perturbation),
@@ -103,11 +101,14 @@ def make_free_step(
     return train_step
 
 
-def _differentiated(model: nn.Module, images: Images, labels: Labels) -> Callable[..., Any]:
+def _differentiated(
+    model: nn.Module, loss: Loss, images: Images, labels: Labels
+) -> Callable[..., Any]:
     """The loss of a replay with its gradients, from one backward pass.
 
     Args:
         model: The network.
+        loss: Of a replay.
         images: In [0, 1].
         labels: True classes.
 
@@ -118,8 +119,8 @@ def _differentiated(model: nn.Module, images: Images, labels: Labels) -> Callabl
 
     def loss_fn(params: Any, perturbation: Images, stats: Any) -> tuple[Scalar, tuple[Logits, Any]]:
         forward = TrainingForward(model, params, stats)
-        logits = forward(perturbed(images, perturbation))
-        return losses.natural(logits, labels), (logits, forward.batch_stats)
+        value, logits = loss(forward, images, perturbed(images, perturbation), labels)
+        return value, (logits, forward.batch_stats)
 
     return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from etils import epath
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from harp_jax.data import Batch, Dataset, train_batches
 from harp_jax.evaluation.accuracy import Accuracy
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.training.metrics import MetricsLog, Row
+from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState, zero_sums
 from harp_jax.training.waits import Waits
 from harp_jax.types import Device
@@ -31,33 +31,18 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a stage does, apart from its compiled programs.
+    """Where and how a stage is run.
 
     Attributes:
-        stage: 'pretrain', 'prune' or 'finetune'.
-        epochs: Epochs to train.
-        steps_per_epoch: Batches in an epoch.
-        batch_size: Examples in a batch, over all devices of all processes.
-        seed: Seed of the order of the examples.
         devices: Local devices.
-        learning_rate: From the number of steps done, for the record.
         checkpoint_every_steps: Saves also inside an epoch; 0 does not.
-        chosen_by: 'robust' or 'natural', the validation accuracy whose highest value chooses the
-            network.
         describe: Adds to an epoch's row from the state at its end; for pruning the entries
             'compression' (with 'reached') and 'rates'.
         stop_requested: Asked with the number of every step, after it.
     """
 
-    stage: str
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    seed: int
     devices: Sequence[Device]
-    learning_rate: optax.Schedule
     checkpoint_every_steps: int
-    chosen_by: str
     describe: Callable[[TrainState], Row]
     stop_requested: Callable[[int], bool]
 
@@ -110,16 +95,22 @@ class Outcome:
 
 
 def fit(
-    plan: Plan, state: TrainState, programs: Programs, dataset: Dataset, directory: epath.Path
+    stage: Stage,
+    plan: Plan,
+    state: TrainState,
+    programs: Programs,
+    dataset: Dataset,
+    directory: epath.Path,
 ) -> Outcome:
     """Trains a stage to its end, from its last checkpoint if there is one.
 
     The best network is the one with the highest accuracy on the validation split, under attack
-    unless the plan says natural; while pruning only epochs count from the first one on that reaches
+    unless its loss says natural; while pruning only epochs count from the first one on that reaches
     the target.
 
     Args:
-        plan: What to do.
+        stage: How to train.
+        plan: Where and how to run.
         state: State before the first step, on the host.
         programs: The compiled functions.
         dataset: Its train split is used to train, its validation split to choose.
@@ -132,7 +123,7 @@ def fit(
         TrainingDivergedError: if the loss is not finite; names the step and the last checkpoint.
         InterruptedRunError: if a stop was requested; the state is saved.
     """
-    loop = _Loop(plan, programs, dataset, directory, state)
+    loop = _Loop(stage, plan, programs, dataset, directory, state)
     try:
         return loop.run()
     finally:
@@ -144,39 +135,42 @@ class _Loop:
 
     def __init__(
         self,
+        stage: Stage,
         plan: Plan,
         programs: Programs,
         dataset: Dataset,
         directory: epath.Path,
         state: TrainState,
     ):
-        self.plan, self.programs, self.dataset = plan, programs, dataset
+        self.stage, self.plan = stage, plan
+        self.programs, self.dataset = programs, dataset
         self.checkpoints = StageCheckpoints(directory / "checkpoints")
         self.progress = Progress()
-        restored = self.checkpoints.restore_last(state)
+        restored = self.checkpoints.restore_last(state.variables, state.training())
         if restored is not None:
-            state, metadata = restored
+            variables, training, metadata = restored
+            state = state.replace(variables=variables, **training)
             self.progress = Progress(**metadata["progress"])
         self.first_step = int(state.step)
         self.last_saved = None if restored is None else self.first_step
         self.state = parallel.replicate(state, plan.devices)
         self.waits = Waits()
-        self.log = MetricsLog(directory, resume_at=self.first_step // plan.steps_per_epoch)
+        self.log = MetricsLog(directory, resume_at=self.first_step // stage.batches_per_epoch)
         self.bar = tqdm(
-            total=plan.epochs * plan.steps_per_epoch * plan.batch_size,
-            initial=self.first_step * plan.batch_size,
+            total=stage.epochs * stage.batches_per_epoch * stage.batch_size,
+            initial=self.first_step * stage.batch_size,
             unit="img",
             disable=None,  # shown on terminals only
         )
 
     def run(self) -> Outcome:
-        first_epoch, start = divmod(self.first_step, self.plan.steps_per_epoch)
-        for epoch in range(first_epoch, self.plan.epochs):
-            self.bar.set_description(f"{self.plan.stage} {epoch + 1}/{self.plan.epochs}")
+        first_epoch, start = divmod(self.first_step, self.stage.batches_per_epoch)
+        for epoch in range(first_epoch, self.stage.epochs):
+            self.bar.set_description(f"{self.stage.name} {epoch + 1}/{self.stage.epochs}")
             started = time.monotonic()
             stop = self.train_epoch(epoch, start)
             seconds = time.monotonic() - started
-            images = (self.plan.steps_per_epoch - start) * self.plan.batch_size
+            images = (self.stage.batches_per_epoch - start) * self.stage.batch_size
             timing = {
                 "seconds": seconds,
                 "images_per_second": images / seconds,
@@ -189,24 +183,24 @@ class _Loop:
         best = self.checkpoints.best()
         if best is None:
             last = parallel.to_host(self.state.variables)
-            return Outcome(last, self.plan.epochs - 1, self.progress.reached)
+            return Outcome(last, self.stage.epochs - 1, self.progress.reached)
         return Outcome(best, best.pop("metadata")["epoch"], self.progress.reached)
 
     def train_epoch(self, epoch: int, start: int) -> bool:
         """Runs the steps of an epoch from `start` on; says whether to stop at the epoch's end."""
-        plan = self.plan
+        stage = self.stage
         batches = train_batches(
             self.dataset.train,
-            seed=plan.seed,
+            seed=stage.seed,
             epoch=epoch,
-            batch_size=plan.batch_size,
-            devices=len(plan.devices),
+            batch_size=stage.batch_size,
+            devices=len(self.plan.devices),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             start=start,
         )
         with contextlib.closing(batches):
-            return self.run_steps(epoch, epoch * plan.steps_per_epoch + start, batches)
+            return self.run_steps(epoch, epoch * stage.batches_per_epoch + start, batches)
 
     def run_steps(self, epoch: int, step: int, batches: Iterable[Batch]) -> bool:
         """Takes a step with each batch, the first of them after `step`.
@@ -217,7 +211,8 @@ class _Loop:
         Returns:
             Whether a stop was requested after the last step.
         """
-        plan, checked, stop = self.plan, time.monotonic(), False
+        stage, plan = self.stage, self.plan
+        checked, stop = time.monotonic(), False
         self.waits = Waits()
         on_devices = parallel.prefetch(batches, plan.devices)
         for batch in self.waits.over(on_devices, lambda: self.state.step.is_ready()):
@@ -232,7 +227,7 @@ class _Loop:
                 self.check(step)
                 checked = time.monotonic()
             stop = plan.stop_requested(step)
-            within, every = step % plan.steps_per_epoch != 0, plan.checkpoint_every_steps
+            within, every = step % stage.batches_per_epoch != 0, plan.checkpoint_every_steps
             if within and every and step % every == 0:
                 self.save(step)
             if within and stop:
@@ -244,7 +239,7 @@ class _Loop:
     def stop(self, epoch: int) -> None:
         """Ends the run; its state is saved."""
         raise InterruptedRunError(
-            f"{self.plan.stage}: stopped in epoch {epoch} after step {self.last_saved}; all is"
+            f"{self.stage.name}: stopped in epoch {epoch} after step {self.last_saved}; all is"
             " saved, the same command goes on from here"
         )
 
@@ -254,13 +249,14 @@ class _Loop:
         if bad_step >= 0:
             good = "none" if self.last_saved is None else f"step {self.last_saved}"
             raise TrainingDivergedError(
-                f"{self.plan.stage}: the loss is not finite in epoch"
-                f" {bad_step // self.plan.steps_per_epoch}, step {bad_step}; last good checkpoint:"
+                f"{self.stage.name}: the loss is not finite in epoch"
+                f" {bad_step // self.stage.batches_per_epoch}, step {bad_step}; last good"
+                " checkpoint:"
                 f" {good} in {self.checkpoints.directory}; try a smaller"
-                f" {self.plan.stage}.learning_rate"
+                f" {self.stage.name}.learning_rate"
             )
         self.bar.set_postfix_str(f"waits for data {self.waits.share():.0%}", refresh=False)
-        self.bar.update(step * self.plan.batch_size - self.bar.n)
+        self.bar.update(step * self.stage.batch_size - self.bar.n)
 
     def finish_epoch(self, epoch: int, timing: Row) -> None:
         """Validates, records and saves; leaves the sums at zero for the next epoch."""
@@ -273,12 +269,13 @@ class _Loop:
                 ("robust", self.programs.robust),
             )
         }
+        last_update = (state.step - 1) * self.stage.loss.updates_per_batch
         row = {
-            "stage": self.plan.stage,
+            "stage": self.stage.name,
             "epoch": epoch,
             "step": int(state.step),
             **timing,
-            "learning_rate": float(np.asarray(self.plan.learning_rate(state.step - 1))),
+            "learning_rate": float(np.asarray(self.stage.learning_rate(last_update))),
             "train": {
                 "loss": float(state.sums["loss"] / state.sums["examples"]),
                 "accuracy": float(state.sums["correct"] / state.sums["examples"]),
@@ -287,12 +284,14 @@ class _Loop:
             **self.plan.describe(state),
         }
         self.progress.reached |= row.get("compression", {"reached": True})["reached"]
-        accuracy = validation[self.plan.chosen_by]
+        accuracy = validation[self.stage.loss.chosen_by]
         row["best"] = self.progress.reached and accuracy > self.progress.best_accuracy
         if row["best"]:
             self.progress.best_accuracy = accuracy
             self.progress.best_epoch = epoch
-            self.checkpoints.save_best(state, {"epoch": epoch, "validation": validation})
+            self.checkpoints.save_best(
+                int(state.step), state.variables, {"epoch": epoch, "validation": validation}
+            )
         self.log.add(row)
         self.state = self.state.replace(sums=parallel.replicate(zero_sums(), self.plan.devices))
         self.save(int(state.step))
@@ -300,8 +299,9 @@ class _Loop:
     def save(self, step: int) -> None:
         """Saves the state to resume from; never one that is not finite."""
         self.check(step)
-        metadata = {"stage": self.plan.stage, "progress": dataclasses.asdict(self.progress)}
-        self.checkpoints.save_last(parallel.to_host(self.state), metadata)
+        metadata = {"stage": self.stage.name, "progress": dataclasses.asdict(self.progress)}
+        state = parallel.to_host(self.state)
+        self.checkpoints.save_last(int(state.step), state.variables, state.training(), metadata)
         self.last_saved = step
 
     def close(self) -> None:

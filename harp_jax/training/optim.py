@@ -28,20 +28,20 @@ def step(epoch: Any, base: float, epochs: int) -> Any:
 SCHEDULES: dict[str, Callable[[Any, float, int], Any]] = {"cosine": cosine, "step": step}
 
 
-def learning_rate(name: str, base: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(name: str, base: float, epochs: int, updates_per_epoch: int) -> optax.Schedule:
     """A schedule that is constant within an epoch.
 
     Args:
         name: A key of `SCHEDULES`.
         base: Base learning rate, > 0.
         epochs: Epochs of the stage, >= 1.
-        steps_per_epoch: Updates in an epoch, >= 1.
+        updates_per_epoch: Updates in an epoch, >= 1.
 
     Returns:
         A function from the number of updates done to the learning rate.
     """
     schedule = SCHEDULES[name]
-    return lambda count: schedule(jnp.asarray(count) // steps_per_epoch, base, epochs)
+    return lambda count: schedule(jnp.asarray(count) // updates_per_epoch, base, epochs)
 
 
 def optimizer(
@@ -50,7 +50,7 @@ def optimizer(
     weight_decay: float,
     compression_gradient: optax.GradientTransformation | None = None,
     clip_norm: float | None = None,
-    share: optax.GradientTransformation | None = None,
+    tie: optax.GradientTransformation | None = None,
     penalty_gradient: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """SGD as the authors run it, with the compression loss in front of it for the rates.
@@ -68,9 +68,9 @@ def optimizer(
         clip_norm: Largest Euclidean norm, > 0, of the training loss's gradient over all that
             trains; a longer one is scaled down to it. The compression loss's gradient and weight
             decay come on top. None does not clip, as the authors.
-        share: Applied to the gradients of scores and of rates, the compression loss's included,
+        tie: Applied to the gradients of scores and of rates, the compression loss's included,
             where layers share channels (`channels.share_gradients`).
-        penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`baselines.admm`).
+        penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`methods.admm`).
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -84,13 +84,13 @@ def optimizer(
             optax.scale_by_learning_rate(schedule),
         )
 
-    def shared(after: optax.GradientTransformation) -> optax.GradientTransformation:
-        return after if share is None else optax.chain(share, after)
+    def tied(after: optax.GradientTransformation) -> optax.GradientTransformation:
+        return after if tie is None else optax.chain(tie, after)
 
-    rates = optax.chain(compression_gradient or optax.identity(), shared(sgd()))
+    rates = optax.chain(compression_gradient or optax.identity(), tied(sgd()))
     per_collection: dict[Hashable, Any] = {
         "params": sgd() if penalty_gradient is None else optax.chain(penalty_gradient, sgd()),
-        "scores": shared(sgd()),
+        "scores": tied(sgd()),
         "rates": rates,
     }
     update = optax.partition(per_collection, lambda trainable: {name: name for name in trainable})

@@ -1,41 +1,80 @@
-"""What each stage trains: freezing as data.
+"""A stage of a run, made once, and what it trains: freezing as data.
 
-| mode              | stage    | weights, biases | BatchNorm scale, bias | scores | rates |
-|-------------------|----------|-----------------|-----------------------|--------|-------|
-| pretrain          | pretrain | yes             | yes                   |        |       |
-| harp              | prune    |                 | yes                   | yes    | yes   |
-| score             | prune    |                 | yes                   | yes    |       |
-| rate              | prune    |                 | yes                   |        | yes   |
-| admm              | prune    | yes, unmasked   | yes                   | follow |       |
-| magnitude, random | prune    |                 |                       |        |       |
-| finetune          | finetune | yes             | yes                   |        |       |
-
-BatchNorm's affine parameters keep training while the weights are fixed, as in the authors' code,
-and its running statistics always follow. What a stage does not train is neither differentiated
-nor seen by the optimiser. A stage that trains nothing has no epochs: it hands on what it starts
-from.
+Pretraining and finetuning train weights and BatchNorm; what the prune stage trains its method says
+(`methods`). BatchNorm's affine parameters keep training while the weights are fixed, as in the
+authors' code, and its running statistics always follow. What a stage does not train is neither
+differentiated nor seen by the optimiser. A stage that trains nothing has no epochs: it hands on
+what it starts from.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
 
+import jax
+import optax
+
+from harp_jax.attacks import Attack
+from harp_jax.losses import Loss
+from harp_jax.methods import PLAIN, Ascend, Masking, Trained
 from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
-from harp_jax.types import Variables
+from harp_jax.types import Images, RawImages, Variables
 
 STAGES = ("pretrain", "prune", "finetune")
-PRUNE_METHODS = ("harp", "score", "rate", "admm", "magnitude", "random")
+Augment = Callable[[RawImages, jax.Array], Images]
 
-TRAINS: dict[str, frozenset[str]] = {
-    "pretrain": frozenset({"weights", "norm"}),
-    "harp": frozenset({"scores", "rates", "norm"}),
-    "score": frozenset({"scores", "norm"}),
-    "rate": frozenset({"rates", "norm"}),
-    "finetune": frozenset({"weights", "norm"}),
-    # The place in this table is part of a mode's random key: new modes go to its end.
-    "admm": frozenset({"weights", "norm"}),
-    "magnitude": frozenset(),
-    "random": frozenset(),
-}
+# Part of the random key of a stage; a prune stage has that of its method.
+STREAMS = {"pretrain": 0, "finetune": 4}
+WEIGHTS: frozenset[Trained] = frozenset({"weights", "norm"})
 _FROZEN_COLLECTIONS = ("batch_stats", "minimum_rates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How a stage trains; its first state, its step and its loop read it here.
+
+    A step is one batch. Most losses make one update of the optimiser with it, Free-AT several:
+    the loop counts batches, the optimiser updates.
+
+    Attributes:
+        name: 'pretrain', 'prune' or 'finetune'.
+        stream: Part of the stage's random key.
+        trains: What learns.
+        loss: The training loss.
+        attack: Finds the images of a step, with BatchNorm in inference mode; None for a loss of
+            clean images, which then stand in for them.
+        optimizer: Over the trainable part of the variables.
+        learning_rate: From the number of updates done.
+        batches_per_epoch: Batches, and so steps, in an epoch.
+        augment: (uint8 images, one key per image) -> images in [0, 1].
+        masking: How masks enter the step.
+        ascend: (scores, their gradient) -> the scores at which the gradient of the update is taken,
+            with the same images; BatchNorm's statistics, the loss and the accuracy are those of the
+            scores as they are. None takes it there, too.
+        epochs: Epochs to train, >= 1.
+        batch_size: Examples in a batch, over all devices of all processes.
+        seed: Of the run: of the order of the examples and of everything random.
+    """
+
+    name: Literal["pretrain", "prune", "finetune"]
+    stream: int
+    trains: frozenset[Trained]
+    loss: Loss
+    attack: Attack | None
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    batches_per_epoch: int
+    augment: Augment
+    masking: Masking = PLAIN
+    ascend: Ascend | None = None
+    epochs: int = 1
+    batch_size: int = 1
+    seed: int = 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates of the optimiser in an epoch."""
+        return self.loss.updates_per_batch * self.batches_per_epoch
 
 
 def _group(path: tuple[str, ...], norms: set[tuple[str, ...]]) -> str:
@@ -49,12 +88,14 @@ def _group(path: tuple[str, ...], norms: set[tuple[str, ...]]) -> str:
     raise ValueError(f"variables: unknown collection {collection!r} at {'/'.join(path)}")
 
 
-def split(variables: Variables, mode: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits variables into those that a mode trains and the rest.
+def split(
+    variables: Variables, trains: frozenset[Trained]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits variables into those that a stage trains and the rest.
 
     Args:
         variables: All collections of the network.
-        mode: A key of `TRAINS`.
+        trains: What learns.
 
     Returns:
         (trainable, frozen): nested dicts that `merge` puts together again.
@@ -64,7 +105,7 @@ def split(variables: Variables, mode: str) -> tuple[dict[str, Any], dict[str, An
     """
     leaves = leaves_by_path(variables)
     norms = {path[:-1] for path in leaves if path[-1] == "scale"}
-    chosen = {path for path in leaves if _group(path, norms) in TRAINS[mode]}
+    chosen = {path for path in leaves if _group(path, norms) in trains}
     trainable = {path: leaf for path, leaf in leaves.items() if path in chosen}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in chosen}
     return tree_of_leaves(trainable), tree_of_leaves(frozen)

@@ -6,9 +6,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from harp_jax.losses import Free
 from harp_jax.training import stages
+from harp_jax.training.stages import Stage
 from harp_jax.types import Variables
 
 
@@ -16,7 +17,7 @@ class TrainState(flax.struct.PyTreeNode):
     """State of a stage. All of it is checkpointed, so that a resumed run repeats the bits.
 
     Attributes:
-        step: Updates done in this stage.
+        step: Batches done in this stage.
         key: Data of the run's PRNG key; everything random is folded from it.
         variables: All collections of the network.
         opt_state: Optimiser state of the trainable part; it holds gamma and its frozen flag.
@@ -34,6 +35,13 @@ class TrainState(flax.struct.PyTreeNode):
     sums: dict[str, Any]
     perturbation: Any = None
 
+    def training(self) -> dict[str, Any]:
+        """All but the variables: what a resumed run needs beside the network."""
+        names = ["step", "key", "opt_state", "sums"]
+        if self.perturbation is not None:
+            names.append("perturbation")
+        return {name: getattr(self, name) for name in names}
+
 
 def zero_sums() -> dict[str, np.ndarray]:
     """Sums of an epoch that has not begun."""
@@ -42,33 +50,29 @@ def zero_sums() -> dict[str, np.ndarray]:
 
 
 def create(
-    variables: Variables,
-    mode: str,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    perturbed: tuple[int, ...] | None = None,
+    stage: Stage, variables: Variables, image_shape: tuple[int, ...] | None = None
 ) -> TrainState:
     """State before the first step of a stage.
 
     Args:
+        stage: The stage.
         variables: All collections of the network.
-        mode: A key of `stages.TRAINS`.
-        optimizer: Over the trainable part of the variables.
-        seed: The run's seed.
-        perturbed: Shape of the perturbation that Free-AT keeps, a global batch of images.
+        image_shape: Height, width and channels; only Free-AT has to know them.
 
     Returns:
         The state, on the host.
     """
-    trainable, _ = stages.split(variables, mode)
+    trainable, _ = stages.split(variables, stage.trains)
+    perturbation = None
+    if isinstance(stage.loss, Free):
+        assert image_shape is not None
+        perturbation = jnp.zeros((stage.batch_size, *image_shape))
     state = TrainState(
         step=jnp.int32(0),
-        key=jax.random.key_data(
-            jax.random.fold_in(jax.random.key(seed), list(stages.TRAINS).index(mode))
-        ),
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(stage.seed), stage.stream)),
         variables=dict(variables),
-        opt_state=optimizer.init(trainable),
+        opt_state=stage.optimizer.init(trainable),
         sums=zero_sums(),
-        perturbation=None if perturbed is None else jnp.zeros(perturbed),
+        perturbation=perturbation,
     )
     return jax.tree.map(np.asarray, state)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harp_jax.data import DataError, Split, eval_batches, steps_per_epoch, train_batches
+from harp_jax.data import DataError, Split, batches_per_epoch, eval_batches, train_batches
 
 COUNT = 53
 FIELDS = ("images", "labels", "index", "valid")
@@ -111,7 +111,7 @@ def test_order_is_pinned():
 
 
 def test_an_epoch_visits_each_example_once_up_to_a_changing_remainder(split):
-    assert steps_per_epoch(split, 8) == 6
+    assert batches_per_epoch(split, 8) == 6
     left_out = []
     for epoch in range(3):
         indices = train_indices(split, seed=0, epoch=epoch)

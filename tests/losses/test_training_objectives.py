@@ -11,15 +11,15 @@ import runs
 
 from harp_jax import losses, models, parallel
 from harp_jax.attacks import PGD
-from harp_jax.config.sections import objective, validation_attack
+from harp_jax.config.sections import loss, validation_attack
+from harp_jax.losses import LOSSES
 from harp_jax.losses.nearby import START, NearbyAscent
-from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.models.convnet import ConvNet
 from harp_jax.training.step import TrainingForward
 
 CONFIGURED = PGD(0.1, 0.025, steps=8)
 KEYS = jax.random.split(jax.random.key(2), 16)
-ASCENTS = [name for name in OBJECTIVES if OBJECTIVES[name].inner is not None]
+ASCENTS = ["pgd", "fgsm", "trades", "mart"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def attacked(attack, setting, keys=KEYS):
 @pytest.fixture(scope="module")
 def found(setting):
     """The images that each loss trains on."""
-    return {name: attacked(OBJECTIVES[name].inner(CONFIGURED), setting) for name in ASCENTS}
+    return {name: attacked(LOSSES[name]().attack(CONFIGURED), setting) for name in ASCENTS}
 
 
 @pytest.mark.parametrize("name", ASCENTS)
@@ -53,7 +53,7 @@ def test_attacks_stay_in_ball_and_box_and_raise_the_loss(name, setting, found):
 
 def test_noise_of_an_example_comes_from_its_own_key(setting, found):
     network, images, labels = setting
-    attack = OBJECTIVES["trades"].inner(CONFIGURED)
+    attack = LOSSES["trades"]().attack(CONFIGURED)
     half = attacked(attack, (network, images[8:], labels[8:]), KEYS[8:])
     assert np.mean(np.abs(found["trades"][8:] - half) > 1e-5) < 0.01
 
@@ -77,15 +77,15 @@ def test_trades_and_mart_start_beside_the_image(setting):
 
 
 def test_fgsm_takes_one_step_of_a_length_beyond_the_radius():
-    attack = OBJECTIVES["fgsm"].inner(CONFIGURED)
+    attack = LOSSES["fgsm"]().attack(CONFIGURED)
     assert attack == dataclasses.replace(CONFIGURED, steps=1, step_size=0.125)
     assert attack.random_start
 
 
 def test_every_stage_may_have_its_loss_and_the_weight_is_the_configured_one():
     config = runs.digits(**{"loss": "trades", "finetune.loss": "mart", "trades.beta": 2.0})
-    assert objective(config, "pretrain") == dataclasses.replace(OBJECTIVES["trades"], beta=2.0)
-    assert objective(config, "finetune") == OBJECTIVES["mart"]
+    assert loss(config, "pretrain") == losses.Trades(beta=2.0)
+    assert loss(config, "finetune") == losses.Mart(beta=5.0)
     assert validation_attack(config) == PGD(0.1, 0.025, steps=10)
 
 
@@ -96,25 +96,24 @@ def test_the_third_pass_of_trades_costs_nothing():
     images = jnp.ones((device_count, 4, 8, 8, 1))
     variables = jax.jit(network.init)(jax.random.key(0), images[0])
 
-    def two_passes(forward, clean, adversarial, labels, beta):
-        clean_logits, logits = forward(clean), forward(adversarial)
-        return losses.trades(clean_logits, logits, labels, beta), logits
+    class TwoPasses(losses.Trades):
+        def __call__(self, forward, clean, adversarial, labels):
+            clean_logits, logits = forward(clean), forward(adversarial)
+            return losses.trades(clean_logits, logits, labels, self.beta), logits
 
-    def flops(objective):
-        def loss(params, images):
+    def flops(training_loss):
+        def value(params, images):
             forward = TrainingForward(network, params, variables["batch_stats"])
             labels = jnp.zeros(len(images), jnp.int32)
-            value, _ = objective.loss(forward, images, 0.5 * images, labels)
-            return value, forward.batch_stats
+            found, _ = training_loss(forward, images, 0.5 * images, labels)
+            return found, forward.batch_stats
 
-        both = jax.value_and_grad(loss, has_aux=True)
+        both = jax.value_and_grad(value, has_aux=True)
         devices = parallel.local_devices(device_count)
         program = parallel.parallel(both, devices)
         params = parallel.replicate(variables["params"], devices)
         return program.lower(params, images).compile().cost_analysis()["flops"]
 
-    three = OBJECTIVES["trades"]
-    two = flops(dataclasses.replace(three, passes=two_passes))
-    all_three = flops(three)
+    two, all_three = flops(TwoPasses()), flops(losses.Trades())
     print(f"{two:.0f} flops with two passes, {all_three:.0f} with three")
     assert two <= all_three < 1.01 * two

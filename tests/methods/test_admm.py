@@ -92,6 +92,6 @@ def test_all_weights_train_and_the_scores_follow_them():
     variables = make_prunable({"params": params}, {PATH[1:]: RATE}, 0.1, "weight")
     assert UNMASKED.seen(variables) is params
     moved = {**variables, "params": jax.tree.map(lambda leaf: 2 * leaf[::-1], params)}
-    settled = UNMASKED.follow(moved, variables, params)
+    settled = UNMASKED.follow(moved, variables, params, 1)
     kept = bake(settled)["params"]["dense"]["kernel"]
     assert_array_equal(kept, numpy_projection(kernel_of(moved), kept=6))

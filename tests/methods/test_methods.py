@@ -8,15 +8,17 @@ import runs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import harp_jax
-from harp_jax import checkpoint, methods, models
+from harp_jax import checkpoint, models
 from harp_jax.data import load, to_unit
 from harp_jax.interrupt import Interrupt, InterruptedRunError
+from harp_jax.methods import METHODS, Method, Sharpness
+from harp_jax.methods.harp import Harp
 from harp_jax.models.resnet import ResNet
 from harp_jax.pruning import channels, schemes
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
-from harp_jax.pruning.masking import live_weights
+from harp_jax.pruning.live import live_weights
 from harp_jax.pruning.sparsity import layer_sparsity
-from harp_jax.run import experiment
+from harp_jax.run import experiment, recipe
 from harp_jax.training import stages
 
 TARGET, TOTAL = 0.2, 3592
@@ -63,8 +65,10 @@ def kernels(variables):
     return tree_of_leaves({path: leaves[path] for path in leaves if path[-1] == "kernel"})
 
 
-def test_the_table_has_every_method():
-    assert tuple(methods.METHODS) == stages.PRUNE_METHODS
+def test_every_stage_has_a_random_stream_of_its_own():
+    streams = [*stages.STREAMS.values(), *(method.stream for method in METHODS.values())]
+    assert streams == [0, 4, 1, 2, 3, 5, 6, 7]  # for good: other numbers, other results
+    assert Method.stream not in streams
 
 
 def test_global_magnitude_keeps_the_largest_weights_and_goes_on_like_any_other(run, tmp_path):
@@ -175,11 +179,10 @@ def test_scores_learn_with_sharpness(run, tmp_path):
 
 
 def test_layers_that_share_channels_are_perturbed_alike():
-    config = runs.digits(**{"prune.sharpness": 0.3})
     scheme = schemes.scheme(ResNet(10, stages=(1, 1), width=4), (8, 8, 1), "channel")
-    assert methods.score_ascent(methods.Context(runs.digits(), scheme, 10), "harp") is None
-    assert methods.score_ascent(methods.Context(config, scheme, 10), "finetune") is None
-    move = methods.score_ascent(methods.Context(config, scheme, 10), "harp")
+    told = recipe.setting(runs.digits(), scheme, 10)
+    assert Harp().ascend(told) is None
+    move = Sharpness(Harp(), 0.3).ascend(told)
     assert move is not None
     rng, groups = np.random.default_rng(0), scheme.architecture.prunable
     scores, gradient, reader = {}, {}, {}

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -12,7 +13,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from harp_jax import losses, parallel
 from harp_jax.data import to_unit
-from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.methods.sharpness import ascend
 from harp_jax.pruning.layers import PrunableDense, bake, kernel_paths, leaves_by_path, make_prunable
 from harp_jax.training import state as train_state
@@ -67,13 +67,10 @@ def after_a_step(variables, move):
         lambda updates, state, params: (jax.tree.map(jnp.zeros_like, updates), updates),
     )
 
-    def to_images(images, keys):
-        return to_unit(images)
-
-    objective = OBJECTIVES["natural"]
-    step = make_train_step(Network(), objective, None, remember, "harp", to_images, 10, ascend=move)
+    stage = networks.stage("harp", "natural", remember, 10, ascend=move)
+    step = make_train_step(stage, Network())
     devices = parallel.local_devices(1)
-    state = parallel.replicate(train_state.create(variables, "harp", remember, 0), devices)
+    state = parallel.replicate(train_state.create(stage, variables), devices)
     return parallel.to_host(parallel.parallel(step, devices)(state, BATCH))
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
-from harp_jax.data import load, to_unit
+from harp_jax.data import load
 from harp_jax.losses import natural
-from harp_jax.losses.objectives import OBJECTIVES
 from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.pruning import channels
 from harp_jax.training import optim
@@ -95,19 +94,12 @@ def test_every_product_of_a_training_pass_is_of_bfloat16():
 def make_step(mode, dtype):
     """(step under a mapped axis of length 1, its first state, a batch of digits)."""
     optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4)
-    step = make_train_step(
-        models.create("tiny", 10, axis_name=parallel.AXIS, dtype=dtype),
-        OBJECTIVES["pgd"],
-        PGD(0.1, 0.025, steps=3),
-        optimizer,
-        mode,
-        lambda images, keys: to_unit(images),
-        10,
-    )
+    stage = networks.stage(mode, "pgd", optimizer, 10, PGD(0.1, 0.025, steps=3))
+    step = make_train_step(stage, models.create("tiny", 10, axis_name=parallel.AXIS, dtype=dtype))
     variables = networks.tiny("weight" if mode == "harp" else None)
     split = load("digits", seed=0, validation_examples=150).train
     batch = {"images": split.images[:64], "labels": split.labels[:64], "index": np.arange(64)}
-    start = (train_state.create(variables, mode, optimizer, seed=0), batch)
+    start = (train_state.create(stage, variables), batch)
     return jax.vmap(step, axis_name=parallel.AXIS), *jax.tree.map(lambda x: x[None], start)
 
 

@@ -69,14 +69,14 @@ def test_gamma_freezes_for_good():
 
 
 def test_compression_gradient_needs_the_logits():
-    transformation = add_compression_gradient({"a": 10}, 0.1, 0.01, 0.01, steps_per_epoch=2)
+    transformation = add_compression_gradient({"a": 10}, 0.1, 0.01, 0.01, updates_per_epoch=2)
     logits = {"a": jnp.float32(0.0)}
     with pytest.raises(ValueError, match="params=None"):
         transformation.update(logits, transformation.init(logits))
 
 
 def test_compression_gradient_is_added():
-    transformation = add_compression_gradient({"a": 10}, 0.1, 0.2, 0.01, steps_per_epoch=2)
+    transformation = add_compression_gradient({"a": 10}, 0.1, 0.2, 0.01, updates_per_epoch=2)
     logits = {"a": jnp.float32(0.0)}
     updates, _ = transformation.update({"a": jnp.float32(5.0)}, transformation.init(logits), logits)
     # 0.01 (gamma) * 1 / 0.1 (slope of the loss) * 0.8 * 0.25 (slope of the rate)

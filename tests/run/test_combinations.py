@@ -11,7 +11,7 @@ import runs
 
 from harp_jax import checkpoint, models
 from harp_jax.data import load, to_unit
-from harp_jax.losses.objectives import LOSSES
+from harp_jax.losses import LOSSES
 from harp_jax.models import MODELS
 from harp_jax.pruning.channels import FlopsCost, trace
 from harp_jax.pruning.layers import bake

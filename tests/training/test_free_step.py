@@ -14,7 +14,7 @@ from harp_jax.data import load
 from harp_jax.evaluation.accuracy import Score
 from harp_jax.pruning import schemes
 from harp_jax.run import recipe
-from harp_jax.training import loop, metrics, optim
+from harp_jax.training import loop, metrics, optim, state
 
 BATCHES, EPOCHS, REPLAYS, DEVICES = 3, 3, 2, 2
 STOP_AFTER = 4  # in the second epoch
@@ -30,17 +30,14 @@ class Stage:
         self.dataset = load("digits", seed=0, validation_examples=10, train_examples=count)
         model = models.create("tiny", 10, axis_name=parallel.AXIS)
         self.scheme = schemes.scheme(model, self.dataset.image_shape, "weight")
-        self.optimizer = recipe.optimizer(
+        self.stage = recipe.make_stage(
             self.config, "prune", self.scheme, BATCHES, networks.tiny("weight")
         )
         self.devices = parallel.local_devices(DEVICES)
-        step = recipe.train_step(self.config, "prune", model, self.scheme, self.optimizer, BATCHES)
-        self.step = parallel.parallel(step, self.devices)
+        self.step = parallel.parallel(recipe.make_step(self.stage, model), self.devices)
 
     def start(self):
-        variables = networks.tiny("weight")
-        shape = self.dataset.image_shape
-        return recipe.first_state(self.config, "prune", variables, self.optimizer, shape)
+        return state.create(self.stage, networks.tiny("weight"), self.dataset.image_shape)
 
     def describe(self, state):
         target, minimum = self.config.prune.target, minimum_rate(self.config)
@@ -49,29 +46,23 @@ class Stage:
     def fit(self, directory, stop_after=None):
         """Trains in a folder; gives the state at the end as it was saved."""
         plan = loop.Plan(
-            stage="prune",
-            epochs=EPOCHS,
-            steps_per_epoch=BATCHES,
-            batch_size=self.config.batch_size,
-            seed=0,
             devices=self.devices,
-            learning_rate=recipe.learning_rate(self.config, "prune", BATCHES),
             checkpoint_every_steps=0,
-            chosen_by="robust",
             describe=self.describe,
             stop_requested=lambda step: step == stop_after,
         )
         half = lambda *_: Score(0.5, 0.5)  # noqa: E731
         programs = loop.Programs(self.step, bake=lambda tree: tree, natural=half, robust=half)
-        loop.fit(plan, self.start(), programs, self.dataset, directory)
+        loop.fit(self.stage, plan, self.start(), programs, self.dataset, directory)
         return self.saved(directory)
 
     def saved(self, directory):
         checkpoints = StageCheckpoints(directory / "checkpoints")
-        found = checkpoints.restore_last(self.start())
+        start = self.start()
+        found = checkpoints.restore_last(start.variables, start.training())
         checkpoints.close()
         assert found is not None
-        return found[0]
+        return start.replace(variables=found[0], **found[1])
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +121,11 @@ def test_learning_rate_and_gamma_follow_epochs_not_replays(stage, whole):
     base = stage.config.prune.learning_rate
     rates = [float(optim.cosine(epoch, base, EPOCHS)) for epoch in range(EPOCHS)]
     assert [row["learning_rate"] for row in rows] == pytest.approx(rates)
-    updates = recipe.learning_rate(stage.config, "prune", REPLAYS * BATCHES)
+    assert stage.stage.updates_per_epoch == REPLAYS * BATCHES
     counts = {
         int(count)
         for path, count in jax.tree.leaves_with_path(state.opt_state)
         if "count" in jax.tree_util.keystr(path)
     }
     assert counts == {REPLAYS * BATCHES * EPOCHS}
-    assert float(updates(REPLAYS * BATCHES)) == pytest.approx(rates[1])
+    assert float(stage.stage.learning_rate(REPLAYS * BATCHES)) == pytest.approx(rates[1])

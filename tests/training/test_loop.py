@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import networks
 import numpy as np
 import pytest
 import runs
@@ -21,6 +22,8 @@ from harp_jax.training.state import TrainState, zero_sums
 PROGRAM = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
+sys.path.insert(0, sys.argv[2])
+import networks
 from etils import epath
 from jax import lax
 from harp_jax.data import load
@@ -43,17 +46,17 @@ state = TrainState(
     step=np.int32(0), key=np.zeros(2, np.uint32), opt_state=(), sums=zero_sums(),
     variables={name: np.ones((300, 300), np.float32) for name in "xy"},
 )
+stage = networks.stage("pretrain", "pgd", None, len(dataset.train) // 2, batch_size=2)
 plan = loop.Plan(
-    stage="pretrain", epochs=1, steps_per_epoch=len(dataset.train) // 2, batch_size=2, seed=0,
-    devices=devices, learning_rate=lambda _: 0.1, checkpoint_every_steps=0,
-    chosen_by="robust", describe=lambda _: {}, stop_requested=lambda _: False,
+    devices=devices, checkpoint_every_steps=0, describe=lambda _: {},
+    stop_requested=lambda _: False,
 )
 programs = loop.Programs(
     train_step=parallel.parallel(step, devices, donate_argnums=(0,)),
     bake=lambda variables: variables,
     natural=lambda *_: Score(0.5, 0.5), robust=lambda *_: Score(0.5, 0.5),
 )
-outcome = loop.fit(plan, state, programs, dataset, epath.Path(sys.argv[1]))
+outcome = loop.fit(stage, plan, state, programs, dataset, epath.Path(sys.argv[1]))
 print("ended", outcome.epoch, outcome.variables["x"].shape)
 """
 FLAGS = (
@@ -64,7 +67,7 @@ FLAGS = (
 
 def test_devices_that_wait_for_each_other_do_not_wait_for_ever(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path), str(runs.ROOT / "tests")],
         env=runs.environment(XLA_FLAGS=FLAGS),
         capture_output=True,
         text=True,
@@ -101,16 +104,11 @@ def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
         return Score(ACCURACIES[done // STEPS - 1], 0.5)
 
     devices = parallel.local_devices(1)
+    epochs = len(ACCURACIES)
+    stage = networks.stage("pretrain", "pgd", None, STEPS, epochs=epochs, batch_size=300)
     plan = loop.Plan(
-        stage="pretrain",
-        epochs=len(ACCURACIES),
-        steps_per_epoch=STEPS,
-        batch_size=300,
-        seed=0,
         devices=devices,
-        learning_rate=lambda _: 0.1,
         checkpoint_every_steps=checkpoint_every_steps,
-        chosen_by="robust",
         describe=lambda _: {},
         stop_requested=stop_requested,
     )
@@ -128,7 +126,7 @@ def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
         variables={"steps": np.zeros((), np.int32)},
     )
     dataset = load("digits", seed=0, validation_examples=10)
-    outcome = loop.fit(plan, state, programs, dataset, epath.Path(directory))
+    outcome = loop.fit(stage, plan, state, programs, dataset, epath.Path(directory))
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     timing = ("seconds", "images_per_second", "data_wait")
     rows = [{k: v for k, v in json.loads(line).items() if k not in timing} for line in lines]

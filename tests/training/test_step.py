@@ -9,8 +9,7 @@ import pytest
 
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
-from harp_jax.data import to_unit
-from harp_jax.losses.objectives import OBJECTIVES
+from harp_jax.methods import METHODS
 from harp_jax.training import optim, stages
 from harp_jax.training import state as train_state
 from harp_jax.training.step import make_train_step
@@ -40,18 +39,10 @@ def jaxpr_loops(jaxpr, inside=()):
 
 def mapped_step(pruned, ascend=None):
     """A step over the axis of devices, and its arguments for one."""
-    optimizer = optim.optimizer(lambda _: 0.1, 0.9, 5e-4)
-    step = make_train_step(
-        models.create("tiny", 10, axis_name=parallel.AXIS),
-        OBJECTIVES["pgd"],
-        PGD(0.1, 0.02, steps=ATTACK_STEPS),
-        optimizer,
-        "harp",
-        lambda images, keys: to_unit(images),
-        10,
-        ascend=ascend,
-    )
-    state = train_state.create(pruned, "harp", optimizer, 0)
+    optimizer, attack = optim.optimizer(lambda _: 0.1, 0.9, 5e-4), PGD(0.1, 0.02, ATTACK_STEPS)
+    stage = networks.stage("harp", "pgd", optimizer, 10, attack, ascend=ascend)
+    step = make_train_step(stage, models.create("tiny", 10, axis_name=parallel.AXIS))
+    state = train_state.create(stage, pruned)
     batch = {
         "images": jnp.zeros((4, 8, 8, 1), jnp.uint8),
         "labels": jnp.zeros(4, jnp.int32),
@@ -80,8 +71,8 @@ def test_masks_are_computed_once_a_step_outside_the_attack(pruned):
 
 
 def test_split_and_merge_are_inverse(pruned):
-    for mode, groups in stages.TRAINS.items():
-        trainable, frozen = stages.split(pruned, mode)
+    for groups in [stages.WEIGHTS, *(method.trains for method in METHODS.values())]:
+        trainable, frozen = stages.split(pruned, groups)
         whole = stages.merge(trainable, frozen)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, whole, dict(pruned))))
         assert ("scores" in trainable) == ("scores" in groups)
@@ -94,4 +85,4 @@ def test_split_and_merge_are_inverse(pruned):
 
 def test_a_collection_without_a_group_is_refused(pruned):
     with pytest.raises(ValueError, match="unknown collection 'extra'"):
-        stages.split({**pruned, "extra": {"a": {"b": jnp.zeros(1)}}}, "harp")
+        stages.split({**pruned, "extra": {"a": {"b": jnp.zeros(1)}}}, stages.WEIGHTS)

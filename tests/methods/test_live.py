@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from harp_jax import models
+from harp_jax.methods import PLAIN
+from harp_jax.methods.live import live_masking
 from harp_jax.models.resnet import ResNet
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import (
@@ -21,7 +23,7 @@ from harp_jax.pruning.layers import (
     masked_kernel,
     tree_of_leaves,
 )
-from harp_jax.pruning.masking import PLAIN, live, live_kernel, live_units, live_weights
+from harp_jax.pruning.live import live_kernel, live_units, live_weights
 from harp_jax.pruning.rates import logit_from_rate
 
 NETWORKS = {
@@ -93,7 +95,7 @@ def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(nam
             alive = np.asarray(live_units(group, leaves_by_path(params)))
             expected = [(number, unit) not in dead for unit in range(group.size)]
             assert_array_equal(alive, expected)
-    followed = jax.jit(live(groups_of(name)).follow)(variables, variables, params)
+    followed = jax.jit(live_masking(groups_of(name)).follow)(variables, variables, params, 1)
     scores, old = leaves_by_path(followed["scores"]), leaves_by_path(variables["scores"])
     for path, gone in weights_at(name, dead).items():
         assert_array_equal(scores[path], np.where(gone, 0.0, old[path]))
@@ -104,10 +106,10 @@ def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(nam
 @jax.jit
 def step_of_tiny(variables, noise):
     """A step whose update adds noise to the scores; beside it, the params that it has seen."""
-    masking = live(groups_of("tiny"))
+    masking = live_masking(groups_of("tiny"))
     params = masking.seen(variables)
     scores = jax.tree.map(jnp.add, variables["scores"], noise)
-    return masking.follow({**variables, "scores": scores}, variables, params), params
+    return masking.follow({**variables, "scores": scores}, variables, params, 1), params
 
 
 @settings(max_examples=20, deadline=None)
@@ -184,4 +186,4 @@ def test_plain_masking_is_bake():
     variables = pruned("tiny", 0.3, seed=3)
     seen, baked = jax.jit(lambda variables: (PLAIN.seen(variables), bake(variables)))(variables)
     jax.tree.map(assert_array_equal, seen, baked["params"])
-    assert PLAIN.follow(variables, {}, None) is variables
+    assert PLAIN.follow(variables, {}, None, 1) is variables

@@ -1,9 +1,11 @@
 """Random pruning: which weights or channels stay is drawn, how many of a layer is not."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import numpy as np
 
+from harp_jax.methods.base import Method, Probe, Setting
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 
@@ -29,3 +31,15 @@ def random_scores(
         for path, leaf in leaves_by_path(variables["scores"]).items()
     }
     return {**variables, "scores": tree_of_leaves(scores)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(Method):
+    """Scores are drawn by the seed, at the rates of the strategy: a floor for the other methods."""
+
+    stream: ClassVar = 7
+
+    def start(self, variables: dict[str, Any], setting: Setting, probe: Probe) -> dict[str, Any]:
+        """Draws the scores."""
+        del probe
+        return random_scores(variables, setting.scheme.architecture, setting.seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from harp_jax.methods.chance import random_scores
+from harp_jax.methods.random import random_scores
 from harp_jax.models.resnet import ResNet
 from harp_jax.pruning import channels
 from harp_jax.pruning.channels import Architecture

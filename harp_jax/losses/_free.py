@@ -1,0 +1,44 @@
+"""Free adversarial training (Shafahi et al., 2019), as far as it is a loss."""
+
+import dataclasses
+from typing import ClassVar
+
+from harp_jax.losses._natural import natural
+from harp_jax.losses.base import Forward, Loss
+from harp_jax.settings import check
+from harp_jax.types import Images, Labels, Logits, Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Free(Loss):
+    """Free-AT: each batch is replayed, and each backward pass also moves its perturbation.
+
+    Its attack and its updates share their passes, so it has a step of its own,
+    `training.free_step`. Here is the loss of a replay: the cross-entropy of the perturbed images.
+
+    Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
+
+    Attributes:
+        replays: Updates with each batch, >= 1. They do not divide a stage's epochs.
+    """
+
+    replays: int = 4
+
+    needs_radius: ClassVar = True
+
+    def __post_init__(self):
+        """Checks the settings; a ValueError names what is wrong."""
+        check(self, "replays", self.replays >= 1, "whole numbers >= 1")
+
+    @property
+    def updates_per_batch(self) -> int:
+        """One a replay."""
+        return self.replays
+
+    def __call__(
+        self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
+    ) -> tuple[Scalar, Logits]:
+        """One pass over the perturbed images; see `Loss.__call__`."""
+        del clean
+        logits = forward(adversarial)
+        return natural(logits, labels), logits

@@ -1,0 +1,63 @@
+"""Live connections: the budget goes to weights that join the images with the classes.
+
+A unit (a channel, or an output of a dense layer) is dead if nothing feeds it, all weights that
+write it being masked, or if nothing reads it. What comes out of it is a constant. Weights that read
+it add a constant to what the next layer's BatchNorm or bias sets anyway, and weights that write
+what nobody reads do nothing; yet all of them count. With live connections
+
+- a dead unit is removed for good: the scores of all weights at it become zero, so that they rank
+  last, and a zero score has no gradient;
+- a rate learns from what a larger rate would add: from the weights that are masked, dead units'
+  excepted. HARP's gradient sums over all weights of the layer. Before a BatchNorm that hardly
+  differs, since the sum over the kept weights of a filter, whose scale does not matter, is zero. In
+  a classifier that sum is the gradient of the logits' scale, and it can hold a rate up where
+  nothing is left to be added.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from harp_jax.methods.base import Masking, Setting
+from harp_jax.methods.wrapped import Wrapped
+from harp_jax.pruning.channels import Group
+from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.live import live_kernel, live_units, silence
+from harp_jax.types import Variables
+
+
+def live_masking(groups: Sequence[Group]) -> Masking:
+    """Masks of single weights on live connections, see above.
+
+    Args:
+        groups: The units: channels that are written and read together (`channels.trace`). Those of
+            images and classes are always live.
+
+    Returns:
+        The masking, for variables with scores.
+    """
+    units = [group for group in groups if group.prunable]
+
+    def follow(
+        variables: dict[str, Any], before: Variables, params: Any, updates: Any
+    ) -> dict[str, Any]:
+        del updates
+        kernels = leaves_by_path(params)
+        scores, old = leaves_by_path(variables["scores"]), leaves_by_path(before["scores"])
+        scores = {path: jnp.where(old[path] == 0, 0.0, leaf) for path, leaf in scores.items()}
+        for group in units:
+            silence(scores, group, live_units(group, kernels))
+        return {**variables, "scores": tree_of_leaves(scores)}
+
+    return Masking(lambda variables: bake(variables, live_kernel)["params"], follow)
+
+
+@dataclasses.dataclass(frozen=True)
+class Live(Wrapped):
+    """Spends the budget of a method that learns masks on live connections only, see above."""
+
+    def masking(self, setting: Setting) -> Masking:
+        """Masks on live connections."""
+        return live_masking(setting.scheme.groups)

@@ -1,0 +1,91 @@
+"""Live connections: which units and weights join the images with the classes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool
+
+from harp_jax.pruning.channels import Group
+from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
+from harp_jax.pruning.masks import weight_mask
+from harp_jax.pruning.rates import rate_from_logit
+from harp_jax.types import Kernel, Scalar, Scores
+
+
+def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
+    """Which units of a group some weight writes and some weight reads.
+
+    Args:
+        group: Of the network.
+        kernels: Masked kernels by path, HWIO or IO.
+
+    Returns:
+        A flag for every unit.
+    """
+    written = [(kernels[path] != 0).reshape(-1, group.size).any(0) for path in group.writers]
+    read = [(_by_unit(kernels[path], group.size) != 0).any((0, 2)) for path in group.readers]
+    return jnp.stack(written).any(0) & jnp.stack(read).any(0)
+
+
+def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
+    """How many of a network's weights join the images with the classes.
+
+    Args:
+        params: Masked kernels among them (`layers.bake`).
+        groups: All channels of the network (`channels.trace`).
+
+    Returns:
+        By kernel path, the weights that are left when dead units are removed, and those that die of
+        that, until none is dead.
+    """
+    kernels = {path: np.asarray(leaf) for path, leaf in leaves_by_path(params).items()}
+    kernels = {path: kernels[path] for path in kernel_paths(params)}
+    before = -1
+    while (left := sum(np.count_nonzero(kernel) for kernel in kernels.values())) != before:
+        before = left
+        for group in filter(lambda group: group.prunable, groups):
+            silence(kernels, group, np.asarray(live_units(group, kernels)))
+    return {path: int(np.count_nonzero(kernel)) for path, kernel in kernels.items()}
+
+
+def silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:
+    """Sets the entries at the dead units of a group to zero, in place.
+
+    Args:
+        kernels: Arrays of the kernels' shapes by path; those that write or read the group change.
+        group: Of the network.
+        alive: A flag for every unit.
+    """
+    for path in group.writers:
+        columns = kernels[path].reshape(-1, group.size) * alive[None]
+        kernels[path] = columns.reshape(kernels[path].shape)
+    for path in group.readers:
+        rows = _by_unit(kernels[path], group.size) * alive[None, :, None]
+        kernels[path] = rows.reshape(kernels[path].shape)
+
+
+def _by_unit(kernel: Any, size: int) -> Any:
+    """A kernel as `[features, units it reads, out]`: flattened features have units last."""
+    return kernel.reshape(-1, size, kernel.shape[-1])
+
+
+def live_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar) -> Kernel:
+    """`layers.masked_kernel` whose rate learns from the weights that it would add.
+
+    Args:
+        kernel: `[height, width, in, out]` or `[in, out]`.
+        scores: The kernel's shape; zero for the weights of dead units.
+        logit: Scalar rate logit.
+        minimum: Smallest rate, in [0, 1).
+
+    Returns:
+        The same masked kernel, and the same gradients but for the logit's.
+    """
+    rate = rate_from_logit(logit, minimum)
+    held = lax.stop_gradient(rate)
+    mask = weight_mask(scores, held)
+    addable = (1.0 - mask) * (scores != 0)
+    return kernel * (mask + addable * (rate - held))
