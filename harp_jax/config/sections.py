@@ -64,11 +64,12 @@ def _build(kind: Any, values: Mapping[str, Any], section: str) -> Any:
         raise ConfigError(str(error)) from None
 
 
-def _settings(config: Config, kind: Any, name: str) -> dict[str, Any]:
-    """A class's own section: that of its name in the table, or in `own` that of the class."""
-    if ":" in name:
-        return dict(config.own.get(name.partition(":")[2], {}))
-    return dict(config.get(name, {}))
+def _own(config: Config, name: str) -> tuple[str, dict[str, Any]]:
+    """The section that a loss or method has for itself alone: its name and what it holds."""
+    _, is_foreign, attribute = name.partition(":")
+    if is_foreign:
+        return f"own.{attribute}", dict(config.own.get(attribute, {}))
+    return name, dict(config.get(name, {}))
 
 
 def validation_attack(config: Config) -> PGD:
@@ -91,7 +92,8 @@ def loss(config: Config, stage: str) -> Loss:
     name = loss_name(config, stage)
     field = "loss" if config[stage].loss is None else f"{stage}.loss"
     kind = _find(LOSSES, name, field)
-    return _build(kind, _settings(config, kind, name), name)
+    section, values = _own(config, name)
+    return _build(kind, values, section)
 
 
 def method(config: Config) -> Method:
@@ -105,9 +107,9 @@ def method(config: Config) -> Method:
     """
     prune = config.prune
     kind = _find(METHODS, prune.method, "prune.method")
-    own = _settings(config, kind, prune.method)
+    section, own = _own(config, prune.method)
     shared = {name: prune[name] for name in defaults(kind) if name in prune}
-    built = _build(kind, own | shared, "prune" if shared else prune.method)
+    built = _build(kind, own | shared, "prune" if shared else section)
     if prune.live:
         allowed = f"False with the method {prune.method!r}, whose masks do not learn"
         require(built.learns_masks, "prune.live", prune.live, allowed)

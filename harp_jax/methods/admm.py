@@ -187,7 +187,7 @@ class Admm(Method):
         steps = self.every * setting.updates_per_epoch
         return {"penalty_gradient": admm(rates, self.rho, self.growth, steps)}
 
-    def masking(self, setting: Setting) -> Masking:
+    def masking(self, setting: Setting, variables: Variables) -> Masking:
         """No masks: the scores follow the weights."""
-        del setting
+        del setting, variables
         return UNMASKED

@@ -137,9 +137,9 @@ class Method:
         del setting, variables
         return {}
 
-    def masking(self, setting: Setting) -> Masking:
-        """How masks enter the steps."""
-        del setting
+    def masking(self, setting: Setting, variables: Variables) -> Masking:
+        """How masks enter the steps; the arguments are those of `links`."""
+        del setting, variables
         return PLAIN
 
     def ascend(self, setting: Setting) -> Ascend | None:

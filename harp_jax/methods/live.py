@@ -58,6 +58,7 @@ def live_masking(groups: Sequence[Group]) -> Masking:
 class Live(Wrapped):
     """Spends the budget of a method that learns masks on live connections only, see above."""
 
-    def masking(self, setting: Setting) -> Masking:
+    def masking(self, setting: Setting, variables: Variables) -> Masking:
         """Masks on live connections."""
+        del variables
         return live_masking(setting.scheme.groups)

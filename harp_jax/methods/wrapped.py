@@ -39,9 +39,9 @@ class Wrapped(Method):
         """As the method inside."""
         return self.method.links(setting, variables)
 
-    def masking(self, setting: Setting) -> Masking:
+    def masking(self, setting: Setting, variables: Variables) -> Masking:
         """As the method inside."""
-        return self.method.masking(setting)
+        return self.method.masking(setting, variables)
 
     def ascend(self, setting: Setting) -> Ascend | None:
         """As the method inside."""

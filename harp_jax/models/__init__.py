@@ -1,5 +1,6 @@
 """Networks, by name: `create(name, num_classes, granularity=None)`."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,8 +40,8 @@ def create(
     """Builds a network.
 
     Args:
-        name: One of `MODELS`, or "module:function" of your own, called with the keyword arguments
-            below, `granularity` only if it is set.
+        name: One of `MODELS`, or "module:function" of your own. It is called with
+            `num_classes` and with those of the keyword arguments below that it takes.
         num_classes: Number of logits, >= 2.
         granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity;
             None makes it a dense network. Either one runs pruned or dense variables, since the
@@ -70,13 +71,34 @@ def create(
         raise ValueError(f"num_classes={num_classes}: at least 2 are needed")
     if dtype not in COMPUTE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(COMPUTE_DTYPES)}")
-    return build(
-        num_classes=num_classes,
-        granularity=granularity,
-        axis_name=axis_name,
-        normalization=None if normalization is None else _checked(normalization),
-        dtype=jnp.dtype(dtype),
-    )
+    settings = {
+        "granularity": granularity,
+        "axis_name": axis_name,
+        "normalization": None if normalization is None else _checked(normalization),
+        "dtype": jnp.dtype(dtype),
+    }
+    if name not in MODELS:
+        settings = _taken(build, settings, name)
+    return build(num_classes=num_classes, **settings)
+
+
+def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings that a user's function takes; those it cannot do without are refused."""
+    parameters = inspect.signature(build).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return settings
+    for setting, default in (
+        ("normalization", None),
+        ("dtype", jnp.float32),
+        ("granularity", None),
+    ):
+        value = settings[setting]
+        if setting not in parameters and value != default:
+            raise ValueError(
+                f"model={name!r}: takes no {setting!r}, which is {value}; allowed are functions"
+                " that do"
+            )
+    return {setting: value for setting, value in settings.items() if setting in parameters}
 
 
 def _checked(normalization: Sequence[Sequence[float]]) -> Normalization:

@@ -66,7 +66,7 @@ def make_stage(
         chosen, told = method(config), setting(config, scheme, batches_per_epoch)
         stream, trains = chosen.stream, chosen.trains
         links = chosen.links(told, variables)
-        masking, ascend = chosen.masking(told), chosen.ascend(told)
+        masking, ascend = chosen.masking(told, variables), chosen.ascend(told)
         if chosen.learns_masks:
             tie, clip_norm = scheme.tie, config.prune.clip_norm or None
     assert stream is not None

@@ -6,6 +6,7 @@ import sys
 
 import networks
 import numpy as np
+import optax
 import pytest
 import runs
 from etils import epath
@@ -21,7 +22,7 @@ from harp_jax.training.state import TrainState, zero_sums
 # each other twice a step. XLA aborts the process if they wait for 30 s.
 PROGRAM = """
 import sys
-import jax, jax.numpy as jnp, numpy as np
+import jax, jax.numpy as jnp, numpy as np, optax
 sys.path.insert(0, sys.argv[2])
 import networks
 from etils import epath
@@ -46,7 +47,7 @@ state = TrainState(
     step=np.int32(0), key=np.zeros(2, np.uint32), opt_state=(), sums=zero_sums(),
     variables={name: np.ones((300, 300), np.float32) for name in "xy"},
 )
-stage = networks.stage("pretrain", "pgd", None, len(dataset.train) // 2, batch_size=2)
+stage = networks.stage("pretrain", "pgd", optax.identity(), len(dataset.train) // 2, batch_size=2)
 plan = loop.Plan(
     devices=devices, checkpoint_every_steps=0, describe=lambda _: {},
     stop_requested=lambda _: False,
@@ -105,7 +106,9 @@ def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
 
     devices = parallel.local_devices(1)
     epochs = len(ACCURACIES)
-    stage = networks.stage("pretrain", "pgd", None, STEPS, epochs=epochs, batch_size=300)
+    stage = networks.stage(
+        "pretrain", "pgd", optax.identity(), STEPS, epochs=epochs, batch_size=300
+    )
     plan = loop.Plan(
         devices=devices,
         checkpoint_every_steps=checkpoint_every_steps,
