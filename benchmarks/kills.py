@@ -26,8 +26,8 @@ import jax
 import numpy as np
 
 from harp_jax import checkpoint
-from harp_jax.training.metrics import read_rows
 from harp_jax.training.stages import STAGES
+from harp_jax.workdir import read_metrics
 
 MARKER = re.compile(r"\d\d:\d\d:\d\d (\w+ epoch \d+|\w+): (loss|\d+ of \d+ weights)")
 AFTER_LINE = 0.5  # longest wait, in seconds, between a line of the log and the kill
@@ -138,7 +138,7 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[str]:
         equal = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), *trees)
         if not all(jax.tree.leaves(equal)):
             found.append(f"{stage}: arrays")
-        rows = [_timeless(read_rows(w / stage / "metrics.jsonl")) for w in (first, second)]
+        rows = [_timeless(read_metrics(w / stage / "metrics.jsonl")) for w in (first, second)]
         if rows[0] != rows[1]:
             found.append(f"{stage}: metrics.jsonl")
     results = [json.loads((w / "results.json").read_text())["rows"] for w in (first, second)]

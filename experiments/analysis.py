@@ -21,7 +21,7 @@ from harp_jax.pruning import channels
 from harp_jax.pruning.layers import layer_name, leaves_by_path
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.report import plots
-from harp_jax.report.records import read_metrics
+from harp_jax.workdir.records import read_metrics
 
 BINS = 60
 COLUMNS = 4

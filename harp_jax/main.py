@@ -4,6 +4,7 @@ python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--co
 """
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -16,12 +17,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
 from harp_jax import parallel
+from harp_jax.config import of_workdir
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
 from harp_jax.training.loop import TrainingDivergedError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File of the configuration; put it before any --config.FIELD=VALUE."
+    "config",
+    None,
+    "File of the configuration; put it before any --config.FIELD=VALUE. Left out: the one that the"
+    " workdir's run recorded.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -85,7 +90,7 @@ def _keep_compiled_programs(directory: str) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Parses the flags; what is wrong with them or the configuration is one line, no traceback."""
     try:
-        others = flags.FLAGS(arguments)
+        others = flags.FLAGS(_with_recorded_config(arguments))
         missing = set(harp.default()) - set(_CONFIG.value)
         if missing:
             raise ValueError(
@@ -95,6 +100,7 @@ def _parse(arguments: list[str]) -> list[str]:
         return others
     except flags.Error as error:  # of a file's own exception the last line
         text = [line for line in str(error).splitlines() if line.strip()][-1]
+        text = re.sub(r"^[\w.]+Error: ", "", text)
     except (AttributeError, KeyError) as error:
         what: Any = error
         while isinstance(what, Exception) and what.args:  # one error around another
@@ -105,6 +111,19 @@ def _parse(arguments: list[str]) -> list[str]:
         text = f"--config: {error}"
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _with_recorded_config(arguments: list[str]) -> list[str]:
+    """Without --config, the configuration is the one that the workdir's run recorded."""
+    names = [argument.lstrip("-").partition("=")[0] for argument in arguments]
+    workdir = None
+    for place, argument in enumerate(arguments):
+        if argument.startswith("-") and names[place] == "workdir":
+            _, given, value = argument.partition("=")
+            workdir = value if given else (arguments[place + 1 :] or [None])[0]
+    if workdir is None or "config" in names or {"help", "helpfull", "helpshort"} & set(names):
+        return arguments
+    return [arguments[0], f"--config={of_workdir.__file__}:{workdir}", *arguments[1:]]
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """What a data set is, and how train, validation and test are cut from its source."""
 
+import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
@@ -38,6 +40,13 @@ class Split:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    def digest(self) -> str:
+        """SHA-256 of images and labels, in hexadecimal."""
+        found = hashlib.sha256(f"{self.images.shape} {self.labels.dtype}".encode())
+        for array in (self.images, self.labels):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
     def take(self, places: Int32[np.ndarray, " chosen"] | slice) -> "Split":
         """The examples at `places`, in that order."""
         return Split(self.images[places], self.labels[places])
@@ -67,6 +76,7 @@ class Source:
     num_classes: int
     train: Split
     test: Split
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,18 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+    version: str | None = None  # as its makers number it
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
         return self.train.image_shape
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others: 'name', 'version', and 'digests' of the splits."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        digests = {name: split.digest() for name, split in splits.items()}
+        return {"name": self.name, "version": self.version, "digests": digests}
 
 
 def permutation(count: int, *, seed: int, stream: int) -> Int32[np.ndarray, " count"]:
@@ -147,6 +164,7 @@ def carve(
         train=source.train.take(order[validation_examples : validation_examples + remaining]),
         validation=source.train.take(order[:validation_examples]),
         test=source.test.take(slice(test_examples)),
+        version=source.version,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,7 @@ class Photos:
         image_key: where an example has its image.
         label_key: where it has its class number.
         num_classes: how many classes there are.
+        version: the set and its version, which stand for the photos in a digest.
     """
 
     split: str
@@ -42,6 +44,7 @@ class Photos:
     image_key: str
     label_key: str
     num_classes: int
+    version: str = ""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -90,6 +93,13 @@ class StreamedSplit(Split):
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image, with 3 channels whatever the photos have."""
         return self._image_size, self._image_size, 3
+
+    def digest(self) -> str:
+        """SHA-256 of the set's version, the split, the places in it and the size; reads nothing."""
+        identity = f"{self._photos.version} {self._photos.split} {len(self._photos)}"
+        found = hashlib.sha256(f"{identity} {self._image_size}".encode())
+        found.update(np.ascontiguousarray(self._places, np.int64).data)
+        return found.hexdigest()
 
     def take(self, places: Int[np.ndarray, " chosen"] | slice) -> "StreamedSplit":
         """The examples at `places`, in that order."""

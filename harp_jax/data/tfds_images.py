@@ -50,7 +50,7 @@ def read_tfds(name: str, data_dir: str | None) -> Source:
             raise DataError(f"split {split!r} has labels outside [0, {num_classes}): unlabelled")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise _sizes_differ(train.images.shape[1:], test.images.shape[1:])
-    return Source(num_classes, train=train, test=test)
+    return Source(num_classes, train=train, test=test, version=_version(builder))
 
 
 def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: int) -> Source:
@@ -79,13 +79,18 @@ def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: in
         source = _data_source(builder, split, encoded)
         if len(source) == 0:
             raise DataError(f"split {split!r} is empty")
-        return Photos(split, source, image_key, label_key, num_classes)
+        return Photos(split, source, image_key, label_key, num_classes, _version(builder))
 
     train, test = (
         StreamedSplit(part, image_size=image_size, workers=workers)
         for part in (photos("train"), _labelled_test(builder, photos))
     )
-    return Source(num_classes, train=train, test=test)
+    return Source(num_classes, train=train, test=test, version=_version(builder))
+
+
+def _version(builder: Any) -> str:
+    """The set with its configuration and version, 'cifar10:3.0.2'."""
+    return str(builder.info.full_name).replace("/", ":")
 
 
 def _labelled_test(builder: Any, photos: Callable[[str], Photos]) -> Photos:

@@ -1,5 +1,5 @@
 """The page that a run ends in, with its figures."""
 
-from harp_jax.report.page import write
+from harp_jax.report.page import ReportError, write
 
-__all__ = ["write"]
+__all__ = ["ReportError", "write"]

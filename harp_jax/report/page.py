@@ -15,8 +15,9 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax.report import curves, plots, records
-from harp_jax.report.records import STAGES, ReportError
+from harp_jax.report import curves, plots
+from harp_jax.workdir import records
+from harp_jax.workdir.records import STAGES, ReportError
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 MAXIMUM_EXAMPLES = 8

@@ -23,9 +23,9 @@ from harp_jax.interrupt import InterruptedRunError
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import layer_sparsity
-from harp_jax.report import records
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Device
+from harp_jax.workdir import records
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from etils import epath
 
 from harp_jax import checkpoint, models, parallel, report
 from harp_jax.config import check_batches, validate
+from harp_jax.config import default as config_default
 from harp_jax.config.sections import (
     Config,
     ConfigError,
@@ -28,13 +29,13 @@ from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import compression, schemes
 from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe
-from harp_jax.run import folder as workdirs
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import read as read_strategy
 from harp_jax.run.initial_rates import start_pruning
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
+from harp_jax.workdir import files, is_first_process, ownership
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
             experiment.train(stage)
         if "evaluate" in config.stages:
             experiment.evaluate()
-        if "report" in config.stages and jax.process_index() == 0:
+        if "report" in config.stages and is_first_process():
             _LOGGER.info("report: %s", report.write(experiment.workdir))
 
 
@@ -79,8 +80,12 @@ class _Experiment:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
         check_batches(config, len(self.devices) * jax.process_count())
-        earlier = workdirs.earlier_config(config, workdir)
+        earlier = ownership.earlier_run(
+            workdir, ownership.plain(config), ownership.plain(config_default())
+        )
         self.dataset = _load_data(config)
+        data = self.dataset.identity()
+        ownership.check_data(workdir, earlier, data)
         self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
         self.normalization = normalization(config, self.dataset.image_shape[-1])
         self.model = models.create(
@@ -97,8 +102,8 @@ class _Experiment:
         self.expected = self._expected_variables()
         self._check_pruning()
         self._check_sources()
-        until_the_end.enter_context(workdirs.held(workdir))
-        self.header = workdirs.claim(config, workdir, earlier, parallel.names(self.devices))
+        until_the_end.enter_context(ownership.held(workdir))
+        self.header = ownership.claim(config, workdir, earlier, parallel.names(self.devices), data)
         _LOGGER.info("%s", self.header["devices"])
         self.measurement = make_measurement(
             self.model,
@@ -284,8 +289,8 @@ class _Experiment:
             "seed": self.config.seed,
             "notes": notes,
         }
-        if jax.process_index() == 0:  # rows of a network that this one replaces must not survive
-            (self.workdir / "results.json").unlink(missing_ok=True)
+        if is_first_process():  # rows of a network that this one replaces must not survive
+            (self.workdir / files.RESULTS).unlink(missing_ok=True)
         checkpoint.save_result(self.workdir / stage, variables, metadata)
 
     def evaluate(self) -> None:

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from etils import epath
 
@@ -34,6 +33,7 @@ from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.strategies import STRATEGIES, Rates, lowest_counts, whole_counts
 from harp_jax.types import Variables
+from harp_jax.workdir import files, write_json
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ def start_pruning(
     found = rates_of(pruned)
     rates = {path: float(found[path]) for path in sizes if path in found}
     _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(rates, sizes))
-    if jax.process_index() == 0:
-        save(rates, workdir / "strategy.json")
+    save(rates, workdir / files.STRATEGY)
     return pruned
 
 
@@ -163,7 +162,7 @@ def _of_network(found: Mapping[str, Any], paths: list[Path]) -> Rates:
 def save(rates: Rates, path: epath.Path) -> None:
     """Writes rates as a file that 'json:PATH' reads."""
     found = {layer_name(kernel): rate for kernel, rate in rates.items()}
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(path, found)
 
 
 def table(rates: Rates, sizes: Mapping[Path, int]) -> str:

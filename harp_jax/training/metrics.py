@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import optax
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -14,6 +13,8 @@ from harp_jax.pruning import compression
 from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.state import TrainState
+from harp_jax.workdir import is_first_process, read_metrics, write_atomically
+from harp_jax.workdir.files import METRICS
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,9 +32,9 @@ class MetricsLog:
             resume_at: First epoch that will be added; rows from it on, left by a run that was
                 killed between its record and its checkpoint, are dropped.
         """
-        self._path = epath.Path(directory) / "metrics.jsonl"
-        self._writes = jax.process_index() == 0
-        self._rows = [row for row in read_rows(self._path) if row["epoch"] < resume_at]
+        self._path = epath.Path(directory) / METRICS
+        self._writes = is_first_process()
+        self._rows = [row for row in read_metrics(self._path) if row["epoch"] < resume_at]
         self._board = None
         if self._writes:
             folder = epath.Path(directory) / "tensorboard"
@@ -45,11 +46,8 @@ class MetricsLog:
         _LOGGER.info("%s", _sentence(row))
         if self._board is None:
             return
-        # Renamed, not appended: object stores cannot append, and a kill leaves no half line.
         text = "".join(json.dumps(row) + "\n" for row in self._rows)
-        unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(text)
-        unfinished.replace(self._path)
+        write_atomically(self._path, text)
         for tag, value in _scalars(row):
             self._board.add_scalar(tag, value, row["epoch"])
         self._board.flush()
@@ -100,14 +98,6 @@ def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) 
 def _is_gamma_state(path: Any, value: Any) -> bool:
     del path
     return isinstance(value, compression.GammaState)
-
-
-def read_rows(path: epath.PathLike) -> list[Row]:
-    """The rows of a metrics.jsonl, or none if it is not there."""
-    path = epath.Path(path)
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -11,9 +11,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from harp_jax import parallel
-from harp_jax.config import validate
+from harp_jax.config import default, validate
 from harp_jax.run import experiment
-from harp_jax.run import folder as workdirs
+from harp_jax.workdir import ownership
 
 
 @pytest.fixture(scope="module")
@@ -276,10 +276,10 @@ def test_a_checkpoint_with_another_normalisation(finished, tmp_path):
 
 
 def test_a_workdir_in_which_another_process_runs(tmp_path):
-    with workdirs.held(epath.Path(tmp_path)):
+    with ownership.held(epath.Path(tmp_path)):
         text = message(runs.digits(), tmp_path)
     assert text.startswith(f"workdir={str(tmp_path)!r}: another process is running in it")
-    with workdirs.held(epath.Path(tmp_path)):
+    with ownership.held(epath.Path(tmp_path)):
         pass
 
 
@@ -310,9 +310,10 @@ def test_the_workdir_of_another_configuration(finished):
 def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
     for split in ("validation", "test"):
         config = runs.digits(**{"data.select_on": split})
-        workdirs.claim(config, epath.Path(tmp_path / split), None, "1 cpu device")
+        ownership.claim(config, epath.Path(tmp_path / split), None, "1 cpu device", {})
     config = runs.digits(**{"data.test_examples": 100})
-    assert workdirs.earlier_config(config, epath.Path(tmp_path / "validation")) is not None
+    fields = ownership.plain(config), ownership.plain(default())
+    assert ownership.earlier_run(epath.Path(tmp_path / "validation"), *fields) is not None
     config.data.select_on = "test"
     text = message(config, tmp_path / "test")
     assert "(data.test_examples=None, not 100)" in text

@@ -15,6 +15,7 @@ from harp_jax.evaluation.accuracy import Score
 from harp_jax.pruning import schemes
 from harp_jax.run import recipe
 from harp_jax.training import loop, metrics, optim, state
+from harp_jax.workdir import read_metrics
 
 BATCHES, EPOCHS, REPLAYS, DEVICES = 3, 3, 2, 2
 STOP_AFTER = 4  # in the second epoch
@@ -113,7 +114,7 @@ def test_an_epoch_begins_without_a_perturbation_and_only_an_epoch_does(stage, wh
 
 def test_learning_rate_and_gamma_follow_epochs_not_replays(stage, whole):
     directory, state = whole
-    rows = metrics.read_rows(directory / "metrics.jsonl")
+    rows = read_metrics(directory / "metrics.jsonl")
     assert [row["step"] for row in rows] == [3, 6, 9]
     gamma0 = stage.config.prune.gamma0
     weights = [row["compression"]["gamma"] for row in rows]

@@ -39,8 +39,9 @@ def read_results(workdir: epath.Path) -> dict[str, Any]:
     return results
 
 
-def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """The log's lines by epoch; of an epoch logged twice (a resumed run) the later line counts."""
+    path = epath.Path(path)
     if not path.exists():
         return []
     lines = {}

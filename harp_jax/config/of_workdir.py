@@ -1,0 +1,52 @@
+"""The configuration of a run that is there already: its config.json over the defaults.
+
+The command line uses it where no --config is given:
+
+python -m harp_jax.main --workdir=runs/mnist --config.stages="('evaluate','report')"
+"""
+
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from harp_jax.config.defaults import default
+from harp_jax.workdir.ownership import WorkdirError, read_claim
+
+
+def get_config(workdir: str) -> ConfigDict:
+    """The recorded configuration; fields that it does not know are at their defaults.
+
+    Args:
+        workdir: Folder of a run.
+
+    Returns:
+        The configuration. Recorded fields that this version does not know are left out; the run
+        says so when it compares the two.
+
+    Raises:
+        WorkdirError: If the folder has no config.json, or one that cannot be read.
+    """
+    earlier = read_claim(epath.Path(workdir).expanduser())
+    if earlier is None:
+        raise WorkdirError(
+            f"workdir={workdir!r}: has no config.json; allowed without --config are folders of runs"
+        )
+    config = default()
+    _take(config, earlier["config"])
+    return config
+
+
+def _take(config: Any, recorded: dict[str, Any]) -> None:
+    for field, value in recorded.items():
+        if field in config and isinstance(config[field], ConfigDict):
+            _take(config[field], value)
+        elif field in config or not config.is_locked:
+            config[field] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON's lists as the tuples that they were, its objects as sections."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    return ConfigDict(value) if isinstance(value, dict) else value

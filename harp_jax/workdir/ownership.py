@@ -1,0 +1,216 @@
+"""A run's folder: whose it is, and what made it."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from harp_jax.workdir import files, identity
+
+_LOGGER = logging.getLogger(__name__)
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+TRAINED_ON = ("train", "validation")  # splits that a network depends on
+
+
+class WorkdirError(ValueError):
+    """A folder that cannot be used for this run; the message says why, in one line."""
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as it reads back from JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def earlier_run(
+    workdir: epath.Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The config.json of an earlier run in this workdir.
+
+    Args:
+        workdir: Folder of the run.
+        config: The configuration of this run, as `plain` gives it.
+        defaults: That of the defaults of this version.
+
+    Returns:
+        Its content, or None if there is none.
+
+    Raises:
+        WorkdirError: If it is of another configuration (every differing field is named), or cannot
+            be read.
+    """
+    earlier = read_claim(workdir)
+    if earlier is None:
+        return None
+    free = identity.FREE_FIELDS
+    if config["data"]["select_on"] == "test":  # then its size has a say in what is the best
+        free = tuple(field for field in free if field != "data.test_examples")
+    before, now = identity.flat(earlier["config"]), identity.flat(config)
+    form = earlier.get("format", 0)
+    found = identity.compare(before, now, identity.flat(defaults), form, free)
+    if found.different:
+        raise WorkdirError(
+            f"workdir={str(workdir)!r}: belongs to another configuration"
+            f" ({'; '.join(found.different)}); allowed are a new folder or the same configuration,"
+            " which is taken from the folder where --config is left out"
+        )
+    if found.new:
+        _LOGGER.info("the workdir's run did not know %s: at the defaults", ", ".join(found.new))
+    if found.gone:
+        _LOGGER.info("this version does not know the workdir's %s", ", ".join(found.gone))
+    return earlier
+
+
+def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
+    """The content of a workdir's config.json, or None if there is none.
+
+    Raises:
+        WorkdirError: If it cannot be read, or is of something else.
+    """
+    path = workdir / files.CONFIG
+    try:
+        if not path.exists():
+            return None
+        earlier = json.loads(path.read_text())
+        if not isinstance(earlier, dict) or "config" not in earlier:
+            raise ValueError("its config.json is not of a run of harp_jax")
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
+    return earlier
+
+
+def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any) -> None:
+    """Refuses other training or validation images than the workdir's networks were made with.
+
+    Args:
+        workdir: Folder of the run.
+        earlier: Its config.json, if there is one; of a version that did not record data, nothing
+            is checked, and that is said.
+        data: 'name', 'version' and 'digests' of this run's data.
+
+    Raises:
+        WorkdirError: Naming both.
+    """
+    if earlier is None:
+        return
+    before = earlier.get("data")
+    if before is None:
+        _LOGGER.info("the workdir's run did not record its data: not compared")
+        return
+    for split in TRAINED_ON:
+        one, other = before["digests"][split], data["digests"][split]
+        if one != other:
+            raise WorkdirError(
+                f"workdir={str(workdir)!r}: its {split} images are of"
+                f" {before['name']} {before['version']} ({one[:12]}), not of {data['name']}"
+                f" {data['version']} ({other[:12]}); allowed are the same data or a new folder"
+            )
+
+
+def claim(
+    config: Any,
+    workdir: epath.Path,
+    earlier: Mapping[str, Any] | None,
+    devices: str,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes config.json.
+
+    Args:
+        config: The configuration of this run.
+        workdir: Folder of the run; made if it is not there.
+        earlier: What `earlier_run` gave.
+        devices: Number and kind of the devices, for the record.
+        data: 'name', 'version' and 'digests' of the data.
+
+    Returns:
+        What results.json repeats of it: config, seed, versions, devices.
+
+    Raises:
+        WorkdirError: If the folder cannot be written.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    header = {
+        "config": plain(config),
+        "seed": config.seed,
+        "versions": _versions(),
+        "devices": devices,
+    }
+    content = {
+        **header,
+        "format": identity.FORMAT,
+        "data": dict(data),
+        "revision": _revision(),
+        "created": (earlier or {}).get("created", now),
+    }
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(workdir / files.CONFIG, content)
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    return header
+
+
+def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
+    return WorkdirError(
+        f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
+        " that this user may write to"
+    )
+
+
+@contextlib.contextmanager
+def held(workdir: epath.Path) -> Iterator[None]:
+    """Keeps a second run out of a local workdir.
+
+    Args:
+        workdir: Folder of the run; made if it is not there.
+
+    Raises:
+        WorkdirError: If another process holds it, or the folder cannot be written. The system
+            releases a process' lock when it ends.
+    """
+    if "://" in os.fspath(workdir) or jax.process_index() > 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / files.LOCK).open("w")
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(
+                f"workdir={str(workdir)!r}: another process is running in it; allowed are a new"
+                " folder, or to wait until it ends"
+            ) from None
+        except OSError:  # a file system without locks
+            _LOGGER.warning("%s: cannot be kept from a second run", workdir)
+        yield
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in ("harp_jax", *PACKAGES)}
+    return {"python": platform.python_version(), **versions}
+
+
+def _revision() -> str | None:
+    """The git revision of the code, if it runs from a checkout."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
