@@ -1,1 +1,40 @@
-"""The pruning core of HARP: rates, scores, masks, budgets. Pure functions on arrays and trees."""
+"""The pruning core of HARP: rates, scores, masks, budgets. Pure functions on arrays and trees.
+
+What one needs to prune in a loop of one's own stands here; `docs/examples/own_loop.py` does it in
+seventy lines. Every room but `ops`, `types`, `data`, `parallel` and `workdir` may import this one.
+"""
+
+from harp_jax.pruning.compression import (
+    add_compression_gradient,
+    compression_loss,
+    kept_total,
+    settle,
+    shift_to_budget,
+    stepwise_gamma,
+)
+from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.masks import channel_mask, weight_mask
+from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
+from harp_jax.pruning.schemes import Scheme, scheme
+from harp_jax.pruning.scores import initial_scores
+from harp_jax.pruning.sparsity import layer_sparsity
+
+__all__ = [
+    "Scheme",
+    "add_compression_gradient",
+    "bake",
+    "channel_mask",
+    "compression_loss",
+    "initial_scores",
+    "kept_total",
+    "layer_sparsity",
+    "leaves_by_path",
+    "logit_from_rate",
+    "rate_from_logit",
+    "scheme",
+    "settle",
+    "shift_to_budget",
+    "stepwise_gamma",
+    "tree_of_leaves",
+    "weight_mask",
+]

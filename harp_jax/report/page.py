@@ -15,13 +15,11 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax.report import curves, plots
-from harp_jax.workdir import records
+from harp_jax.report import curves, pictures, plots, words
+from harp_jax.workdir import files, records
 from harp_jax.workdir.records import STAGES, ReportError
 
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 MAXIMUM_EXAMPLES = 8
-MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
 
 Record = Mapping[str, Any]
 Log = Sequence[Record]  # one record an epoch
@@ -46,13 +44,11 @@ def write(workdir: epath.PathLike) -> epath.Path:
     results = records.read_results(workdir)
     rows = results["rows"]
     run = (
-        records.read_json(workdir / "config.json")
-        if (workdir / "config.json").exists()
-        else results
+        records.read_json(workdir / files.CONFIG) if (workdir / files.CONFIG).exists() else results
     )
-    logs = {stage: records.read_metrics(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    logs = {stage: records.read_metrics(workdir / stage / files.METRICS) for stage in STAGES}
     logs = {stage: lines for stage, lines in logs.items() if lines}
-    examples = records.read_examples(workdir / "examples.npz")
+    examples = records.read_examples(workdir / files.EXAMPLES)
     html = _template().render(
         **_headline(run, results),
         rows=rows,
@@ -62,7 +58,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
         flops=_flops(rows),
         warnings=[(row["stage"], text) for row in rows for text in row.get("warnings", [])],
         autoattacks=list(_autoattacks(rows)),
-        attacks=[(name, _attack(each)) for name, each in results.get("attacks", {}).items()],
+        attacks=[(name, words.attack(each)) for name, each in results.get("attacks", {}).items()],
         dataset=results.get("dataset", {}),
         chosen_on=results.get("config", {}).get("data", {}).get("select_on", "validation"),
         complete=results.get("complete", True),
@@ -87,8 +83,12 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"stage": _stage, "count": "{:,}".format, "sparsity": _sparsity}
-    environment.globals["score"] = _score
+    environment.filters |= {
+        "stage": words.stage,
+        "count": "{:,}".format,
+        "sparsity": words.sparsity,
+    }
+    environment.globals["score"] = words.score
     return environment.get_template("report.html")
 
 
@@ -103,14 +103,16 @@ def _headline(run: Record, results: Record) -> dict[str, Any]:
     facts = [
         ("dataset", data),
         ("model", model),
-        ("target sparsity", _sparsity(1 - target) if target and not by_channel else ""),
+        ("target sparsity", words.sparsity(1 - target) if target and not by_channel else ""),
         ("target channels", f"{100 * target:g} %" if target and by_channel else ""),
         ("seed", str(results.get("seed", ""))),
         ("date", str(run.get("created") or "")[:10]),
     ]
     return {
         "title": " on ".join(name for name in (model, data) if name) or "A run",
-        "subtitle": f"pruned to {_sparsity(pruned[-1]['sparsity'])} sparsity" if pruned else "",
+        "subtitle": f"pruned to {words.sparsity(pruned[-1]['sparsity'])} sparsity"
+        if pruned
+        else "",
         "facts": [(label, fact) for label, fact in facts if fact],
     }
 
@@ -157,42 +159,13 @@ def _autoattacks(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
             "rows": [
                 {
                     "stage": row["stage"],
-                    "scores": [_score(row, each["after"][part]) for part in parts],
-                    "balanced": _score(row, each["balanced"][parts[-1]]),
+                    "scores": [words.score(row, each["after"][part]) for part in parts],
+                    "balanced": words.score(row, each["balanced"][parts[-1]]),
                     "seconds": f"{sum(each['seconds'].values()):,.0f} s",
                 }
                 for row, each in found
             ],
         }
-
-
-def _attack(settings: Record) -> str:
-    """An attack's settings in words: what is known in a fixed order, then the rest by name."""
-    rest = dict(settings)
-    words = [str(rest.pop("type"))] if "type" in rest else []
-    if "norm" in rest:
-        norm = str(rest.pop("norm"))
-        words.append(NORMS.get(norm.lower(), norm))
-    if "epsilon" in rest:
-        words.append(f"ε = {_pixels(rest.pop('epsilon'))}")
-    if rest.get("step_size") is not None:
-        words.append(f"step size {_pixels(rest.pop('step_size'))}")
-    for field in ("steps", "restarts"):
-        if isinstance(count := rest.get(field), int):
-            words.append(f"{count:,} {field if rest.pop(field) != 1 else field[:-1]}")
-    for field, value in rest.items():
-        if value is not None:
-            shown = value if isinstance(value, str) else json.dumps(value)
-            words.append(f"{field.replace('_', ' ')} {shown}")
-    return ", ".join(words)
-
-
-def _pixels(value: float) -> str:
-    """A length on the [0, 1] scale, as a fraction of 255 where that is the shorter way."""
-    levels = value * 255
-    if abs(value * 1000 - round(value * 1000)) > 1e-6 and abs(levels - round(levels)) < 1e-3:
-        return f"{round(levels)}/255"
-    return f"{value:.4g}"
 
 
 def _embedded(figure: Figure) -> str:
@@ -217,7 +190,7 @@ def _figures(
         yield "loss", plots.training_loss(logged)
     radii = [
         curves.SecurityCurve(
-            name=_stage(row["stage"]),
+            name=words.stage(row["stage"]),
             epsilons=np.array([point["epsilon"] for point in row["curve"]], dtype=np.float64),
             robust=np.array([point["robust"] for point in row["curve"]], dtype=np.float64),
         )
@@ -280,8 +253,8 @@ def _example_figure(
 ) -> Iterator[tuple[str, Figure]]:
     first = {name: array[:MAXIMUM_EXAMPLES] for name, array in examples.items() if array.ndim}
     attacked = [
-        plots.StageExamples(
-            name=_stage(stage).split()[0],
+        pictures.StageExamples(
+            name=words.stage(stage).split()[0],
             adversarial=first[f"{stage}/adversarial"],
             natural_prediction=first[f"{stage}/natural_prediction"],
             adversarial_prediction=first[f"{stage}/adversarial_prediction"],
@@ -292,13 +265,13 @@ def _example_figure(
     if attacked:
         images = first["images"]
         largest = max(float(np.abs(each.adversarial - images).max()) for each in attacked)
-        yield "examples", plots.examples(images, first["labels"], attacked, largest or 1.0)
+        yield "examples", pictures.attacked(images, first["labels"], attacked, largest or 1.0)
 
 
 def _shown_attack(examples: Mapping[str, np.ndarray]) -> str:
     if not examples:
         return ""
-    return f"{examples['attack'].item()}, ε = {_pixels(examples['epsilon'].item())}"
+    return f"{examples['attack'].item()}, ε = {words.pixels(examples['epsilon'].item())}"
 
 
 def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str, str]]:
@@ -311,7 +284,7 @@ def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str,
         chosen, seconds = row.get("checkpoint_epoch"), row.get("seconds")
         table.append(
             {
-                "stage": _stage(stage),
+                "stage": words.stage(stage),
                 "epochs": str(len(lines)) if lines else "",
                 "chosen": "" if chosen is None else str(chosen),
                 "speed": f"{np.median(speed):,.0f}" if speed else "",
@@ -337,18 +310,3 @@ def _flat(tree: Record, prefix: str = "") -> list[tuple[str, str]]:
         else:
             fields.append((f"{prefix}{name}", json.dumps(value, ensure_ascii=False)))
     return fields
-
-
-def _stage(stage: str) -> str:
-    return STAGES.get(stage, stage)
-
-
-def _score(row: Record, accuracy: float | None) -> str:
-    """A row's accuracy in percent, no finer than its number of images allows; '' for None."""
-    digits = 2 if row["images"] >= MEASURED_FINELY else 1
-    return "" if accuracy is None else f"{100 * accuracy:.{digits}f} %"
-
-
-def _sparsity(share: float) -> str:
-    """With as many digits as tell the kept share from its neighbours: 95.0 %, 99.95 %."""
-    return f"{100 * share:.{2 if share > 0.99 else 1}f} %"

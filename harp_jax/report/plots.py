@@ -19,8 +19,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 # After Okabe and Ito: told apart by colour-blind readers.
 NATURAL = "#0072B2"
 ROBUST = "#D55E00"
-CORRECT = "#00795A"
-WRONG = "#C0300A"
 INK = "#2b2f33"
 MUTED = "#7d848a"
 TRACK = "#e9ecee"
@@ -32,12 +30,10 @@ WRITING: dict[str, Any] = {"fontsize": 7.5, "color": INK}
 TITLE: dict[str, Any] = {"fontsize": 8.5, "color": INK, "loc": "left", "pad": 7}
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 2))}
 DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": ":"}
-GAMMA, TIMES = "\N{GREEK SMALL LETTER GAMMA}", "\N{MULTIPLICATION SIGN}"
+GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
 
 Series = Float[np.ndarray, " epoch"]
 Epochs = Int[np.ndarray, " epoch"]
-Pictures = Float[np.ndarray, "example height width channels"]
-Classes = Int[np.ndarray, " example"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +68,6 @@ class CompressionCurves:
     target: float
     frozen: int | None  # first epoch with a frozen γ
     reached: int | None  # first epoch that reached the target
-
-
-@dataclasses.dataclass(frozen=True)
-class StageExamples:
-    """Attacked images of one stage's network and the classes it sees in them."""
-
-    name: str
-    adversarial: Pictures
-    natural_prediction: Classes
-    adversarial_prediction: Classes
 
 
 def kept_shares(layers: Sequence[LayerCount]) -> Figure:
@@ -230,48 +216,6 @@ def training_loss(stages: Sequence[StageCurves]) -> Figure:
     return figure
 
 
-def examples(
-    images: Pictures, labels: Classes, stages: Sequence[StageExamples], scale: float
-) -> Figure:
-    """Draws clean images and, for each stage, the attacked images and their perturbations.
-
-    Args:
-        images: Clean images in [0, 1], with 1 or 3 channels; at least one.
-        labels: Their classes.
-        stages: The attacked images by stage; at least one.
-        scale: The change of a pixel, in (0, 1], that is drawn as black or white.
-
-    Returns:
-        A figure with one axes in inches: 1 + 2·stages rows, one column an image.
-    """
-    rows: list[tuple[str, Pictures, StageExamples | None]] = [("clean", images, None)]
-    for stage in stages:
-        change = 0.5 + (stage.adversarial - images) / (2 * scale)
-        rows.append((f"{stage.name},\nattacked", stage.adversarial, stage))
-        rows.append((f"change\n{TIMES} {0.5 / scale:.3g}", change, None))
-    side = min(1.2, (WIDTH - 1.1) / len(images) - 0.06)
-    gaps = [0.24] + [0.16, 0.24] * len(stages)
-    height = side * len(rows) + sum(gaps) + 0.06
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
-    bottom = height
-    for gap, (name, shown, stage) in zip(gaps, rows, strict=True):
-        bottom -= side + gap
-        axes.text(0.98, bottom + side / 2, name, ha="right", va="center", **WRITING)
-        for column, label in enumerate(labels):
-            left = 1.1 + column * (side + 0.06)
-            # Three channels even for grey images: their shades then need no colour map.
-            pixels = np.clip(np.broadcast_to(shown[column], (*shown.shape[1:3], 3)), 0.0, 1.0)
-            axes.imshow(pixels, extent=(left, left + side, bottom, bottom + side))
-            if shown is images:
-                axes.text(left + side / 2, height - 0.19, f"label {label}", ha="center", **WRITING)
-            if stage is not None:
-                _verdict(axes, left + side / 2, bottom - 0.04, stage, column, int(label))
-    axes.set(xlim=(0, WIDTH), ylim=(0, height), aspect="auto")
-    return figure
-
-
 def to_png_bytes(figure: Figure) -> bytes:
     """Renders a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
@@ -294,16 +238,6 @@ def _stage_panels(stages: Sequence[StageCurves], height: float) -> tuple[Figure,
 def _line(axes: Axes, epochs: Epochs, values: Series, colour: object, label: str) -> None:
     marker = "o" if len(epochs) <= MAXIMUM_MARKED else None
     axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
-
-
-def _verdict(axes: Axes, x: float, y: float, stage: StageExamples, column: int, label: int) -> None:
-    """Writes what a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
-    style: dict[str, Any] = {"va": "top", "fontsize": 7.5}
-    before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
-    for offset, side, seen in ((-0.1, "right", before), (0.1, "left", after)):
-        mark, colour = ("✓", CORRECT) if seen == label else ("✗", WRONG)
-        axes.text(x + offset, y, f"{seen} {mark}", ha=side, color=colour, **style)
-    axes.text(x, y, "→", ha="center", color=MUTED, **style)
 
 
 def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n"]:

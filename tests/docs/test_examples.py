@@ -121,3 +121,13 @@ def test_a_network_that_takes_no_normalization_is_refused_with_one(tmp_path):
     config = runs.digits(**{"model": "own_network:mlp", "data.mean": (0.5,), "data.std": (0.5,)})
     with pytest.raises(ValueError, match="model='own_network:mlp': takes no 'normalization'"):
         experiment.run(config, tmp_path / "run")
+
+
+def test_a_loop_of_ones_own_ends_on_its_budget():
+    import own_loop
+
+    variables, accuracy = own_loop.run(dense_epochs=4, prune_epochs=5)
+    rows = layer_sparsity(variables)
+    assert sum(row.kept for row in rows) <= 0.1 * sum(row.parameters for row in rows)
+    assert sum(row.kept for row in rows) >= 0.05 * sum(row.parameters for row in rows)
+    assert accuracy > 0.8

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from harp_jax.report import plots
+from harp_jax.report import pictures, plots
 
 
 def stage(name="pruned", epochs=5, chosen=3):
@@ -143,19 +143,19 @@ def test_examples_show_images_changes_and_verdicts(channels):
     adversarial = images.copy()
     adversarial[0] += 0.1
     adversarial[1] -= 0.05
-    attacked = plots.StageExamples(
+    attacked = pictures.StageExamples(
         name="pruned",
         adversarial=adversarial,
         natural_prediction=np.array([3, 8]),
         adversarial_prediction=np.array([5, 4]),
     )
-    figure = plots.examples(images, np.array([3, 4]), [attacked], scale=0.1)
+    figure = pictures.attacked(images, np.array([3, 4]), [attacked], scale=0.1)
     (axes,) = figure.axes
     means = [float(np.mean(image.get_array())) for image in axes.images]
     np.testing.assert_allclose(means, [0.5, 0.5, 0.6, 0.45, 1.0, 0.25], atol=1e-6)
     colours = {text.get_text(): text.get_color() for text in axes.texts}
-    assert colours["3 ✓"] == colours["4 ✓"] == plots.CORRECT
-    assert colours["5 ✗"] == colours["8 ✗"] == plots.WRONG
+    assert colours["3 ✓"] == colours["4 ✓"] == pictures.CORRECT
+    assert colours["5 ✗"] == colours["8 ✗"] == pictures.WRONG
     assert {"label 3", "label 4", "clean", "pruned,\nattacked", "change\n× 5"} <= set(colours)
     edges = np.array([image.get_extent() for image in axes.images])
     np.testing.assert_allclose(edges[:, 1] - edges[:, 0], edges[:, 3] - edges[:, 2])
