@@ -31,7 +31,7 @@ from benchmarks import jax_step, workload
 from harp_jax import checkpoint, models, parallel
 from harp_jax.attacks import PGD, AutoAttack
 from harp_jax.data import Split, load, to_unit
-from harp_jax.evaluation import Outcome, PackedAutoAttack
+from harp_jax.evaluation import Outcome, PackedAttack
 from harp_jax.pruning.layers import bake
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "autoattack.json"
@@ -84,9 +84,11 @@ def ours(task: Task) -> dict[str, Any]:
     """Accuracy after each sub-attack, and times with and without compilation."""
     devices = parallel.local_devices()
     model = models.create(task.name, workload.CLASSES)
-    packed = PackedAutoAttack(
-        model,
-        AutoAttack(task.epsilon),
+    settings = AutoAttack(task.epsilon)
+    packed = PackedAttack(
+        lambda variables, images: models.logits_fn(model, variables)(images),
+        settings.parts(),
+        identity=repr(settings),
         seed=task.seed,
         batch_size=task.batch_size,
         devices=devices,

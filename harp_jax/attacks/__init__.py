@@ -4,9 +4,10 @@ from typing import Any
 
 from harp_jax.attacks.apgd import APGD
 from harp_jax.attacks.autoattack import AutoAttack
+from harp_jax.attacks.base import Attack
 from harp_jax.attacks.fab import FAB
 from harp_jax.attacks.fmn import FMN, security_curve
-from harp_jax.attacks.pgd import CW, FGSM, PGD, Attack
+from harp_jax.attacks.pgd import CW, FGSM, PGD
 from harp_jax.attacks.square import Square
 
 ATTACKS: dict[str, Any] = {

@@ -12,8 +12,9 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
+from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
 from harp_jax.attacks.objectives import OBJECTIVES, dlr_targeted, wrong_class
-from harp_jax.attacks.settings import check
+from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Selection
 
 APGD_OBJECTIVES = ("ce", "dlr", "dlr_targeted")
@@ -69,30 +70,19 @@ class APGD:
     targets: int = 9
     rho: float = 0.75
 
-    def __post_init__(self):
-        """Checks the settings.
+    uses_gradients = True
+    in_pieces = False
 
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
+    def __post_init__(self):
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "steps", "restarts", "targets")
         check(self, "objective", self.objective in APGD_OBJECTIVES, ", ".join(APGD_OBJECTIVES))
-        check(self, "steps", self.steps >= 1, "whole numbers >= 1")
-        check(self, "restarts", self.restarts >= 1, "whole numbers >= 1")
-        check(self, "targets", self.targets >= 1, "whole numbers >= 1")
         check(self, "rho", 0 < self.rho < 1, "numbers in (0, 1)")
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch with all runs.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
+        """Attacks a batch with all runs; see `Attack`.
 
         Returns:
             Adversarial images in [0, 1], within `epsilon` of the clean ones.
@@ -101,40 +91,25 @@ class APGD:
         logits = logits_fn(images)
         run = functools.partial(self._run, logits_fn, images, labels, logits, keys)
         start = _untouched(images, labels, logits)
-        return lax.fori_loop(0, self.runs(logits.shape[-1]), run, start).adversarial
+        return lax.fori_loop(0, self.rounds(logits.shape[-1]), run, start).adversarial
 
-    def runs(self, classes: int) -> int:
+    def rounds(self, classes: int) -> int:
         """Number of runs of an attack on a network with so many classes."""
         if self.objective != "dlr_targeted":
             return self.restarts
         return self.restarts * min(self.targets, classes - 1)
 
-    def run(
-        self,
-        logits_fn: LogitsFn,
-        images: Images,
-        labels: Labels,
-        keys: Key[Array, " batch"],
-        number: Number,
-    ) -> Found:
-        """One of the `runs` alone, so that examples can be packed anew between them.
+    def start(self, task: Task) -> State:
+        """The clean images."""
+        return untouched(task)
 
-        The runs in their order, each on the examples that those before did not break, break exactly
-        what a call breaks.
-
-        Args:
-            logits_fn: As of a call.
-            images: Clean images.
-            labels: True classes.
-            keys: One per example, the same for every run.
-            number: In [0, runs); it may be traced, one program then serves all runs.
-
-        Returns:
-            The best points, whether they are misclassified, and their losses.
-        """
+    def advance(self, task: Task, state: State) -> State:
+        """A whole run; of examples that withstand it, the points with the largest loss."""
+        logits_fn, images, labels, keys, number = task
+        best = Found(state.adversarial, state.done, jnp.full(len(images), -jnp.inf))
         logits = logits_fn(images)
-        best = _untouched(images, labels, logits)
-        return self._run(logits_fn, images, labels, logits, keys, number, best)
+        found = self._run(logits_fn, images, labels, logits, keys, number, best)
+        return finished(found.adversarial)
 
     def _run(
         self,
@@ -146,7 +121,7 @@ class APGD:
         number: Number,
         best: Found,
     ) -> Found:
-        """A run (see `run`) that leaves alone what is broken; `logits` are the clean images'."""
+        """A run that leaves alone what is broken; `logits` are the clean images'."""
         loss = OBJECTIVES[self.objective]
         if self.objective == "dlr_targeted":
             targets = wrong_class(logits, labels, number // self.restarts)

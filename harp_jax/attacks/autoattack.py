@@ -1,28 +1,45 @@
-"""AutoAttack (Croce & Hein, 2020): four attacks in a row, none of them with anything to tune."""
+"""AutoAttack (Croce & Hein, 2020): attacks in a row, none of them with anything to tune."""
 
 import dataclasses
+from collections.abc import Callable
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.apgd import APGD
+from harp_jax.attacks.base import Part, check_settings, misclassified
 from harp_jax.attacks.fab import FAB
-from harp_jax.attacks.settings import check
 from harp_jax.attacks.square import Square
-from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Selection
+from harp_jax.settings import check
+from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn
 
-VERSIONS = ("standard",)
+SEPARATOR = "+"  # between the parts of a version of one's own
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoAttack:
-    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square, each on what the others left.
+    """AutoAttack: several attacks, each on what the others left.
 
-    An example counts as robust only if it withstands all four. The defaults are the published ones;
-    fewer steps, targets or queries are for tests.
+    An example counts as robust only if it withstands all of them. The defaults are the published
+    ones; fewer steps, targets or queries are for tests. The versions are
+
+    - 'standard': apgd-ce, apgd-t, fab-t, square;
+    - 'plus': apgd-ce, apgd-dlr, fab (five runs each), square, apgd-t, fab-t;
+    - 'rand': apgd-ce, apgd-dlr;
+    - parts of one's own choice in their order, e.g. 'apgd-t+square'; those with restarts make one
+      run.
+
+    The published 'rand' is for randomised networks: it averages 20 gradients at each point. A
+    function of images alone gives the same gradient 20 times, so here one is taken. A randomised
+    network is evaluated as the function that averages its outputs over keys that are fixed.
+
+    With few classes the losses and targets are those that exist: APGD-T and FAB-T go for all wrong
+    classes if there are fewer than `targets`, and where the DLR losses are not defined (fewer than
+    three classes, fewer than four if targeted) the difference of logits alone is ascended, see
+    `objectives`.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         norm: 'linf' or 'l2'.
-        version: Only 'standard'.
+        version: One of `VERSIONS`, or names of `PARTS` with '+' between them.
         steps: Number of steps of APGD and FAB, >= 1.
         targets: Target classes of APGD-T and FAB-T, >= 1; at most all wrong ones are.
         queries: Queries of the Square Attack, >= 1.
@@ -36,37 +53,26 @@ class AutoAttack:
     queries: int = 5000
 
     def __post_init__(self):
-        """Checks the settings.
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "steps", "targets", "queries")
+        names = self.version.split(SEPARATOR)
+        known = set(names) <= PARTS.keys() and len(set(names)) == len(names)
+        allowed = (
+            f"{', '.join(VERSIONS)}, or different ones of {', '.join(PARTS)} with"
+            f" {SEPARATOR!r} between them"
+        )
+        check(self, "version", self.version in VERSIONS or known, allowed)
 
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
-        check(self, "version", self.version in VERSIONS, ", ".join(VERSIONS))
-        for field in ("steps", "targets", "queries"):
-            check(self, field, getattr(self, field) >= 1, "whole numbers >= 1")
-
-    def attacks(self) -> dict[str, APGD | FAB | Square]:
+    def parts(self) -> dict[str, Part]:
         """The attacks in their order, by the names under which they are reported."""
-        epsilon, norm, steps, targets = self.epsilon, self.norm, self.steps, self.targets
-        return {
-            "apgd-ce": APGD(epsilon, norm, "ce", steps),
-            "apgd-t": APGD(epsilon, norm, "dlr_targeted", steps, targets=targets),
-            "fab-t": FAB(epsilon, norm, steps, targets),
-            "square": Square(epsilon, norm, self.queries),
-        }
+        names = VERSIONS.get(self.version) or self.version.split(SEPARATOR)
+        restarts = 5 if self.version == "plus" else 1
+        return {name: PARTS[name](self, restarts) for name in names}
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
+        """Attacks a batch; see `Attack`.
 
         Returns:
             For each example the first misclassified point that was found, in [0, 1] and within
@@ -75,14 +81,33 @@ class AutoAttack:
         """
         keys = norms.per_example_keys(key, len(images))
         points = images
-        for place, attack in enumerate(self.attacks().values()):
+        for place, part in enumerate(self.parts().values()):
             # What is broken goes in as it is, is taken for a misclassified image and comes out so.
-            found = attack(logits_fn, points, labels, norms.fold_keys(keys, place))
-            fooled = broken(logits_fn, found, labels)
+            found = part(logits_fn, points, labels, norms.fold_keys(keys, place))
+            fooled = misclassified(logits_fn, found, labels)
             points = norms.select(fooled, found, images)
         return points
 
 
-def broken(logits_fn: LogitsFn, images: Images, labels: Labels) -> Selection:
-    """Which images are misclassified."""
-    return logits_fn(images).argmax(-1) != labels
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+
+
+def _apgd(objective: str) -> Callable[[AutoAttack, int], Part]:
+    return lambda of, restarts: APGD(of.epsilon, of.norm, objective, of.steps, restarts)
+
+
+# (settings, restarts of the untargeted attacks) -> the part.
+PARTS: dict[str, Callable[[AutoAttack, int], Part]] = {
+    "apgd-ce": _apgd("ce"),
+    "apgd-dlr": _apgd("dlr"),
+    "apgd-t": lambda of, _: APGD(of.epsilon, of.norm, "dlr_targeted", of.steps, targets=of.targets),
+    "fab": lambda of, restarts: FAB(
+        of.epsilon, of.norm, of.steps, restarts=restarts, targeted=False
+    ),
+    "fab-t": lambda of, _: FAB(of.epsilon, of.norm, of.steps, of.targets),
+    "square": lambda of, _: Square(of.epsilon, of.norm, of.queries),
+}

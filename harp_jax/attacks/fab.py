@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack (Croce & Hein, 2020), targeted: the smallest change that fools."""
+"""Fast adaptive boundary attack (Croce & Hein, 2020): the smallest change that fools."""
 
 import dataclasses
 import functools
@@ -11,7 +11,8 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms, objectives, projections
-from harp_jax.attacks.settings import check
+from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
+from harp_jax.settings import check
 from harp_jax.types import (
     ExampleKeys,
     Images,
@@ -26,8 +27,13 @@ from harp_jax.types import (
 # A step of a run: its number, (current points, what was found) -> the next points, what was found.
 Step = Callable[[Array, tuple[Images, "Found"]], tuple[Images, "Found"]]
 
+# Points -> gradients and values of the affine functions whose zeros are the planes to go for.
+Aim = Callable[[Images], tuple[Images, PerExample]]
+
 # Distances that count as nothing, in the weighing of two of them.
 _TINY = 1e-8
+# Slopes that do not count, where a distance is divided by one.
+_SMALLEST_SLOPE = 1e-12
 
 
 class Found(NamedTuple):
@@ -40,12 +46,15 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FAB:
-    """FAB-T: searches the nearest point that is classified wrongly, towards one class at a time.
+    """FAB: searches the nearest point that is classified wrongly.
 
-    For each of the most likely wrong classes the network's boundary towards it is taken as the
-    plane that it would be if the network were linear. Each step goes past this plane from the
-    current point and, with a weight of at most `alpha_max`, from the image itself; where that
-    fools the network, whichever class it names, it goes on from a point nearer to the image.
+    The network's boundary towards a class is taken as the plane that it would be if the network
+    were linear. Each step goes past this plane from the current point and, with a weight of at most
+    `alpha_max`, from the image itself; where that fools the network, whichever class it names, it
+    goes on from a point nearer to the image. FAB-T goes for one class at a time, the most likely
+    wrong ones of the clean image; untargeted FAB for the plane that is nearest at each step, which
+    takes a gradient for every class.
+
     Defaults are those of AutoAttack's standard version. As there, and unlike in the paper, no
     binary search between the image and the point found follows.
 
@@ -56,12 +65,14 @@ class FAB:
         epsilon: Radius of the ball, on the [0, 1] scale, >= 0.
         norm: 'linf' or 'l2', in which distances are small.
         steps: Number of steps of a run, >= 1; each takes a gradient and a further forward pass.
-        targets: Number of classes to go for, >= 1; at most all wrong ones are.
-        restarts: Runs per class, >= 1. The first starts at the image, the others at random points
-            half as far from it as `epsilon` or the closest point found, if that is less.
+        targets: Number of classes to go for, >= 1; at most all wrong ones are. Of FAB-T only.
+        restarts: Runs, for each class if there are targets; >= 1. The first starts at the image,
+            the others at random points half as far from it as `epsilon` or the closest point found,
+            if that is less.
         alpha_max: Largest weight of the projection from the image, in [0, 1].
         eta: How far to go towards the plane's other side, >= 1; 1 ends on the plane.
         beta: The share of the way from the image to keep after a success, in (0, 1).
+        targeted: FAB-T; False for untargeted FAB.
     """
 
     epsilon: float
@@ -72,18 +83,14 @@ class FAB:
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
+    targeted: bool = True
+
+    uses_gradients = True
+    in_pieces = False
 
     def __post_init__(self):
-        """Checks the settings.
-
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
-        check(self, "steps", self.steps >= 1, "whole numbers >= 1")
-        check(self, "targets", self.targets >= 1, "whole numbers >= 1")
-        check(self, "restarts", self.restarts >= 1, "whole numbers >= 1")
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "steps", "targets", "restarts")
         check(self, "alpha_max", 0 <= self.alpha_max <= 1, "numbers from 0 to 1")
         check(self, "eta", self.eta >= 1, "numbers >= 1")
         check(self, "beta", 0 < self.beta < 1, "numbers between 0 and 1")
@@ -91,13 +98,7 @@ class FAB:
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
+        """Attacks a batch; see `Attack`.
 
         Returns:
             The closest adversarial images found, in [0, 1]; the clean image where it is
@@ -118,40 +119,24 @@ class FAB:
         keys = norms.per_example_keys(key, len(images))
         logits = logits_fn(images)
         run = functools.partial(self._run, logits_fn, images, labels, logits, keys)
-        start = _untouched(images, labels, logits)
-        return lax.fori_loop(0, self.runs(logits.shape[-1]), run, start)
+        start = _nothing_but(images, logits.argmax(-1) != labels)
+        return lax.fori_loop(0, self.rounds(logits.shape[-1]), run, start)
 
-    def runs(self, classes: int) -> int:
+    def rounds(self, classes: int) -> int:
         """Number of runs of an attack on a network with so many classes."""
-        return self.restarts * min(self.targets, classes - 1)
+        return self.restarts * (min(self.targets, classes - 1) if self.targeted else 1)
 
-    def run(
-        self,
-        logits_fn: LogitsFn,
-        images: Images,
-        labels: Labels,
-        keys: Key[Array, " batch"],
-        number: Int[Array, ""] | int,
-    ) -> Found:
-        """One of the `runs` alone, so that examples can be packed anew between them.
+    def start(self, task: Task) -> State:
+        """The clean images."""
+        return untouched(task)
 
-        The runs in their order, each on the examples that those before did not break, break exactly
-        what a call breaks.
-
-        Args:
-            logits_fn: As of a call.
-            images: Clean images.
-            labels: True classes.
-            keys: One per example, the same for every run.
-            number: In [0, runs); it may be traced, one program then serves all runs.
-
-        Returns:
-            The closest adversarial images within `epsilon`.
-        """
+    def advance(self, task: Task, state: State) -> State:
+        """A whole run: the closest adversarial images within `epsilon`."""
+        logits_fn, images, labels, keys, number = task
         logits = logits_fn(images)
-        start = _untouched(images, labels, logits)
-        found = self._run(logits_fn, images, labels, logits, keys, number, start)
-        return self._within(images, found)
+        best = _nothing_but(state.adversarial, state.done)
+        found = self._run(logits_fn, images, labels, logits, keys, number, best)
+        return finished(self._within(images, found).adversarial)
 
     def _within(self, images: Images, found: Found) -> Found:
         broken = found.distance <= self.epsilon
@@ -172,27 +157,24 @@ class FAB:
         best: Found,
     ) -> Found:
         """The closer of `best` and what a run finds; `logits` are the clean images'."""
-        goals = objectives.wrong_class(logits, labels, number // self.restarts)
         noise = norms.surface_noise(norms.fold_keys(keys, number), images, 0.5, self.norm)
-        # An example that is not broken yet has radius epsilon in `run`, which knows no `best`, too.
+        # Examples that are not broken yet start within epsilon in `advance` too, without a `best`.
         radius = norms.expand(jnp.minimum(best.distance, self.epsilon))
         at_random = jnp.clip(images + radius * noise, 0.0, 1.0)
         start = jnp.where(number % self.restarts == 0, images, at_random)
-        step = self._step(logits_fn, images, labels, goals)
+        aim = _at_nearest(logits_fn, labels, self.norm)
+        if self.targeted:
+            goals = objectives.wrong_class(logits, labels, number // self.restarts)
+            aim = _at(goals, logits_fn, labels)
+        step = self._step(logits_fn, images, labels, aim)
         return lax.fori_loop(0, self.steps, step, (start, best))[1]
 
-    def _step(self, logits_fn: LogitsFn, images: Images, labels: Labels, goals: Labels) -> Step:
-        """A step of a run towards the classes `goals`."""
-
-        def lead(points: Images) -> tuple[Scalar, PerExample]:
-            """How far the goals' logits are ahead of the labels': summed, and for each example."""
-            both = jnp.stack([labels, goals], axis=1)
-            leads = jnp.diff(jnp.take_along_axis(logits_fn(points), both, axis=1))[:, 0]
-            return leads.sum(), leads
+    def _step(self, logits_fn: LogitsFn, images: Images, labels: Labels, aim: Aim) -> Step:
+        """A step of a run towards the planes of `aim`."""
 
         def step(_, state):
             points, best = state
-            gradients, leads = jax.grad(lead, has_aux=True)(points)
+            gradients, leads = aim(points)
             points = self._cross(images, points, gradients, leads)
             wrong = logits_fn(points).argmax(-1) != labels
             distance = norms.length(points - images, self.norm)
@@ -227,7 +209,52 @@ class FAB:
         return jnp.clip(mixed, 0.0, 1.0)
 
 
-def _untouched(images: Images, labels: Labels, logits: Logits) -> Found:
+def _at(goals: Labels, logits_fn: LogitsFn, labels: Labels) -> Aim:
+    """Aims at the boundaries towards given classes, one for each example."""
+
+    def lead(points: Images) -> tuple[Scalar, PerExample]:
+        """How far the goals' logits are ahead of the labels': summed, and for each example."""
+        both = jnp.stack([labels, goals], axis=1)
+        leads = jnp.diff(jnp.take_along_axis(logits_fn(points), both, axis=1))[:, 0]
+        return leads.sum(), leads
+
+    return jax.grad(lead, has_aux=True)
+
+
+def _at_nearest(logits_fn: LogitsFn, labels: Labels, norm: str) -> Aim:
+    """Aims at the boundary that is nearest if the network is linear: at any class, one by one."""
+    dual = {"linf": _l1_length, "l2": _l2_length}[norm]
+
+    def aim(points: Images) -> tuple[Images, PerExample]:
+        logits, pull = jax.vjp(logits_fn, points)
+        true = jax.nn.one_hot(labels, logits.shape[-1])
+
+        def look(other, nearest):
+            gradients, leads, least = nearest
+            difference = jax.nn.one_hot(other, logits.shape[-1])[None] - true
+            (normals,), values = pull(difference), (logits * difference).sum(-1)
+            distance = jnp.abs(values) / (dual(normals) + _SMALLEST_SLOPE)
+            nearer = (labels != other) & (distance < least)
+            return (
+                norms.select(nearer, normals, gradients),
+                jnp.where(nearer, values, leads),
+                jnp.where(nearer, distance, least),
+            )
+
+        nothing = (jnp.zeros_like(points), jnp.zeros(len(points)), jnp.full(len(points), jnp.inf))
+        return lax.fori_loop(0, logits.shape[-1], look, nothing)[:2]
+
+    return aim
+
+
+def _l1_length(vectors: Images) -> PerExample:
+    return jnp.abs(vectors).sum((1, 2, 3))
+
+
+def _l2_length(vectors: Images) -> PerExample:
+    return norms.length(vectors, "l2")
+
+
+def _nothing_but(images: Images, wrong: Selection) -> Found:
     """What is known before the first run: nothing is closer than a misclassified image itself."""
-    wrong = logits.argmax(-1) != labels
     return Found(images, wrong, jnp.where(wrong, 0.0, jnp.inf))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.objectives import margin
-from harp_jax.attacks.settings import check
+from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Scalar, Selection
 
 
@@ -44,11 +44,7 @@ class FMN:
     alpha_final: float = 0.01
 
     def __post_init__(self):
-        """Checks the settings.
-
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
+        """Checks the settings; raises a ValueError that names the first one out of range."""
         check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
         check(self, "steps", self.steps >= 1, "whole numbers >= 1")
         for field in ("gamma_init", "gamma_final"):
@@ -59,13 +55,7 @@ class FMN:
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> tuple[Images, PerExample]:
-        """Attacks a batch.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: As all attacks take it; not used.
+        """Attacks a batch; arguments as of `Attack`, the key is not used.
 
         Returns:
             Misclassified images in [0, 1] and their distances from the clean ones, 0 where these

@@ -35,7 +35,7 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
     classes it is therefore the margin, which a scale multiplies but which gives a steepest ascent
     the same directions, and an example's points the same order, at every scale.
     """
-    if logits.shape[-1] < 3:
+    if logits.shape[-1] < FEWEST_CLASSES["dlr"]:
         return margin(logits, labels)
     first, _, third = _largest(logits, 3)
     return margin(logits, labels) / (first - third + _TINY)
@@ -57,7 +57,7 @@ def dlr_targeted(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
         The loss of each example.
     """
     difference = _logit(logits, targets) - _logit(logits, labels)
-    if logits.shape[-1] < 4:
+    if logits.shape[-1] < FEWEST_CLASSES["dlr_targeted"]:
         return difference
     first, _, third, fourth = _largest(logits, 4)
     return difference / (first - 0.5 * (third + fourth) + _TINY)
@@ -88,6 +88,8 @@ OBJECTIVES: dict[str, Callable[..., PerExample]] = {
     "dlr_targeted": dlr_targeted,
 }
 UNTARGETED = ("ce", "margin", "dlr")
+# With fewer classes these are a difference of two logits.
+FEWEST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 
 def _logit(logits: Logits, classes: Labels) -> PerExample:

@@ -2,39 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from harp_jax.attacks import norms
+from harp_jax.attacks.base import check_settings
 from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, margin
-from harp_jax.attacks.settings import check
+from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Scalar
 
 Objective = Callable[[Logits, Labels], PerExample]
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """What every attack is: a pure function with its settings as frozen fields."""
-
-    @property
-    def epsilon(self) -> float:
-        """Radius of the ball, on the [0, 1] scale."""
-        ...
-
-    @property
-    def norm(self) -> str:
-        """Norm of the ball, 'linf' or 'l2'."""
-        ...
-
-    def __call__(
-        self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
-    ) -> Images:
-        """Adversarial images in [0, 1] within the attack's ball around `images`."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,28 +43,15 @@ class PGD:
     objective: str = "ce"
 
     def __post_init__(self):
-        """Checks the settings.
-
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        _check_settings(self)
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "steps", "restarts")
+        check(self, "step_size", self.step_size > 0, "numbers > 0")
         check(self, "objective", self.objective in UNTARGETED, ", ".join(UNTARGETED))
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
-
-        Returns:
-            Adversarial images in [0, 1], within `epsilon` of the clean ones.
-        """
+        """Attacks a batch; see `Attack`."""
         return _search(self, OBJECTIVES[self.objective], logits_fn, images, labels, key)
 
 
@@ -115,14 +81,15 @@ class CW:
     norm: str = "linf"
 
     def __post_init__(self):
-        """Checks the settings, as `PGD` does."""
-        _check_settings(self)
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "steps", "restarts")
+        check(self, "step_size", self.step_size > 0, "numbers > 0")
         check(self, "confidence", self.confidence >= 0, "numbers >= 0")
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch; see `PGD.__call__`."""
+        """Attacks a batch; see `Attack`."""
 
         def capped(logits: Logits, labels: Labels) -> PerExample:
             return jnp.minimum(margin(logits, labels), self.confidence)
@@ -143,26 +110,17 @@ class FGSM:
     norm: str = "linf"
 
     def __post_init__(self):
-        """Checks the settings, as `PGD` does."""
-        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self)
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch; see `PGD.__call__`. The key is not used."""
+        """Attacks a batch; see `Attack`. The key is not used."""
         del key
         gradient = _loss_gradient(cross_entropy, logits_fn, labels)(images)
         moved = norms.ascend(images, gradient, self.epsilon, self.norm)
         return norms.project(moved, images, self.epsilon, self.norm)
-
-
-def _check_settings(attack: PGD | CW) -> None:
-    check(attack, "epsilon", attack.epsilon >= 0, "numbers >= 0")
-    check(attack, "step_size", attack.step_size > 0, "numbers > 0")
-    check(attack, "steps", attack.steps >= 1, "whole numbers >= 1")
-    check(attack, "restarts", attack.restarts >= 1, "whole numbers >= 1")
-    check(attack, "norm", attack.norm in norms.NORMS, ", ".join(norms.NORMS))
 
 
 def _search(

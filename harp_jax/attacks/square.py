@@ -17,11 +17,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from harp_jax.attacks import norms, objectives
-from harp_jax.attacks.settings import check
+from harp_jax.attacks.base import State, Task, check_settings
+from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Selection
 
 # After so many queries the share of the image that a window covers halves once more.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+QUERIES = 250  # windows that one `advance` tries at most
+
 _TINY = 1e-12  # what a norm is at least, where something is divided by it
 
 _Image = Float[Array, "height width channels"]
@@ -66,28 +69,18 @@ class Square:
     restarts: int = 1
     p_init: float = 0.8
 
-    def __post_init__(self):
-        """Checks the settings.
+    uses_gradients = False
+    in_pieces = True
 
-        Raises:
-            ValueError: naming the field, its value and what is allowed.
-        """
-        check(self, "epsilon", self.epsilon >= 0, "numbers >= 0")
-        check(self, "norm", self.norm in norms.NORMS, ", ".join(norms.NORMS))
-        check(self, "queries", self.queries >= 1, "whole numbers >= 1")
-        check(self, "restarts", self.restarts >= 1, "whole numbers >= 1")
+    def __post_init__(self):
+        """Checks the settings; raises a ValueError that names the first one out of range."""
+        check_settings(self, "queries", "restarts")
         check(self, "p_init", 0 < self.p_init <= 1, "numbers in (0, 1]")
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch.
-
-        Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
-            images: Clean images.
-            labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
+        """Attacks a batch; see `Attack`.
 
         Returns:
             The points of the largest margin found, in [0, 1] and within `epsilon` of the clean
@@ -97,9 +90,9 @@ class Square:
 
         def run(number: Int[Array, ""] | int, best: SquareState) -> SquareState:
             run_keys = norms.fold_keys(keys, number)
-            fresh = self.start(logits_fn, images, labels, run_keys)
+            fresh = self._first(logits_fn, images, labels, run_keys)
             state = choose(best.fooled, best, fresh)
-            state = self.advance(state, logits_fn, images, labels, run_keys, self.queries)
+            state = self._search(state, logits_fn, images, labels, run_keys, self.queries)
             better = state.fooled | (state.margin > best.margin)
             return choose(better & ~best.fooled, state, best)
 
@@ -111,20 +104,36 @@ class Square:
         )
         return lax.fori_loop(0, self.restarts, run, nothing).adversarial
 
-    def start(
+    def rounds(self, classes: int) -> int:
+        """One for each restart."""
+        del classes
+        return self.restarts
+
+    def start(self, task: Task) -> State:
+        """Stripes (L_inf) or tiles (L2) on the images; done where they are misclassified."""
+        logits_fn, images, labels, keys, number = task
+        return self._shared(self._first(logits_fn, images, labels, norms.fold_keys(keys, number)))
+
+    def advance(self, task: Task, state: State) -> State:
+        """Tries `QUERIES` more windows at most; how a search is cut changes nothing it finds."""
+        logits_fn, images, labels, keys, number = task
+        search = SquareState(
+            state.adversarial, state.memory["margin"], state.done, state.memory["query"]
+        )
+        keys = norms.fold_keys(keys, number)
+        return self._shared(self._search(search, logits_fn, images, labels, keys, QUERIES))
+
+    def _shared(self, search: SquareState) -> State:
+        return State(
+            search.adversarial,
+            search.fooled | (search.query >= self.queries),
+            {"margin": search.margin, "query": search.query},
+        )
+
+    def _first(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, keys: Key[Array, " batch"]
     ) -> SquareState:
-        """The state before the first window: stripes (L_inf) or tiles (L2) on the images.
-
-        Args:
-            logits_fn: As for a call.
-            images: Clean images.
-            labels: True classes.
-            keys: One per example, of one run.
-
-        Returns:
-            The state; images that are misclassified as they are stay so and are done.
-        """
+        """The state before the first window; images that are misclassified stay as they are."""
         shape = images.shape[1:]
         draw = functools.partial(_bits, count=_start_bits(self.norm, shape))
         bits = jax.vmap(draw, (0, None))(keys, 0)
@@ -136,7 +145,7 @@ class Square:
             clean[1], SquareState(images, *clean, query), SquareState(adversarial, *margin, query)
         )
 
-    def advance(
+    def _search(
         self,
         state: SquareState,
         logits_fn: LogitsFn,
@@ -145,19 +154,10 @@ class Square:
         keys: Key[Array, " batch"],
         queries: Int[Array, ""] | int,
     ) -> SquareState:
-        """Tries further windows; how a search is cut into calls does not change what it finds.
+        """Tries so many further windows at most; examples may be at different queries.
 
-        Args:
-            state: From `start` or `advance`; examples may be at different queries.
-            logits_fn: As for a call.
-            images: Clean images.
-            labels: True classes.
-            keys: Those given to `start`.
-            queries: How many windows to try at most. An example ends when it is misclassified or
-                has had the attack's `queries`, the loop when all have ended.
-
-        Returns:
-            The new state.
+        An example ends when it is misclassified or has had the attack's `queries`, the loop when
+        all have ended.
         """
         sizes = _window_sizes(self.p_init, self.norm, images.shape[1:3])
         propose = {"linf": _recolour, "l2": _move}[self.norm]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from harp_jax import models, parallel
 from harp_jax.attacks import Attack, norms
+from harp_jax.attacks.base import norm_of
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.types import Device, Variables
@@ -112,7 +113,7 @@ def make_accuracy(
             key = jax.random.key(seed)
             keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(batch["index"])
             images = attack(logits_fn, clean, labels, keys)
-            excess = norms.excess(images, clean, attack.epsilon, attack.norm)
+            excess = norms.excess(images, clean, attack.epsilon, norm_of(attack))
         logits = logits_fn(images)
         correct = (logits.argmax(-1) == labels) & batch["valid"]
         classes = jax.nn.one_hot(labels, logits.shape[-1])

@@ -1,84 +1,135 @@
 """What speaks against a measured robust accuracy: gradient masking, attacks that fail, bad points.
 
-A row of results.json goes in, sentences for its reader come out. The signs are those of Athalye et
-al. (2018), Carlini et al. (2019) and of AutoAttack's own checks.
+What was measured goes in, sentences for its reader come out. The signs are those of Athalye et al.
+(2018), Carlini et al. (2019) and of AutoAttack's own checks.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from harp_jax.attacks import PGD, Attack
+from harp_jax.attacks.base import Ensemble, Part
+from harp_jax.attacks.objectives import FEWEST_CLASSES
 
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the security curve, as multiples of epsilon
 
 LARGEST_EXCESS = 1e-5  # on the [0, 1] scale; float32 rounding stays below 1e-6
 ZERO_GRADIENTS = 0.1  # share of the images
+LONG = 50  # steps of a PGD that should find about what APGD finds
 WEAK_PGD = 0.02  # of accuracy, that long PGD may leave more than APGD
 
 Row = Mapping[str, Any]
 
 
-def warnings(row: Row, attacks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def warnings(row: Row, attacks: Mapping[str, Attack], classes: int) -> list[str]:
     """What a reader of a row's robust accuracies has to know.
 
     Args:
-        row: 'robust', 'checks' and, where there are any, 'autoattack' and 'curve', as `evaluate`
-            writes them.
-        attacks: Settings of the attacks, by name.
+        row: 'robust', 'checks' and, where there are any, 'autoattack' and 'curve', as the
+            evaluation of a run writes them.
+        attacks: The attacks, by name.
+        classes: Number of classes.
 
     Returns:
         A sentence for each doubt; none if there is no doubt.
     """
-    said = _of_points(row["checks"])
+    sentences = of_points(row["checks"]["largest_excess"])
     for name, found in row.get("autoattack", {}).items():
-        said += _of_autoattack(name, found)
-        said += _of_pgd(name, found, row["robust"], attacks)
-    return said + _of_curve(row.get("curve", []))
+        attack = attacks[name]
+        if isinstance(attack, Ensemble):
+            parts = attack.parts()
+            sentences += of_parts(name, found, parts, classes)
+            sentences += _of_pgd(name, found["after"], row["robust"], attacks, parts)
+    return sentences + _of_curve(row.get("curve", []))
 
 
-def _of_points(checks: Mapping[str, Any]) -> list[str]:
-    excess = checks["largest_excess"]
-    if excess is None:
+def of_points(excess: float | None) -> list[str]:
+    """Whether points are where they have to be.
+
+    Args:
+        excess: By how much one left its ball or the box, at most; None or nan for no number.
+    """
+    if excess is None or math.isnan(excess):
         return ["an adversarial image holds values that are no numbers"]
     if excess > LARGEST_EXCESS:
         return [f"an adversarial image is {excess:.2g} outside its ball or the range [0, 1]"]
     return []
 
 
-def _of_autoattack(name: str, found: Mapping[str, Any]) -> list[str]:
-    said = []
-    after, images = list(found["after"].values()), found["images"]
-    by_square = round((after[-2] - after[-1]) * images)
-    if by_square > 0:
-        said.append(
-            f"{name}: Square, which uses no gradients, broke {by_square} of {images} images that"
-            " the attacks with gradients did not: the gradients may be masked"
-        )
+def of_parts(
+    name: str, found: Mapping[str, Any], parts: Mapping[str, Part], classes: int
+) -> list[str]:
+    """What the parts of an attack say about each other and the network.
+
+    Args:
+        name: Of the attack.
+        found: 'after' (the share that is right after 'natural' and each part), 'images' (their
+            number), 'zero_gradients' and 'deterministic', see `packed.Outcome`.
+        parts: The parts, by name.
+        classes: Number of classes.
+    """
+    sentences = _of_gradients(name, found["after"], found["images"], parts)
     if found["zero_gradients"] > ZERO_GRADIENTS:
-        said.append(
+        sentences.append(
             f"{name}: the gradient is zero on {found['zero_gradients']:.0%} of the images: attacks"
             " with gradients see little"
         )
     if not found["deterministic"]:
-        said.append(f"{name}: two forward passes differ; this version is for fixed networks only")
-    return said
+        sentences.append(
+            f"{name}: two forward passes differ; this version is for fixed networks only"
+        )
+    for part_name, part in parts.items():
+        objective = getattr(part, "objective", "")
+        if classes < FEWEST_CLASSES.get(objective, 0):
+            sentences.append(
+                f"{name}: {classes} classes are too few for the loss {objective!r} of {part_name}:"
+                " it ascends the difference of two logits instead"
+            )
+    return sentences
+
+
+def _of_gradients(
+    name: str, after: Mapping[str, float], images: int, parts: Mapping[str, Part]
+) -> list[str]:
+    """Which parts without gradients broke what those before them, with gradients, did not."""
+    sentences, names = [], list(after)
+    for place, part_name in enumerate(names[1:], start=1):
+        part = parts[part_name]
+        before = any(parts[other].uses_gradients for other in names[1:place])
+        broken = round((after[names[place - 1]] - after[part_name]) * images)
+        if before and not part.uses_gradients and broken > 0:
+            sentences.append(
+                f"{name}: {_kind(part)}, which uses no gradients, broke {broken} of {images} images"
+                " that the attacks with gradients did not: the gradients may be masked"
+            )
+    return sentences
+
+
+def _kind(part: Part) -> str:
+    return type(getattr(part, "attack", part)).__name__
 
 
 def _of_pgd(
     name: str,
-    found: Mapping[str, Any],
+    after: Mapping[str, float],
     robust: Mapping[str, float],
-    attacks: Mapping[str, Mapping[str, Any]],
+    attacks: Mapping[str, Attack],
+    parts: Mapping[str, Part],
 ) -> list[str]:
     """Where a long PGD is much weaker than APGD on the same loss, its steps do not fit the loss."""
-    apgd = found["after"]["apgd-ce"]
+    first = next(iter(parts))
+    if getattr(parts[first], "objective", "") != "ce":
+        return []
     return [
-        f"{other}: leaves {accuracy - apgd:.1%} more than the first part of {name}: its step size"
-        " does not fit this network"
+        f"{other}: leaves {accuracy - after[first]:.1%} more than the first part of {name}: its"
+        " step size does not fit this network"
         for other, accuracy in robust.items()
-        if attacks[other]["type"] == "PGD"
-        and attacks[other].get("steps", 0) >= 50
-        and attacks[other]["epsilon"] == attacks[name]["epsilon"]
-        and accuracy - apgd > WEAK_PGD
+        if isinstance(pgd := attacks[other], PGD)
+        and pgd.steps >= LONG
+        and pgd.epsilon == attacks[name].epsilon
+        and accuracy - after[first] > WEAK_PGD
     ]
 
 

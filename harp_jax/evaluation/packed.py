@@ -1,45 +1,57 @@
-"""AutoAttack over a whole split: on packed batches, with progress that outlives a kill.
+"""An attack of several parts over a whole split: packed batches, progress that outlives a kill.
 
 Only examples that are still robust are attacked. They are packed into full batches anew before
-every run of a sub-attack (a target of APGD-T and FAB-T) and every few hundred queries of Square,
-so a batch costs what its robust examples cost. What is found for an example depends on the example
+every round of a part (a target of APGD-T and FAB-T) and every few hundred queries of Square, so a
+batch costs what its robust examples cost. What is found for an example depends on the example
 alone: neither the packing, the batch size nor the devices change it, up to float rounding.
 """
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 from tqdm import tqdm
 
-from harp_jax import models, parallel
-from harp_jax.attacks import AutoAttack
-from harp_jax.data import Split
+from harp_jax import parallel
+from harp_jax.attacks.base import Part
 from harp_jax.evaluation import programs
-from harp_jax.evaluation.progress import ROBUST, Places, Progress, fingerprint, read, write
+from harp_jax.evaluation.functions import Network
+from harp_jax.evaluation.progress import (
+    ROBUST,
+    Examples,
+    Memory,
+    Places,
+    Progress,
+    fingerprint,
+    read,
+    write,
+)
 from harp_jax.interrupt import InterruptedRunError
-from harp_jax.types import Device, Variables
+from harp_jax.types import Device
 
 _SIZES = 4  # batches are whole multiples of this part of the largest one
+NATURAL = "natural"
 
 
 class Outcome(NamedTuple):
     """What was found for every example of a split.
 
     Attributes:
-        names: 'natural', then the sub-attacks in their order.
+        names: 'natural', then the parts in their order.
         broken_by: For each example the place in `names` of what misclassified it, or `ROBUST`.
-        seconds: What each of the names took, compilation included, over all resumed parts.
+        seconds: What each of the names took, compilation included, over all resumed runs.
         excess: By how much a perturbation left its ball or the box, at most; 0 but for rounding,
             nan if one is not a number.
         zero_gradients: Share of the clean images where the cross-entropy has a zero gradient.
         deterministic: Whether two forward passes of the same images agree.
+        adversarial: The misclassified images that were found, the clean ones where there is none;
+            float32 [N, H, W, C] in [0, 1]. None unless they are kept.
     """
 
     names: tuple[str, ...]
@@ -48,67 +60,97 @@ class Outcome(NamedTuple):
     excess: float
     zero_gradients: float
     deterministic: bool
+    adversarial: np.ndarray | None = None
 
     def robust(self, name: str) -> Bool[np.ndarray, " examples"]:
         """Which examples are classified rightly after everything up to `name`."""
         return (self.broken_by == ROBUST) | (self.broken_by > self.names.index(name))
 
+    def after(self) -> dict[str, float]:
+        """The share of the examples that is classified rightly after each of the names."""
+        return {name: float(self.robust(name).mean()) for name in self.names}
 
-class PackedAutoAttack:
-    """Measures networks of one architecture under one AutoAttack; each program compiles once.
+
+class _Round(NamedTuple):
+    """One round of a part; `fields` are the names of what examples in the middle of it hold."""
+
+    name: str
+    number: int
+    fields: tuple[str, ...]
+
+
+class _Job(NamedTuple):
+    """One call's network, examples and progress."""
+
+    weights: Any
+    examples: Examples
+    progress: Progress
+
+
+class PackedAttack:
+    """Measures networks of one architecture under one attack; each program compiles once.
 
     Attributes:
-        attack: The attack.
+        parts: The parts, by name.
         names: As in `Outcome`.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        attack: AutoAttack,
+        network: Network,
+        parts: Mapping[str, Part],
         *,
+        identity: str,
         seed: int,
         batch_size: int,
         devices: Sequence[Device],
+        keep: bool = False,
     ):
         """Builds what compiles later, at its first use.
 
         Args:
-            model: The network.
-            attack: The attack.
+            network: (weights, images in [0, 1]) -> logits.
+            parts: The parts of the attack in their order, by name.
+            identity: Says which attack and network it is, so that progress of others is not used;
+                the weights are compared anyway.
             seed: Seed of the noise, which is keyed by the example's place in the split.
-            batch_size: Examples at once over all devices of all processes, at most.
+            batch_size: Examples at once over all devices of all processes, at most; a multiple of
+                the number of devices.
             devices: Local devices.
+            keep: Keep the adversarial images.
         """
-        self.attack, self.names = attack, ("natural", *attack.attacks())
+        self.parts, self.names = dict(parts), (NATURAL, *parts)
+        self._network, self._identity, self._keep = network, identity, keep
         self._seed, self._batch_size, self._devices = seed, batch_size, devices
-        self._model = model
 
-        def everywhere(program: Callable[..., Any], *settings: Any) -> Callable[..., Any]:
-            return parallel.parallel(functools.partial(program, model, *settings), devices)
+        def everywhere(program: Callable[..., Any], settings: Any) -> Callable[..., Any]:
+            return parallel.parallel(functools.partial(program, settings), devices)
 
-        self._natural = everywhere(programs.natural, seed)
-        self._runs = {
-            name: everywhere(programs.run, attack, seed, name) for name in self.names[1:-1]
+        self._natural = everywhere(programs.natural, network)
+        self._programs = {
+            name: everywhere(
+                programs.piece if part.in_pieces else programs.whole_round,
+                programs.Program(network, part, place, seed, keep),
+            )
+            for place, (name, part) in enumerate(self.parts.items())
         }
-        self._search = everywhere(programs.search, attack, seed)
 
     def __call__(
         self,
-        variables: Any,
-        split: Split,
+        weights: Any,
+        examples: Examples,
         label: str,
-        path: epath.Path,
-        stop_requested: Callable[[], bool],
+        path: epath.Path | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Attacks every example of a split; goes on where a stopped or killed call was.
 
         Args:
-            variables: Replicated plain variables, see `Measurement.bake`.
-            split: The examples.
+            weights: The network's, replicated (see `parallel.replicate`); a nested dict.
+            examples: The examples.
             label: In front of the progress bar.
-            path: File of the progress, written after every batch. It says of what network, attack
-                and data it is; one of others is overwritten.
+            path: File of the progress, written after every batch; None: there is none. It says of
+                what network, attack and data it is; one of others is overwritten.
             stop_requested: Asked between batches.
 
         Returns:
@@ -117,25 +159,32 @@ class PackedAutoAttack:
         Raises:
             InterruptedRunError: if a stop was requested.
         """
-        network = parallel.to_host(variables)
-        owner = fingerprint(network, self.attack, self._seed, split)
-        progress = read(path, owner) or Progress.none(split, len(self.names))
-        rounds = list(self.rounds(_classes(self._model, network, split)))
-        for passed, (name, number) in enumerate([*rounds, (self.names[-1], 0)]):
+        owner = ""
+        if path is not None:
+            host = parallel.to_host(weights)
+            owner = fingerprint(self._identity, self._seed, examples, host)
+        progress = read(path, owner) if path is not None else None
+        progress = progress or self._none(weights, examples)
+        job = _Job(weights, examples, progress)
+        for passed, (name, number) in enumerate(self.rounds(self._classes(weights, examples))):
             # Of those that came to this round, so that a resumed one has batches of the same size.
             done = int((progress.passed > passed).sum())
             total = done + len(progress.waiting(passed))
             size = self._packed_size(total)
+            this = _Round(name, number, self._prepare(job, name))
             with _bar(f"{label} {name} {number + 1}", total, done) as bar:
                 while len(queue := progress.waiting(passed)):
                     started = time.monotonic()
-                    if passed == len(rounds):
-                        self._advance(variables, split, progress, queue)
+                    if name == NATURAL:
+                        self._look(job, queue[:size], size)
+                    elif self.parts[name].in_pieces:
+                        self._advance(job, queue, this)
                     else:
-                        self._attack(variables, split, progress, queue[:size], size, name, number)
+                        self._attack(job, queue[:size], size, this)
                     seconds = time.monotonic() - started
                     progress.seconds[self.names.index(name)] += seconds
-                    write(path, owner, progress)
+                    if path is not None:
+                        write(path, owner, progress)
                     bar.set_postfix_str(f"robust {progress.robust():.2%}", refresh=False)
                     bar.update(len(queue) - len(progress.waiting(passed)))
                     if stop_requested():
@@ -153,14 +202,57 @@ class PackedAutoAttack:
             excess=float(progress.excess),
             zero_gradients=float(progress.zero_gradients / len(progress.broken_by)),
             deterministic=bool(progress.deterministic),
+            adversarial=progress.found,
         )
 
-    def rounds(self, classes: int) -> Iterator[tuple[str, int]]:
-        """What an example goes through before Square, as (name, number of the run)."""
-        yield "natural", 0
-        attacks: dict[str, Any] = self.attack.attacks()
-        for name, attack in list(attacks.items())[:-1]:
-            yield from ((name, number) for number in range(attack.runs(classes)))
+    def rounds(self, classes: int) -> list[tuple[str, int]]:
+        """What an example goes through, as (name, number of the round)."""
+        attacks = [
+            (name, number)
+            for name, part in self.parts.items()
+            for number in range(part.rounds(classes))
+        ]
+        return [(NATURAL, 0), *attacks]
+
+    def _none(self, weights: Any, examples: Examples) -> Progress:
+        memory: Memory = {}
+        for name in self.parts:
+            memory |= self._empty_memory(name, weights, examples)
+        found = None
+        if self._keep:
+            found = np.array(programs.unit_images({"images": jnp.asarray(examples.images)}))
+        return Progress.none(len(examples.labels), len(self.names), memory, found)
+
+    def _empty_memory(self, name: str, weights: Any, examples: Examples) -> Memory:
+        """What a part that works in pieces remembers, of no example."""
+        part = self.parts[name]
+        if not part.in_pieces:
+            return {}
+
+        def started(weights: Any, batch: programs.Batch) -> dict[str, jax.Array]:
+            state = part.start(programs.task(self._network, self._seed, 0, weights, batch, 0))
+            return {"adversarial": state.adversarial, **state.memory}
+
+        batch = {
+            "images": examples.images[:1],
+            "labels": examples.labels[:1],
+            "index": np.zeros(1, np.int32),
+        }
+        shapes = jax.eval_shape(started, _one(weights), batch)
+        return {field: np.zeros((0, *of.shape[1:]), of.dtype) for field, of in shapes.items()}
+
+    def _prepare(self, job: _Job, name: str) -> tuple[str, ...]:
+        """Makes room for a part's memory if no example is in the middle of a round; its names."""
+        if name == NATURAL:
+            return ()
+        empty = self._empty_memory(name, job.weights, job.examples)
+        if len(job.progress.searching) == 0:
+            job.progress.memory |= empty
+        return tuple(empty)
+
+    def _classes(self, weights: Any, examples: Examples) -> int:
+        image = jax.ShapeDtypeStruct((1, *examples.images.shape[1:]), np.float32)
+        return jax.eval_shape(self._network, _one(weights), image).shape[-1]
 
     def _packed_size(self, waiting: int) -> int:
         """Batch size that spreads the waiting examples evenly, of few different ones.
@@ -178,37 +270,35 @@ class PackedAutoAttack:
         slots = np.arange(size).reshape(jax.process_count(), len(self._devices), -1)
         return array[np.minimum(slots[jax.process_index()], len(array) - 1)]
 
-    def _batch(self, split: Split, places: Places, size: int) -> dict[str, np.ndarray]:
+    def _batch(self, examples: Examples, places: Places, size: int) -> dict[str, np.ndarray]:
         index = self._spread(places, size)
-        return {"images": split.images[index], "labels": split.labels[index], "index": index}
+        return {"images": examples.images[index], "labels": examples.labels[index], "index": index}
 
-    def _attack(
-        self,
-        variables: Any,
-        split: Split,
-        progress: Progress,
-        places: Places,
-        size: int,
-        name: str,
-        number: int,
-    ) -> None:
-        """One batch of one run of a sub-attack, or of the clean images."""
-        batch = self._batch(split, places, size)
-        if name == "natural":
-            found = _flat(self._natural(variables, batch), len(places))
-            progress.zero_gradients += found["zero_gradient"].sum()
-            if places[0] == 0:  # one batch is enough to tell
-                again = _flat(self._natural(variables, batch), len(places))
-                difference = np.abs(again["logits"] - found["logits"]).max()
-                progress.deterministic &= difference <= 1e-3 * np.abs(found["logits"]).max()
-        else:
-            numbers = np.full(len(self._devices), number, np.int32)
-            found = _flat(self._runs[name](variables, batch, numbers), len(places))
-        progress.record(places, self.names.index(name), found)
+    def _numbers(self, number: int) -> np.ndarray:
+        return np.full(len(self._devices), number, np.int32)
+
+    def _look(self, job: _Job, places: Places, size: int) -> None:
+        """One batch of the clean images."""
+        progress, batch = job.progress, self._batch(job.examples, places, size)
+        found = _flat(self._natural(job.weights, batch), len(places))
+        progress.zero_gradients += found["zero_gradient"].sum()
+        if places[0] == 0:  # one batch is enough to tell
+            again = _flat(self._natural(job.weights, batch), len(places))
+            difference = np.abs(again["logits"] - found["logits"]).max()
+            progress.deterministic &= difference <= 1e-3 * np.abs(found["logits"]).max()
+        progress.record(places, 0, found)
         progress.passed[places] += 1
 
-    def _advance(self, variables: Any, split: Split, progress: Progress, queue: Places) -> None:
-        """Some queries for one batch: searches under way, then new ones where there is room."""
+    def _attack(self, job: _Job, places: Places, size: int, this: _Round) -> None:
+        """One batch of a whole round of a part."""
+        batch = self._batch(job.examples, places, size)
+        found = self._programs[this.name](job.weights, batch, self._numbers(this.number))
+        job.progress.record(places, self.names.index(this.name), _flat(found, len(places)))
+        job.progress.passed[places] += 1
+
+    def _advance(self, job: _Job, queue: Places, this: _Round) -> None:
+        """A piece of a round for one batch: examples under way, then new ones if there is room."""
+        progress = job.progress
         held = len(progress.searching)
         size = self._packed_size(len(queue))
         fresh = np.setdiff1d(queue, progress.searching)[: max(size - held, 0)]
@@ -219,35 +309,34 @@ class PackedAutoAttack:
             more = np.zeros((len(fresh), *array.shape[1:]), array.dtype)
             return self._spread(np.concatenate([array, more])[:size], size)
 
-        found = self._search(
-            variables,
-            self._batch(split, places, size),
-            padded(progress.adversarial),
-            padded(progress.margin),
-            padded(progress.query),
+        found = self._programs[this.name](
+            job.weights,
+            self._batch(job.examples, places, size),
+            self._numbers(this.number),
+            {field: padded(progress.memory[field]) for field in this.fields},
             self._spread(np.arange(len(places)) >= held, size),
         )
         found = _flat(found, len(places))
-        progress.record(places, len(self.names) - 1, found)
-        going_on = ~found["fooled"] & (found["query"] < self.attack.queries)
+        progress.record(places, self.names.index(this.name), found)
+        going_on = ~(found["done"] | found["broken"])
         progress.passed[places[~going_on]] += 1
-        for field in ("adversarial", "margin", "query"):
-            kept = found[field][going_on], getattr(progress, field)[rest]
-            setattr(progress, field, np.concatenate(kept))
+        for field, array in found["held"].items():
+            kept = array[going_on], progress.memory[field][rest]
+            progress.memory[field] = np.concatenate(kept)
         progress.searching = np.concatenate([places[going_on], progress.searching[rest]])
 
 
-def _flat(found: Any, count: int) -> dict[str, np.ndarray]:
+def _one(weights: Any) -> Any:
+    """Shapes of one copy of replicated weights."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), weights)
+
+
+def _flat(found: Any, count: int) -> dict[str, Any]:
     """What a program gathered, without the padding."""
-    return {
-        name: np.asarray(array).reshape(-1, *array.shape[2:])[:count]
-        for name, array in parallel.to_host(found).items()
-    }
-
-
-def _classes(model: nn.Module, variables: Variables, split: Split) -> int:
-    image = jax.ShapeDtypeStruct((1, *split.images.shape[1:]), np.float32)
-    return jax.eval_shape(models.logits_fn(model, variables), image).shape[-1]
+    return jax.tree.map(
+        lambda array: np.asarray(array).reshape(-1, *array.shape[2:])[:count],
+        parallel.to_host(found),
+    )
 
 
 def _bar(label: str, total: int, done: int) -> tqdm:

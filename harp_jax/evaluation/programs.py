@@ -1,58 +1,68 @@
-"""What runs on the devices: one function for each kind of batch of an AutoAttack over a split.
+"""What runs on the devices: one function for each kind of batch of an attack over a split.
 
-Each takes plain variables and a batch ('images' uint8, 'labels' and 'index', the places in the
-split) and gives, for every example of the batch and on every device, 'broken' and 'excess' (see
-`Outcome`), and more.
+Each takes the network's weights and a batch ('images' uint8 or in [0, 1], 'labels' and 'index', the
+places in the split) and gives, for every example of the batch and on every device, 'broken' and
+'excess' (see `Outcome`), and more.
 """
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
 
-from harp_jax import models, parallel
-from harp_jax.attacks import AutoAttack, norms, objectives
-from harp_jax.attacks.autoattack import broken
-from harp_jax.attacks.square import SquareState, choose
+from harp_jax import parallel
+from harp_jax.attacks import norms, objectives
+from harp_jax.attacks.base import Part, State, Task, misclassified, norm_of
 from harp_jax.data import to_unit
-from harp_jax.types import Images, Labels, LogitsFn, Variables
-
-QUERIES = 250  # of the Square Attack, from one packing to the next
+from harp_jax.evaluation.functions import Network
+from harp_jax.types import Images
 
 Batch = dict[str, jax.Array]
 
 
-class _Examples(NamedTuple):
-    """A device's part of a batch, as attacks take it."""
+class Program(NamedTuple):
+    """What a part's programs are made of.
 
-    logits_fn: LogitsFn
-    images: Images
-    labels: Labels
-    keys: Key[Array, " batch"]
+    Attributes:
+        network: (weights, images) -> logits.
+        part: The part.
+        place: Its place among all parts, which its noise is keyed by.
+        seed: Of the noise.
+        keep: Whether adversarial images are given back.
+    """
+
+    network: Network
+    part: Part
+    place: int
+    seed: int
+    keep: bool
 
 
-def _examples(
-    model: nn.Module, seed: int, variables: Variables, batch: Batch, place: int
-) -> _Examples:
-    """The batch, with the keys that the sub-attack at `place` has in an `AutoAttack` call."""
+def unit_images(batch: Batch) -> Images:
+    """The images of a batch on the [0, 1] scale."""
+    images = batch["images"]
+    return to_unit(images) if images.dtype == jnp.uint8 else images
+
+
+def task(network: Network, seed: int, place: int, weights: Any, batch: Batch, number: Any) -> Task:
+    """The batch, with the keys that the part at `place` has in a call of the whole attack."""
     key = jax.random.key(seed)
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-    return _Examples(
-        models.logits_fn(model, variables),
-        to_unit(batch["images"]),
+    return Task(
+        lambda images: network(weights, images),
+        unit_images(batch),
         batch["labels"],
         norms.fold_keys(keys, place),
+        number,
     )
 
 
-def natural(model: nn.Module, seed: int, variables: Variables, batch: Batch) -> Any:
+def natural(network: Network, weights: Any, batch: Batch) -> Any:
     """The clean images; also 'logits' and whether the cross-entropy has a 'zero_gradient'."""
-    logits_fn, images, labels, _ = _examples(model, seed, variables, batch, 0)
+    images, labels = unit_images(batch), batch["labels"]
 
     def loss(images: Images) -> tuple[jax.Array, jax.Array]:
-        logits = logits_fn(images)
+        logits = network(weights, images)
         return objectives.cross_entropy(logits, labels).sum(), logits
 
     gradient, logits = jax.grad(loss, has_aux=True)(images)
@@ -65,51 +75,48 @@ def natural(model: nn.Module, seed: int, variables: Variables, batch: Batch) -> 
     return parallel.gather(found)
 
 
-def run(
-    model: nn.Module,
-    attack: AutoAttack,
-    seed: int,
-    name: str,
-    variables: Variables,
+def whole_round(program: Program, weights: Any, batch: Batch, number: jax.Array) -> Any:
+    """A round of a part; `number` is traced, one program serves all rounds."""
+    work = task(program.network, program.seed, program.place, weights, batch, number)
+    state = program.part.advance(work, program.part.start(work))
+    return parallel.gather(_verdict(program, work, state))
+
+
+def piece(
+    program: Program,
+    weights: Any,
     batch: Batch,
     number: jax.Array,
-) -> Any:
-    """A run of the sub-attack `name`; `number` is traced, one program serves all runs."""
-    place = list(attack.attacks()).index(name)
-    examples = _examples(model, seed, variables, batch, place)
-    one: Any = attack.attacks()[name]
-    adversarial = one.run(*examples, number).adversarial
-    return parallel.gather(_verdict(attack, examples, adversarial))
-
-
-def search(
-    model: nn.Module,
-    attack: AutoAttack,
-    seed: int,
-    variables: Variables,
-    batch: Batch,
-    adversarial: jax.Array,
-    margin: jax.Array,
-    query: jax.Array,
+    held: dict[str, jax.Array],
     fresh: jax.Array,
 ) -> Any:
-    """`QUERIES` queries of Square for examples at any place of their search, or `fresh` ones.
+    """One `advance` of a part for examples at any place of their round, or `fresh` ones.
 
-    `adversarial`, `margin` and `query` are those of `SquareState`; so is what is given back beside.
+    `held` is the memory of the others, with their best points as 'adversarial'; what is given back
+    as 'held' is that of all.
     """
-    square: Any = attack.attacks()["square"]
-    examples = _examples(model, seed, variables, batch, len(attack.attacks()) - 1)
-    examples = examples._replace(keys=norms.fold_keys(examples.keys, 0))  # of the first restart
-    state = SquareState(adversarial, margin, jnp.zeros(len(fresh), bool), query)
-    state = choose(fresh, square.start(*examples), state)
-    state = square.advance(state, *examples, QUERIES)
-    return parallel.gather({**state._asdict(), **_verdict(attack, examples, state.adversarial)})
+    work = task(program.network, program.seed, program.place, weights, batch, number)
+    memory = {name: array for name, array in held.items() if name != "adversarial"}
+    under_way = State(held["adversarial"], jnp.zeros(len(fresh), bool), memory)
+    state = choose(fresh, program.part.start(work), under_way)
+    state = program.part.advance(work, state)
+    found = _verdict(program, work, state)
+    found |= {"done": state.done, "held": {"adversarial": state.adversarial, **state.memory}}
+    return parallel.gather(found)
 
 
-def _verdict(attack: AutoAttack, examples: _Examples, adversarial: Images) -> dict[str, jax.Array]:
+def choose(take: jax.Array, new: State, old: State) -> State:
+    """Per example, the one state or the other."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(take.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old
+    )
+
+
+def _verdict(program: Program, work: Task, state: State) -> dict[str, Any]:
     """Whether examples are broken, by a forward pass of its own, and whether all is in order."""
-    logits_fn, images, labels, _ = examples
-    return {
-        "broken": broken(logits_fn, adversarial, labels),
-        "excess": norms.excess(adversarial, images, attack.epsilon, attack.norm),
+    part, adversarial = program.part, state.adversarial
+    found = {
+        "broken": misclassified(work.logits_fn, adversarial, work.labels),
+        "excess": norms.excess(adversarial, work.images, part.epsilon, norm_of(part)),
     }
+    return {**found, "adversarial": adversarial} if program.keep else found

@@ -1,21 +1,19 @@
-"""How far an AutoAttack over a split is, in memory and in a small file."""
+"""How far an attack over a split is, in memory and in a small file."""
 
 import dataclasses
 import hashlib
 import io
 import logging
 import zipfile
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from harp_jax.attacks import AutoAttack
-from harp_jax.data import Split
 from harp_jax.pruning.layers import leaves_by_path
-from harp_jax.types import Variables
+from harp_jax.workdir import write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,6 +21,22 @@ ROBUST = -1  # in `Progress.broken_by`
 FORMAT = 1  # of the file
 
 Places = Int[np.ndarray, " n"]
+Memory = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Images and labels in memory, e.g. a `data.Split`."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8, or float32 in [0, 1]; [N, H, W, C]."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N], in [0, classes)."""
+        ...
 
 
 @dataclasses.dataclass
@@ -31,15 +45,16 @@ class Progress:
 
     Attributes:
         broken_by: As in `Outcome`.
-        passed: How many rounds each example has been through (see `PackedAutoAttack.rounds`).
+        passed: How many rounds each example has been through (see `PackedAttack.rounds`).
         seconds: By name.
         excess: As in `Outcome`, so far.
         zero_gradients: Number of examples.
         deterministic: As in `Outcome`.
-        searching: Places of the examples in the middle of a Square search.
-        adversarial: Their best points.
-        margin: Their margins.
-        query: Their numbers of queries.
+        searching: Places of the examples in the middle of a round.
+        memory: What their round needs, by name (see `attacks.base.State`), in their order; in the
+            file each array is one beside the others.
+        found: float32 [N, H, W, C], the adversarial images so far, else the clean ones; None if
+            they are not kept.
     """
 
     broken_by: np.ndarray
@@ -49,24 +64,24 @@ class Progress:
     zero_gradients: Any
     deterministic: Any
     searching: np.ndarray
-    adversarial: np.ndarray
-    margin: np.ndarray
-    query: np.ndarray
+    memory: Memory
+    found: np.ndarray | None = None
 
     @classmethod
-    def none(cls, split: Split, names: int) -> "Progress":
-        """Before the first batch."""
+    def none(
+        cls, examples: int, names: int, memory: Memory, found: np.ndarray | None = None
+    ) -> "Progress":
+        """Before the first batch; `memory` is that of no example."""
         return cls(
-            broken_by=np.full(len(split), ROBUST, np.int8),
-            passed=np.zeros(len(split), np.int32),
+            broken_by=np.full(examples, ROBUST, np.int8),
+            passed=np.zeros(examples, np.int32),
             seconds=np.zeros(names),
             excess=np.float32(0.0),
             zero_gradients=np.int64(0),
             deterministic=np.bool_(True),
             searching=np.zeros(0, np.int32),
-            adversarial=np.zeros((0, *split.images.shape[1:]), np.float32),
-            margin=np.zeros(0, np.float32),
-            query=np.zeros(0, np.int32),
+            memory=memory,
+            found=found,
         )
 
     def robust(self) -> float:
@@ -78,16 +93,29 @@ class Progress:
         chosen = (self.broken_by == ROBUST) & (self.passed == passed)
         return np.flatnonzero(chosen).astype(np.int32)
 
-    def record(self, places: Places, by: int, found: dict[str, np.ndarray]) -> None:
+    def record(self, places: Places, by: int, found: Mapping[str, Any]) -> None:
         """Takes over what was found in a batch."""
-        self.broken_by[places[found["broken"]]] = by
+        broken = found["broken"]
+        self.broken_by[places[broken]] = by
         self.excess = np.maximum(self.excess, found["excess"].max(initial=0.0))
+        if self.found is not None and "adversarial" in found:
+            self.found[places[broken]] = found["adversarial"][broken]
 
 
-def fingerprint(variables: Variables, attack: AutoAttack, seed: int, split: Split) -> str:
-    """What a file of progress belongs to."""
-    digest = hashlib.sha256(f"{FORMAT} {attack!r} {seed}".encode())
-    arrays = {("images",): split.images, ("labels",): split.labels, **leaves_by_path(variables)}
+def fingerprint(identity: str, seed: int, examples: Examples, weights: Any) -> str:
+    """What a file of progress belongs to.
+
+    Args:
+        identity: Says which attack and, if it is more than its weights, which network.
+        seed: Of the noise.
+        examples: The images and labels.
+        weights: The network's arrays, a nested dict.
+
+    Returns:
+        A digest.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {identity} {seed}".encode())
+    arrays = {("images",): examples.images, ("labels",): examples.labels, **leaves_by_path(weights)}
     for path, array in sorted(arrays.items()):
         array = np.asarray(array)
         digest.update(f"{'/'.join(path)} {array.dtype} {array.shape}".encode())
@@ -105,18 +133,17 @@ def read(path: epath.Path, wanted: str) -> Progress | None:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         _LOGGER.warning("%s: cannot be read (%s); its attack begins anew", path, error)
         return None
-    if arrays.pop("fingerprint").item() != wanted:
+    if "fingerprint" not in arrays or arrays.pop("fingerprint").item() != wanted:
+        _LOGGER.info("%s: is of another network, attack or images; the attack begins anew", path)
         return None
-    return Progress(**arrays)
+    fields = {field.name for field in dataclasses.fields(Progress)} & arrays.keys()
+    memory = {name: arrays[name] for name in arrays.keys() - fields}
+    return Progress(**{name: arrays[name] for name in fields}, memory=memory)
 
 
 def write(path: epath.Path, owner: str, progress: Progress) -> None:
     """Replaces the file; a kill leaves the old or the new one. `owner` is the fingerprint."""
-    if jax.process_index() != 0:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: value for name, value in vars(progress).items() if value is not None}
     content = io.BytesIO()
-    np.savez(content, fingerprint=np.array(owner), **vars(progress))
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(content.getvalue())
-    unfinished.replace(path)
+    np.savez(content, fingerprint=np.array(owner), **arrays.pop("memory"), **arrays)
+    write_atomically(path, content.getvalue())

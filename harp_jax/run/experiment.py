@@ -32,6 +32,7 @@ from harp_jax.run import budget, recipe
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import read as read_strategy
 from harp_jax.run.initial_rates import start_pruning
+from harp_jax.run.rows import Subject
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
@@ -295,17 +296,16 @@ class _Experiment:
 
     def evaluate(self) -> None:
         """Measures every complete stage on the test split."""
-        evaluate(
-            self.config,
-            self.workdir,
-            self.model,
-            self.dataset,
-            self.devices,
-            self.measurement,
-            self.scheme.architecture,
-            self.header,
-            self.interrupt.requested,
+        subject = Subject(
+            config=self.config,
+            workdir=self.workdir,
+            model=self.model,
+            dataset=self.dataset,
+            devices=self.devices,
+            measurement=self.measurement,
+            architecture=self.scheme.architecture,
         )
+        evaluate(subject, self.header, self.interrupt.requested)
 
 
 def _load_data(config: Config) -> Dataset:

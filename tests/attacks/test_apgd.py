@@ -1,7 +1,6 @@
 """What is APGD's alone: its checkpoints, its step sizes, its targets, its settings."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from test_battery import ATTACKS, IMAGES, KEYS, LABELS, NETWORK, PREDICTED, atta
 
 from harp_jax import attacks
 from harp_jax.attacks import apgd
+from harp_jax.attacks.base import Task
 from harp_jax.attacks.objectives import cross_entropy
 
 
@@ -107,13 +107,18 @@ def test_targets_find_the_optimum_of_a_linear_classifier(classes):
 def test_runs_on_packed_survivors_break_what_a_call_breaks():
     attack = attacks.APGD(0.05, objective="dlr_targeted", steps=8, restarts=2)
     broken = NETWORK(attacked(attack, NETWORK, IMAGES, LABELS, KEYS)).argmax(-1) != LABELS
-    run = jax.jit(functools.partial(attack.run, NETWORK))
+
+    @jax.jit
+    def run(*batch):
+        task = Task(NETWORK, *batch)
+        return attack.advance(task, attack.start(task))
+
     alive = np.arange(len(IMAGES))
-    for number in range(attack.runs(3)):
+    for number in range(attack.rounds(3)):
         packed = np.resize(alive, len(IMAGES))  # repeated to fill the batch
         found = run(IMAGES[packed], LABELS[packed], KEYS[packed], number)
         wrong = np.asarray(NETWORK(found.adversarial).argmax(-1) != LABELS[packed])
-        np.testing.assert_array_equal(wrong, found.broken)
+        assert found.done.all()
         alive = np.setdiff1d(alive, packed[wrong])
     assert len(alive) > 0
     np.testing.assert_array_equal(np.flatnonzero(~np.asarray(broken)), alive)
@@ -121,8 +126,8 @@ def test_runs_on_packed_survivors_break_what_a_call_breaks():
 
 def test_counts_its_runs():
     attack = attacks.APGD(0.1, objective="dlr_targeted", restarts=2)
-    assert [attack.runs(classes) for classes in (2, 10, 100)] == [2, 18, 18]
-    assert dataclasses.replace(attack, objective="dlr").runs(10) == 2
+    assert [attack.rounds(classes) for classes in (2, 10, 100)] == [2, 18, 18]
+    assert dataclasses.replace(attack, objective="dlr").rounds(10) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from sklearn import datasets
 
 from harp_jax.attacks import FAB, norms
+from harp_jax.attacks.base import Task
 
 both_norms = pytest.mark.parametrize("norm", norms.NORMS)
 DUAL = {"linf": 1, "l2": 2}
@@ -103,7 +104,20 @@ def test_finds_the_distance_to_a_linear_boundary(norm):
 
 
 @both_norms
-def test_finds_the_nearest_of_several_boundaries_within_the_box(norm):
+def test_with_two_classes_the_nearest_boundary_is_the_only_target(norm):
+    _, network = linear(2)
+    images = jax.random.uniform(jax.random.key(1), (16, 8, 8, 1))
+    arguments = network, images, network(images).argmax(-1), KEY
+    distances = [
+        closest(FAB(0.3, norm, steps=5, targeted=targeted), *arguments).distance
+        for targeted in (True, False)
+    ]
+    np.testing.assert_allclose(distances[1], distances[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@both_norms
+def test_finds_the_nearest_of_several_boundaries_within_the_box(norm, targeted):
     """Three classes; the oracle projects onto both boundaries with a box, by bisection in numpy."""
     weights, network = linear(3)
     images = jnp.round(jax.random.uniform(jax.random.key(1), (16, 8, 8, 1)), 0)
@@ -131,7 +145,7 @@ def test_finds_the_nearest_of_several_boundaries_within_the_box(norm):
         min(distance(example, other) for other in range(3) if other != labels[example])
         for example in range(16)
     ]
-    attack = FAB(0.3, norm, steps=40, eta=1.0001)
+    attack = FAB(0.3, norm, steps=40, eta=1.0001, targeted=targeted)
     distances = closest(attack, network, images, jnp.array(labels), KEY).distance
     np.testing.assert_allclose(distances, exact, rtol=5e-4)
 
@@ -171,17 +185,23 @@ def test_runs_on_what_is_left_break_what_a_call_breaks(digits):
     norm = "l2"
     _, network, images, labels = digits
     attack = FAB(EPSILON[norm], norm, steps=3, restarts=2, targets=3)
-    assert attack.runs(10) == 6
-    assert attack.runs(2) == 2
+    assert attack.rounds(10) == 6
+    assert attack.rounds(2) == 2
+    assert dataclasses.replace(attack, targeted=False).rounds(10) == 2
     keys = jax.random.split(KEY, DIGITS)
-    run = jax.jit(lambda *arguments: attack.run(network, *arguments))
+
+    @jax.jit
+    def run(*batch):
+        task = Task(network, *batch)
+        return attack.advance(task, attack.start(task))
+
     left = np.ones(DIGITS, bool)
     broken = []
-    for number in range(attack.runs(10)):
+    for number in range(attack.rounds(10)):
         found = run(images, labels, keys, jnp.int32(number))
-        np.testing.assert_array_equal(found.broken, network(found.adversarial).argmax(-1) != labels)
+        wrong = np.asarray(network(found.adversarial).argmax(-1) != labels)
         assert size(found.adversarial - images, norm).max() <= EPSILON[norm] + 1e-6
-        left &= ~np.asarray(found.broken)
+        left &= ~wrong
         broken.append(DIGITS - left.sum())
     assert broken[0] < broken[2] <= broken[-1]
     together = network(attacked(attack, network, images, labels, keys)).argmax(-1) != labels
@@ -197,8 +217,9 @@ def test_a_network_without_a_gradient_leaves_images_alone():
     np.testing.assert_array_equal(distances, np.inf)
 
 
+@pytest.mark.parametrize("targeted", [True, False])
 @both_norms
-def test_is_as_strong_as_another_implementation(norm, digits):
+def test_is_as_strong_as_another_implementation(norm, targeted, digits):
     torch = pytest.importorskip("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -216,7 +237,7 @@ def test_is_as_strong_as_another_implementation(norm, digits):
         norm={"linf": "Linf", "l2": "L2"}[norm],
         eps=EPSILON[norm],
         steps=20,
-        multi_targeted=True,
+        multi_targeted=targeted,
     )
     # One channel of 8x8: NCHW and NHWC are the same sequence.
     batch = torch.tensor(np.asarray(images)).reshape(-1, 1, 8, 8)
@@ -224,7 +245,8 @@ def test_is_as_strong_as_another_implementation(norm, digits):
         warnings.simplefilter("ignore")
         theirs = theirs(batch, torch.tensor(np.asarray(labels), dtype=torch.long))
     theirs = np.asarray(network(jnp.array(theirs.numpy()).reshape(images.shape)).argmax(-1))
-    ours = attacked(FAB(EPSILON[norm], norm, steps=20), network, images, labels, KEY)
+    attack = FAB(EPSILON[norm], norm, steps=20, targeted=targeted)
+    ours = attacked(attack, network, images, labels, KEY)
     ours = np.asarray(network(ours).argmax(-1))
     robust = {"theirs": np.mean(theirs == labels), "ours": np.mean(ours == labels)}
     assert 0.2 < robust["theirs"] < 0.8

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from harp_jax import models
-from harp_jax.attacks import square
+from harp_jax.attacks import base, square
 from harp_jax.attacks.square import Square
+from harp_jax.evaluation.programs import choose
 
 KEYS = jax.random.split(jax.random.key(2), 32)
 ATTACKS = {
@@ -30,10 +31,22 @@ def setting():
 
 
 def programs(attack, network):
+    """`start` and `advance`, compiled."""
+    task = lambda images, labels: base.Task(network, images, labels, KEYS, 0)  # noqa: E731
     return (
-        jax.jit(functools.partial(attack.start, network)),
-        jax.jit(lambda state, *rest: attack.advance(state, network, *rest)),
+        jax.jit(lambda *batch: attack.start(task(*batch))),
+        jax.jit(lambda state, *batch: attack.advance(task(*batch), state)),
     )
+
+
+def searched(attack, network, batch, pieces, state=None):
+    """The state after pieces of so many queries."""
+    for queries in pieces:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(square, "QUERIES", queries)
+            start, advance = programs(attack, network)
+            state = advance(start(*batch) if state is None else state, *batch)
+    return state
 
 
 def test_the_schedule_is_the_published_one():
@@ -58,26 +71,36 @@ def test_the_pattern_of_an_l2_window():
 @each_norm
 def test_a_search_in_pieces_finds_the_same(attack, setting):
     network, *batch = setting
-    start, advance = programs(attack, network)
-    state = start(*batch, KEYS)
-    whole = advance(state, *batch, KEYS, 60)
-    for queries in (1, 20, 7, 100):
-        state = advance(state, *batch, KEYS, queries)
+    whole = searched(attack, network, batch, [60])
+    state = searched(attack, network, batch, [1, 20, 7, 100])
     jax.tree.map(np.testing.assert_array_equal, state, whole)
-    assert state.query.max() == attack.queries
-    assert (state.query[state.fooled] <= attack.queries).all()
-    assert (state.query[~state.fooled] == attack.queries).all()
+    query = np.asarray(state.memory["query"])
+    assert state.done.all()
+    assert query.max() == attack.queries
+    fooled = network(state.adversarial).argmax(-1) != batch[1]
+    assert (query[~fooled] == attack.queries).all()
+    assert not searched(attack, network, batch, [1]).done.all()
 
 
 @each_norm
 def test_examples_at_different_queries_share_a_batch(attack, setting):
     network, *batch = setting
-    start, advance = programs(attack, network)
-    fresh = start(*batch, KEYS)
-    later = advance(fresh, *batch, KEYS, 25)
+    fresh = programs(attack, network)[0](*batch)
+    later = searched(attack, network, batch, [25])
     even = np.arange(32) % 2 == 0
-    mixed = advance(square.choose(jnp.asarray(even), later, fresh), *batch, KEYS, 100)
-    jax.tree.map(np.testing.assert_array_equal, mixed, advance(fresh, *batch, KEYS, 100))
+    mixed = searched(attack, network, batch, [100], choose(jnp.asarray(even), later, fresh))
+    whole = searched(attack, network, batch, [100])
+    jax.tree.map(np.testing.assert_array_equal, mixed, whole)
+
+
+def test_every_restart_is_a_round_with_noise_of_its_own(setting):
+    network, *batch = setting
+    attack = Square(0.1, queries=5, restarts=2)
+    assert attack.rounds(10) == 2
+    starts = [
+        attack.start(base.Task(network, *batch, KEYS, number)).adversarial for number in range(2)
+    ]
+    assert not np.array_equal(*starts)
 
 
 @each_norm

@@ -52,7 +52,7 @@ def test_autoattack_is_as_strong_as_its_parts(setting, robust):
     keys = jax.random.split(jax.random.key(4), 300)
     strongest = attacks.AutoAttack(EPSILON["linf"], steps=20, queries=100)
     survived = np.ones(300, bool)
-    for place, attack in enumerate(strongest.attacks().values()):
+    for place, attack in enumerate(strongest.parts().values()):
         part = attacked(attack, network, images[:300], labels[:300], norms.fold_keys(keys, place))
         survived &= np.asarray(network(part).argmax(-1) == labels[:300])
     assert robust(strongest, 300) == pytest.approx(survived.mean(), abs=1e-6)

@@ -10,9 +10,9 @@ import pytest
 from etils import epath
 
 from harp_jax import models, parallel
-from harp_jax.attacks import AutoAttack
+from harp_jax.attacks import AutoAttack, square
 from harp_jax.data import Split, to_unit
-from harp_jax.evaluation import PackedAutoAttack, packed, programs
+from harp_jax.evaluation import PackedAttack, packed
 from harp_jax.evaluation.progress import ROBUST
 from harp_jax.interrupt import InterruptedRunError
 
@@ -32,6 +32,10 @@ class Perceptron(nn.Module):
 MODEL = Perceptron()
 
 
+def apply(variables, images):
+    return MODEL.apply(variables, images, train=False)
+
+
 @functools.cache
 def network(seed=0):
     return MODEL.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), train=False)
@@ -41,7 +45,7 @@ def network(seed=0):
 def short_searches():
     """Several packings of the Square Attack, though its searches are short."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "QUERIES", 12)
+        patch.setattr(square, "QUERIES", 12)
         yield
 
 
@@ -57,7 +61,14 @@ def split():
 @functools.cache
 def packer(batch_size, devices):
     parts = jax.local_devices()[:devices]
-    return PackedAutoAttack(MODEL, ATTACK, seed=SEED, batch_size=batch_size, devices=parts)
+    return PackedAttack(
+        apply,
+        ATTACK.parts(),
+        identity=repr(ATTACK),
+        seed=SEED,
+        batch_size=batch_size,
+        devices=parts,
+    )
 
 
 def attacked(split, path, batch_size=16, devices=1, stop=lambda: False, variables=None):

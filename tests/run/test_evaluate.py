@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import runs
 
+from harp_jax.attacks import PGD, AutoAttack
 from harp_jax.config.sections import ConfigError, attacks_to_run
 from harp_jax.evaluation import warnings
 from harp_jax.evaluation.accuracy import Score
-from harp_jax.run import evaluate, experiment
+from harp_jax.run import experiment
+from harp_jax.run import rows as measured
 
 NAMES = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")
 
@@ -33,7 +35,7 @@ def workdir(tmp_path_factory):
     small = config.evaluate.attacks.autoattack
     small.steps, small.targets, small.queries = 10, 3, 100
     with pytest.MonkeyPatch.context() as patch:  # each radius is a program
-        patch.setattr(evaluate, "CURVE", (0.0, 0.5, 2.0))
+        patch.setattr(measured, "CURVE", (0.0, 0.5, 2.0))
         experiment.run(config, workdir)
     return workdir
 
@@ -131,10 +133,10 @@ def row(**fields):
 )
 def test_each_doubt_is_said(fields, said):
     attacks = {
-        "aa": {"type": "AutoAttack", "epsilon": 0.1},
-        "pgd100": {"type": "PGD", "epsilon": 0.1, "steps": 100},
+        "aa": AutoAttack(0.1),
+        "pgd100": PGD(0.1, 0.01, steps=100),
     }
-    found = warnings(row(**fields), attacks)
+    found = warnings(row(**fields), attacks, 10)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
 

@@ -1,0 +1,175 @@
+"""What `evaluate` is given: checked, and in the form that the programs take."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from harp_jax.attacks import Attack, AutoAttack
+from harp_jax.attacks.base import Ensemble, Part, as_part, norm_of
+from harp_jax.attacks.norms import NORMS
+
+AUTOATTACK = "autoattack"  # another name of the standard version
+Chosen = str | Attack
+
+
+class Given(NamedTuple):
+    """Examples in memory.
+
+    Attributes:
+        images: [N, H, W, C], uint8, or float32 in [0, 1].
+        labels: int32 [N].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def examples(images: Any, labels: Any) -> Given:
+    """Images and labels of any array type.
+
+    Raises:
+        ValueError: For shapes or types that do not fit, and pixels outside [0, 1].
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 4 or images.size == 0:
+        raise ValueError(
+            f"images: of shape {images.shape}; allowed are [N, height, width, channels], none of"
+            " them 0"
+        )
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels: of shape {labels.shape}; allowed are [{len(images)}], one an image"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels: of type {labels.dtype}; allowed are whole numbers")
+    if images.dtype != np.uint8:
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images: of type {images.dtype}; allowed are uint8 and floating point"
+            )
+        images = images.astype(np.float32)
+        if not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError(
+                f"images: from {images.min():.4g} to {images.max():.4g}; allowed are floating-point"
+                " pixels in [0, 1], and uint8"
+            )
+    return Given(images, labels.astype(np.int32))
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Refuses labels that are no class."""
+    if not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(
+            f"labels: from {labels.min()} to {labels.max()}; allowed are 0 to {classes - 1},"
+            f" logits_fn gives {classes} logits"
+        )
+
+
+def fitting_batch(batch_size: int, examples: int, devices: int) -> int:
+    """The batch size, no larger than what holds all examples; a multiple of the devices.
+
+    Raises:
+        ValueError: If the one that is given is not.
+    """
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(f"batch_size={batch_size}: allowed are multiples of the {devices} devices")
+    return min(batch_size, -(-examples // devices) * devices)
+
+
+def named_attacks(
+    attacks: Chosen | Sequence[Chosen] | Mapping[str, Chosen],
+    epsilon: float | None,
+    norm: str | None,
+) -> dict[str, Attack]:
+    """The attacks by name, in order.
+
+    Args:
+        attacks: Names of AutoAttack's versions, and attacks; see `evaluate`.
+        epsilon: Radius for the names; None if all are attacks.
+        norm: Norm for the names, None for 'linf'.
+
+    Returns:
+        Attacks; those without a name have that of their type.
+
+    Raises:
+        ValueError: For an unknown name, what is no attack, and a radius that is missing or
+            that nothing takes.
+    """
+    entries = _entries(attacks)
+    if not entries:
+        raise ValueError("attacks: none; allowed are one or more")
+    by_name = [value for _, value in entries if isinstance(value, str)]
+    if by_name and epsilon is None:
+        raise ValueError(f"epsilon=None: allowed are numbers >= 0, the radius of {by_name[0]!r}")
+    if not by_name and (epsilon, norm) != (None, None):
+        raise ValueError(
+            f"epsilon={epsilon!r}, norm={norm!r}: allowed are None with attacks that have their own"
+        )
+    chosen: dict[str, Attack] = {}
+    for name, value in entries:
+        if isinstance(value, str):
+            chosen[name] = _version(value, epsilon, norm or "linf")
+        else:
+            chosen[name] = _checked(value, name)
+    return chosen
+
+
+def parts(attacks: Mapping[str, Attack]) -> dict[str, Part]:
+    """All parts of the attacks in their order, by name.
+
+    The parts of an attack that is the only one keep their names; else they are 'attack/part'.
+    """
+    found: dict[str, Part] = {}
+    for name, attack in attacks.items():
+        if isinstance(attack, Ensemble):
+            prefix = f"{name}/" if len(attacks) > 1 else ""
+            found |= {prefix + part: each for part, each in attack.parts().items()}
+        else:
+            found[name] = as_part(attack)
+    return found
+
+
+def _entries(attacks: Any) -> list[tuple[str, Any]]:
+    if isinstance(attacks, Mapping):
+        return list(attacks.items())
+    alone = isinstance(attacks, str) or not isinstance(attacks, Sequence)
+    entries: dict[str, Any] = {}
+    for value in [attacks] if alone else attacks:
+        kind = value if isinstance(value, str) else type(value).__name__
+        name, number = kind, 2
+        while name in entries:
+            name, number = f"{kind}-{number}", number + 1
+        entries[name] = value
+    return list(entries.items())
+
+
+def _version(name: str, epsilon: float | None, norm: str) -> AutoAttack:
+    version = "standard" if name == AUTOATTACK else name
+    assert epsilon is not None
+    try:
+        return AutoAttack(epsilon, norm, version)
+    except ValueError as error:
+        if not str(error).startswith("version="):
+            raise
+        allowed = str(error).partition(": allowed are ")[2]
+        raise ValueError(
+            f"attacks={name!r}: allowed are {AUTOATTACK}, {allowed}, and attacks"
+        ) from None
+
+
+def _checked(attack: Any, name: str) -> Attack:
+    settings = getattr(attack, "__dataclass_params__", None)
+    if isinstance(attack, type) or not (
+        settings and settings.frozen and isinstance(attack, Attack)
+    ):
+        raise ValueError(
+            f"attacks[{name!r}]={attack!r}: allowed are frozen dataclasses with epsilon and a call"
+            " (logits_fn, images, labels, key), and names of AutoAttack's versions"
+        )
+    if norm_of(attack) not in NORMS:
+        raise ValueError(
+            f"attacks[{name!r}].norm={norm_of(attack)!r}: allowed are {', '.join(NORMS)}"
+        )
+    return attack

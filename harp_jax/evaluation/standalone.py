@@ -1,0 +1,149 @@
+"""Robust accuracy of any function from images to logits, in one call."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Shaped
+
+from harp_jax import parallel
+from harp_jax.attacks import Attack
+from harp_jax.evaluation import checks, inputs
+from harp_jax.evaluation.functions import Opened, open_up
+from harp_jax.evaluation.packed import NATURAL, Outcome, PackedAttack
+from harp_jax.evaluation.programs import unit_images
+from harp_jax.evaluation.progress import ROBUST
+from harp_jax.types import LogitsFn
+
+_PROBED = 64  # images whose outputs are looked at
+
+
+class Result(NamedTuple):
+    """What `evaluate` found.
+
+    Attributes:
+        natural: Share of the images that are classified rightly, in [0, 1] (RobustBench's
+            `clean_acc`).
+        robust: Share of the images that are after all attacks, in [0, 1] (`robust_acc`).
+        after: The share that is left after 'natural' and each part of the attacks, in order.
+        broken_by: For each image what misclassified it first: a name of `after`, or '' if nothing
+            did.
+        warnings: Sentences that say why the numbers may be too good; none if there is no doubt.
+        seconds: What each of the names took, compilation included, over all resumed calls.
+        images: Their number.
+        adversarial: float32 [N, H, W, C] in [0, 1], the misclassified image that was found for each
+            example, the clean image if there is none; None without `keep_images`.
+    """
+
+    natural: float
+    robust: float
+    after: dict[str, float]
+    broken_by: Shaped[np.ndarray, " examples"]
+    warnings: list[str]
+    seconds: dict[str, float]
+    images: int
+    adversarial: np.ndarray | None = None
+
+
+def evaluate(
+    logits_fn: LogitsFn,
+    images: Any,
+    labels: Any,
+    attacks: str | Attack | Sequence[str | Attack] | Mapping[str, str | Attack] = "autoattack",
+    *,
+    epsilon: float | None = None,
+    norm: str | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+    progress: epath.PathLike | None = None,
+    keep_images: bool = False,
+) -> Result:
+    """Measures the natural and the robust accuracy of a function from images to logits.
+
+    The attacks are made one after the other, each on the images that those before left. These are
+    packed into full batches over all devices. Several processes all make the same call.
+
+    What is found for an image does not depend on `batch_size` or on the devices, but for rounding.
+
+    Args:
+        logits_fn: Images [n, height, width, channels] in [0, 1] -> logits [n, classes], for any n;
+            a JAX function, without randomness, of every image alone. The floating-point arrays that
+            it has captured are not compiled into the programs, whether it is compiled itself or
+            not.
+        images: [N, height, width, channels], uint8 or floating point in [0, 1].
+        labels: Whole numbers [N], in [0, classes).
+        attacks: 'autoattack' (or 'standard'), 'plus', 'rand', parts with '+' between them (see
+            `attacks.AutoAttack`), or any attack (see `attacks.base`); or several, in a sequence, or
+            by the names under which they are reported.
+        epsilon: Radius of the attacks that are given by name, on the [0, 1] scale.
+        norm: Their norm, 'linf' (the default) or 'l2'.
+        batch_size: Images at once, over all devices of all processes; a multiple of their number.
+        seed: Of the attacks' noise, which is keyed by the image's place in `images`.
+        progress: File that is written after every batch, '.npz'. After a kill the same call goes on
+            from there. A file of other images, labels, attacks or another function is overwritten;
+            the code of an attack of one's own is not compared. With `keep_images` it holds them.
+        keep_images: Give back the adversarial images, too.
+
+    Returns:
+        The accuracies, and what broke each image.
+
+    Raises:
+        ValueError: In one line, for arguments that do not fit; names the argument.
+    """
+    chosen = inputs.named_attacks(attacks, epsilon, norm)
+    parts = inputs.parts(chosen)
+    examples = inputs.examples(images, labels)
+    devices = parallel.local_devices()
+    batch_size = inputs.fitting_batch(
+        batch_size, len(examples.labels), len(devices) * jax.process_count()
+    )
+    opened = open_up(logits_fn, examples.images.shape[1:])
+    inputs.check_labels(examples.labels, opened.classes)
+    packed = PackedAttack(
+        opened.network,
+        parts,
+        identity=f"{opened.digest} {parts!r} {'images' if keep_images else ''}",
+        seed=seed,
+        batch_size=batch_size,
+        devices=devices,
+        keep=keep_images,
+    )
+    path = None if progress is None else epath.Path(progress)
+    weights = parallel.replicate(opened.weights, devices)
+    outcome = packed(weights, examples, "evaluate", path)
+    sentences = _of_outputs(opened, examples) + checks.of_points(outcome.excess)
+    found = {
+        "after": outcome.after(),
+        "images": len(examples.labels),
+        "zero_gradients": outcome.zero_gradients,
+        "deterministic": outcome.deterministic,
+    }
+    sentences += checks.of_parts(", ".join(chosen), found, parts, opened.classes)
+    return _result(outcome, sentences)
+
+
+def _result(outcome: Outcome, sentences: list[str]) -> Result:
+    after = outcome.after()
+    names = np.array([*outcome.names, ""])
+    return Result(
+        natural=after[NATURAL],
+        robust=after[outcome.names[-1]],
+        after=after,
+        broken_by=names[np.where(outcome.broken_by == ROBUST, len(names) - 1, outcome.broken_by)],
+        warnings=sentences,
+        seconds=outcome.seconds,
+        images=len(outcome.broken_by),
+        adversarial=outcome.adversarial,
+    )
+
+
+def _of_outputs(opened: Opened, examples: inputs.Given) -> list[str]:
+    """Whether the outputs look like probabilities, whose cross-entropy hardly has gradients."""
+    images = unit_images({"images": jnp.asarray(examples.images[:_PROBED])})
+    outputs = np.asarray(jax.jit(opened.network)(opened.weights, images), np.float64)
+    if outputs.min() >= -1e-5 and np.abs(outputs.sum(-1) - 1).max() < 1e-4:
+        return ["logits_fn gives what sums to 1: attacks need logits, not probabilities"]
+    return []

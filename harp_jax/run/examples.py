@@ -1,0 +1,55 @@
+"""A few test images, clean and attacked, for a reader of the report."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harp_jax import checkpoint, models
+from harp_jax.attacks import Attack
+from harp_jax.data import to_unit
+from harp_jax.pruning.layers import bake
+from harp_jax.run.rows import Subject
+from harp_jax.workdir import write_atomically
+from harp_jax.workdir.files import EXAMPLES
+
+SHOWN = 10  # images in the report's strip
+
+
+def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: Attack) -> None:
+    """Writes examples.npz: test images evenly spread over the split, with predictions.
+
+    Args:
+        subject: Whose test images.
+        stages: The stages whose networks are attacked.
+        name: Of the attack.
+        attack: The attack.
+    """
+    test, seed = subject.dataset.test, subject.config.seed
+    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
+    images = to_unit(jnp.asarray(test.images[chosen]))
+    labels = jnp.asarray(test.labels[chosen])
+
+    @jax.jit
+    def attacked(variables: Any) -> dict[str, jax.Array]:
+        logits_fn = models.logits_fn(subject.model, variables)
+        adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
+        return {
+            "adversarial": adversarial,
+            "natural_prediction": logits_fn(images).argmax(-1),
+            "adversarial_prediction": logits_fn(adversarial).argmax(-1),
+        }
+
+    plain = jax.jit(bake)  # apart from the attack, which so compiles once for all stages
+    arrays = {"images": images, "labels": labels, "attack": name, "epsilon": attack.epsilon}
+    for stage in stages:
+        variables = checkpoint.load(subject.workdir / stage)
+        del variables["metadata"]
+        found = attacked(plain(variables))
+        arrays |= {f"{stage}/{key}": value for key, value in found.items()}
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomically(subject.workdir / EXAMPLES, content.getvalue())

@@ -1,0 +1,185 @@
+"""What a row of results.json says of one network."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from etils import epath
+
+from harp_jax import models
+from harp_jax.attacks import APGD, Attack
+from harp_jax.attacks.base import Ensemble
+from harp_jax.config.sections import Config
+from harp_jax.data import Dataset
+from harp_jax.evaluation import CURVE, ROBUST, Outcome, PackedAttack
+from harp_jax.evaluation.accuracy import Measurement, Score
+from harp_jax.interrupt import InterruptedRunError
+from harp_jax.pruning.channels import Architecture
+from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.types import Device, Images, Logits, Variables
+from harp_jax.workdir.files import ROBUSTNESS
+
+CURVE_STEPS = 25  # of APGD, for each radius of the security curve
+
+
+class Subject(NamedTuple):
+    """What is measured, and with what: the same for all stages of a run.
+
+    Attributes:
+        config: The run's configuration.
+        workdir: Where the stages are and the results go.
+        model: The network.
+        dataset: Its test split is used, every example of it.
+        devices: Local devices.
+        measurement: Measures the network under single attacks.
+        architecture: Its layers, for the count of FLOPs.
+    """
+
+    config: Config
+    workdir: epath.Path
+    model: nn.Module
+    dataset: Dataset
+    devices: Sequence[Device]
+    measurement: Measurement
+    architecture: Architecture
+
+
+class Measurer:
+    """Measures the networks of all stages with the same compiled programs."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        attacks: Mapping[str, Attack],
+        stop_requested: Callable[[], bool],
+    ):
+        """Builds what compiles later, at its first use.
+
+        Args:
+            subject: What is measured.
+            attacks: The attacks, by name.
+            stop_requested: Asked between measurements, and between the batches of AutoAttack.
+        """
+        self._subject, self._attacks, self._stop_requested = subject, attacks, stop_requested
+        self._split = subject.dataset.test
+        self._packed = functools.cache(self._new_packed)
+
+    def row(self, variables: Variables, plain: Any, stage: str) -> dict[str, Any]:
+        """The row of a stage, but for its warnings.
+
+        Args:
+            variables: The network as it was trained, masks apart.
+            plain: Its replicated plain variables, see `Measurement.bake`.
+            stage: Its name.
+
+        Returns:
+            The row.
+
+        Raises:
+            InterruptedRunError: If a stop was requested.
+        """
+        sizes = _sizes(variables, self._subject.architecture)
+        return {"stage": stage, **sizes, **self._measure(plain, stage)}
+
+    def _measure(self, plain: Any, stage: str) -> dict[str, Any]:
+        """What a row says of a network apart from its size."""
+        started = time.monotonic()
+        natural = self._score(plain, stage, "natural", None)
+        row: dict[str, Any] = {"natural": natural.accuracy, "robust": {}}
+        row["balanced"] = {"natural": natural.balanced}
+        excesses = [natural.excess]
+        for name, attack in self._attacks.items():
+            if isinstance(attack, Ensemble):
+                outcome = self._ensemble(plain, stage, name, attack)
+                score = Score.of(*self._by_class(outcome.broken_by == ROBUST), outcome.excess)
+                row.setdefault("autoattack", {})[name] = self._of_outcome(outcome)
+            else:
+                score = self._score(plain, stage, name, attack)
+            row["robust"][name], row["balanced"][name] = score.accuracy, score.balanced
+            excesses.append(score.excess)
+        if self._subject.config.evaluate.curve:
+            row["curve"] = self._curve(plain, stage, natural.accuracy)
+        largest = float(np.max(excesses))
+        row["checks"] = {"largest_excess": largest if np.isfinite(largest) else None}
+        seconds = time.monotonic() - started
+        return {
+            **row,
+            "images": len(self._split),
+            "seed": self._subject.config.seed,
+            "seconds": seconds,
+        }
+
+    def _score(self, plain: Any, stage: str, name: str, attack: Attack | None) -> Score:
+        if self._stop_requested():
+            raise InterruptedRunError(
+                f"evaluate: stopped in stage {stage}; finished stages are saved, the same command"
+                " goes on from here"
+            )
+        return self._subject.measurement.under(attack)(plain, self._split, name)
+
+    def _ensemble(self, plain: Any, stage: str, name: str, attack: Ensemble) -> Outcome:
+        path = self._subject.workdir / ROBUSTNESS / f"{stage}-{name}.npz"
+        label = f"{stage} {name}"
+        return self._packed(attack)(plain, self._split, label, path, self._stop_requested)
+
+    def _new_packed(self, attack: Ensemble) -> PackedAttack:
+        model, config = self._subject.model, self._subject.config
+
+        def network(variables: Variables, images: Images) -> Logits:
+            return models.logits_fn(model, variables)(images)
+
+        return PackedAttack(
+            network,
+            attack.parts(),
+            identity=repr(attack),
+            seed=config.seed,
+            batch_size=config.evaluate.batch_size,
+            devices=self._subject.devices,
+        )
+
+    def _of_outcome(self, outcome: Outcome) -> dict[str, Any]:
+        after = {name: outcome.robust(name) for name in outcome.names}
+        balanced = {name: Score.of(*self._by_class(robust)) for name, robust in after.items()}
+        return {
+            "after": {name: score.accuracy for name, score in balanced.items()},
+            "balanced": {name: score.balanced for name, score in balanced.items()},
+            "seconds": outcome.seconds,
+            "images": len(self._split),
+            "seed": self._subject.config.seed,
+            "zero_gradients": outcome.zero_gradients,
+            "deterministic": outcome.deterministic,
+        }
+
+    def _by_class(self, robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of robust and of all examples of each class."""
+        classes = int(self._split.labels.max()) + 1
+        return (
+            np.bincount(self._split.labels[robust], minlength=classes),
+            np.bincount(self._split.labels, minlength=classes),
+        )
+
+    def _curve(self, plain: Any, stage: str, natural: float) -> list[dict[str, float]]:
+        """Accuracy by radius; an example may break at a radius and not at a larger one."""
+        curve = [{"epsilon": 0.0, "robust": natural}]
+        for multiple in CURVE[1:]:
+            attack = APGD(multiple * self._subject.config.attack.epsilon, steps=CURVE_STEPS)
+            score = self._score(plain, stage, f"{multiple:g} epsilon", attack)
+            curve.append({"epsilon": attack.epsilon, "robust": score.accuracy})
+        return curve
+
+
+def _sizes(variables: Any, architecture: Architecture) -> dict[str, Any]:
+    layers = layer_sparsity(variables, architecture)
+    fields = ("parameters", "kept", "flops", "kept_flops")
+    total, kept, total_flops, flops = (sum(getattr(row, f) for row in layers) for f in fields)
+    return {
+        "sparsity": 1.0 - kept / total,
+        "parameters": kept,
+        "total": total,
+        "flops": flops,
+        "total_flops": total_flops,
+        "layers": [row._asdict() for row in layers],
+    }

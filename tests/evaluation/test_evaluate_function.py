@@ -1,0 +1,171 @@
+"""Robust accuracy of any function from images to logits, in one call."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sign_attack import Sign
+
+from harp_jax.attacks import FGSM, PGD, AutoAttack
+from harp_jax.data import to_unit
+from harp_jax.evaluation import evaluate, packed
+
+EPSILON, SIDE, COUNT = 0.05, 6, 48
+
+
+def network(classes, seed=0):
+    """A function with captured weights, as somebody without this package's modules has it."""
+    first, second = jax.random.split(jax.random.key(seed))
+    hidden = jax.random.normal(first, (SIDE * SIDE, 24)) / SIDE
+    out = jax.random.normal(second, (24, classes))
+
+    def logits_fn(images):
+        flat = images.reshape(len(images), -1) - 0.5
+        return jnp.maximum(flat @ hidden, 0.0) @ out
+
+    return logits_fn
+
+
+def examples(logits_fn, seed=0):
+    """Images with the network's own classes as labels, two of them wrong."""
+    images = np.random.default_rng(seed).integers(0, 256, (COUNT, SIDE, SIDE, 1), dtype=np.uint8)
+    logits = np.asarray(logits_fn(to_unit(jnp.asarray(images))))
+    labels = logits.argmax(-1)
+    labels[[3, 9]] = logits[[3, 9]].argmin(-1)
+    return images, labels
+
+
+SHORT = AutoAttack(EPSILON, steps=8, targets=3, queries=60)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_autoattack_of_a_function_is_that_of_one_batch(classes):
+    logits_fn = network(classes)
+    images, labels = examples(logits_fn)
+    found = evaluate(logits_fn, images, labels, SHORT, batch_size=16, seed=5, keep_images=True)
+    keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(5), place))(jnp.arange(COUNT))
+    clean = to_unit(jnp.asarray(images))
+    points = jax.jit(lambda x, y: SHORT(logits_fn, x, y, keys))(clean, jnp.asarray(labels))
+    robust = np.asarray(logits_fn(points).argmax(-1)) == labels
+    np.testing.assert_array_equal(found.broken_by == "", robust)
+    assert set(np.flatnonzero(found.broken_by == "natural")) == {3, 9}
+    assert found.natural == (COUNT - 2) / COUNT
+    assert found.robust == robust.mean()
+    assert list(found.after) == ["natural", "apgd-ce", "apgd-t", "fab-t", "square"]
+    assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
+    assert 0 < found.robust < found.natural
+    # The images that are given back are misclassified, in the ball and in the box.
+    assert found.adversarial is not None
+    wrong = np.asarray(logits_fn(jnp.asarray(found.adversarial)).argmax(-1)) != labels
+    np.testing.assert_array_equal(wrong, ~robust)
+    assert np.abs(found.adversarial - clean).max() <= EPSILON + 1e-6
+    assert found.adversarial.min() >= 0
+    assert found.adversarial.max() <= 1
+    few = [sentence for sentence in found.warnings if "too few for the loss" in sentence]
+    assert len(few) == (classes < 4)
+
+
+def test_uint8_and_float_images_and_compiled_functions_are_the_same():
+    logits_fn = network(4)
+    images, labels = examples(logits_fn)
+    settings = {"attacks": PGD(EPSILON, 0.02, steps=5), "seed": 1}
+    one = evaluate(logits_fn, images, labels, **settings)
+    other = evaluate(jax.jit(logits_fn), images / np.float32(255), labels, **settings)
+    np.testing.assert_array_equal(one.broken_by, other.broken_by)
+    assert one.after.keys() == {"natural", "PGD"}
+
+
+def test_several_attacks_in_a_row_by_name_and_one_of_ones_own():
+    logits_fn = network(4)
+    images, labels = examples(logits_fn)
+    chosen = {"step": FGSM(EPSILON), "own": Sign(EPSILON), "auto": dataclasses.replace(SHORT)}
+    found = evaluate(logits_fn, images, labels, chosen, batch_size=32)
+    assert list(found.after)[:3] == ["natural", "step", "own"]
+    assert list(found.after)[3:] == [f"auto/{part}" for part in SHORT.parts()]
+    assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
+    alone = evaluate(logits_fn, images, labels, FGSM(EPSILON))
+    assert alone.robust == found.after["step"]
+
+
+@pytest.mark.parametrize(
+    ("version", "parts"),
+    [
+        ("rand", ["apgd-ce", "apgd-dlr"]),
+        ("apgd-t+square", ["apgd-t", "square"]),
+        ("plus", ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]),
+    ],
+)
+def test_versions_have_their_parts(version, parts):
+    attack = dataclasses.replace(SHORT, version=version, steps=2, queries=10)
+    assert list(attack.parts()) == parts
+    if version != "plus":
+        logits_fn = network(4)
+        found = evaluate(logits_fn, *examples(logits_fn), attack)
+        assert list(found.after) == ["natural", *parts]
+
+
+def test_a_killed_call_goes_on_and_ends_in_the_same_result(tmp_path, monkeypatch):
+    logits_fn = network(4)
+    images, labels = examples(logits_fn)
+    whole = evaluate(logits_fn, images, labels, SHORT, batch_size=16)
+    path, written = tmp_path / "progress.npz", packed.write
+    count = [0]
+
+    def killed(*arguments):
+        written(*arguments)
+        count[0] += 1
+        if count[0] in (3, 7):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(packed, "write", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(logits_fn, images, labels, SHORT, batch_size=16, progress=path)
+    found = evaluate(logits_fn, images, labels, SHORT, batch_size=16, progress=path)
+    np.testing.assert_array_equal(found.broken_by, whole.broken_by)
+    # What is there already is not of another function with the same program but other weights.
+    other = network(4, seed=1)
+    fresh = evaluate(other, images, labels, SHORT, batch_size=16)
+    again = evaluate(other, images, labels, SHORT, batch_size=16, progress=path)
+    np.testing.assert_array_equal(again.broken_by, fresh.broken_by)
+
+
+@dataclasses.dataclass
+class Changing:
+    """An attack whose settings could change between two batches."""
+
+    epsilon: float = 0.1
+
+    def __call__(self, logits_fn, images, labels, key):
+        return images
+
+
+BAD = [
+    ({"images": np.zeros((4, 6, 6), np.uint8)}, "images: of shape (4, 6, 6)"),
+    ({"images": np.full((4, 6, 6, 1), 2.0)}, "images: from 2 to 2; allowed are"),
+    ({"images": np.zeros((4, 6, 6, 1), np.int64)}, "images: of type int64"),
+    ({"labels": np.zeros(3, np.int32)}, "labels: of shape (3,)"),
+    ({"labels": np.full(4, 4)}, "labels: from 4 to 4; allowed are 0 to 3"),
+    (
+        {"attacks": "pgd", "epsilon": 0.1},
+        "attacks='pgd': allowed are autoattack, standard, plus, rand",
+    ),
+    ({"attacks": "autoattack"}, "epsilon=None: allowed are numbers >= 0"),
+    ({"attacks": Changing()}, "allowed are frozen dataclasses"),
+    ({"attacks": []}, "attacks: none"),
+    ({"logits_fn": lambda x: x.sum()}, "logits_fn: gives float32[]"),
+    ({"logits_fn": lambda x: x @ jnp.zeros((3, 2))}, "logits_fn: fails for images"),
+    ({"batch_size": 0}, "batch_size=0"),
+]
+
+
+@pytest.mark.parametrize(("changed", "text"), BAD, ids=[text for _, text in BAD])
+def test_bad_arguments_are_one_line(changed, text):
+    images, labels = np.zeros((4, 6, 6, 1), np.uint8), np.zeros(4, np.int32)
+    arguments = {"logits_fn": network(4), "images": images, "labels": labels, "attacks": FGSM(0.1)}
+    with pytest.raises(ValueError, match="allowed") as caught:
+        evaluate(**arguments | changed)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
