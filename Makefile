@@ -1,6 +1,7 @@
 # Every target sets up what it needs in $(VENV); nothing else has to be installed but Python.
-VENV ?= .venv
 PYTHON ?= python3
+# One a Python: `make test PYTHON=python3.13` works in .venv-python3.13.
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
 .PHONY: demo test slow lint format clean
@@ -11,7 +12,7 @@ demo: $(VENV)/.installed
 	@echo "Open runs/mnist/report/index.html"
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --durations=10
 
 slow: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m "slow and not hours"

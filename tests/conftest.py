@@ -6,6 +6,8 @@ import os
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
     " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    # Programs of tests run for moments and compile for seconds.
+    " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 )
 
 import jax

@@ -62,7 +62,12 @@ def after_three_steps(mode, device_count, dataset, loss):
 
 
 @pytest.mark.parametrize(
-    ("mode", "loss"), [("pretrain", "pgd"), ("harp", "pgd"), ("pretrain", "free")]
+    ("mode", "loss"),
+    [
+        pytest.param("pretrain", "pgd", marks=pytest.mark.slow),
+        ("harp", "pgd"),
+        pytest.param("pretrain", "free", marks=pytest.mark.slow),
+    ],
 )
 def test_same_parameters_on_1_2_and_4_devices(mode, loss):
     dataset = load("digits", seed=0, validation_examples=150)

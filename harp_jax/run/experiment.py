@@ -85,8 +85,8 @@ class _Experiment:
             workdir, ownership.plain(config), ownership.plain(config_default())
         )
         self.dataset = _load_data(config)
-        data = self.dataset.identity()
-        ownership.check_data(workdir, earlier, data)
+        self.data = self.dataset.identity()
+        ownership.check_data(workdir, earlier, self.data)
         self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
         self.normalization = normalization(config, self.dataset.image_shape[-1])
         self.model = models.create(
@@ -104,7 +104,9 @@ class _Experiment:
         self._check_pruning()
         self._check_sources()
         until_the_end.enter_context(ownership.held(workdir))
-        self.header = ownership.claim(config, workdir, earlier, parallel.names(self.devices), data)
+        self.header = ownership.claim(
+            config, workdir, earlier, parallel.names(self.devices), self.data
+        )
         _LOGGER.info("%s", self.header["devices"])
         self.measurement = make_measurement(
             self.model,
@@ -203,6 +205,9 @@ class _Experiment:
             checkpoint.check_fits(found, self.expected, collections, str(path))
             ours = {"model": self.config.model, "normalization": self.normalization}
             checkpoint.check_metadata(found["metadata"], ours, str(path))
+            other_images = ownership.trained_on_others(path, self.data)
+            if other_images is not None:
+                _LOGGER.warning("%s.source: %s", stage, other_images)
             if stage == "prune" and "scores" in found:
                 raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")
         except checkpoint.CheckpointError as error:

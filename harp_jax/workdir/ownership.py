@@ -118,6 +118,29 @@ def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any
             )
 
 
+def trained_on_others(source: epath.Path, data: Mapping[str, Any]) -> str | None:
+    """Whether a source's run trained or chose networks on other images than this run does.
+
+    Args:
+        source: A workdir, a stage's folder in it, or a checkpoint.
+        data: 'digests' of this run's data.
+
+    Returns:
+        A sentence; None where they are the same, or where the source does not say.
+    """
+    for folder in (source, source.parent, source.parent.parent):
+        before = (read_claim(folder) or {}).get("data")
+        if before:
+            other = [s for s in TRAINED_ON if before["digests"][s] != data["digests"][s]]
+            if other:
+                return (
+                    f"{source}: was made with other {' and '.join(other)} images (another seed,"
+                    " version or number): it may have seen this run's validation images"
+                )
+            return None
+    return None
+
+
 def claim(
     config: Any,
     workdir: epath.Path,

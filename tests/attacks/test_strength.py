@@ -37,6 +37,7 @@ def robust(setting):
     return accuracy
 
 
+@pytest.mark.slow
 def test_the_stronger_attack_finds_more(setting, robust):
     network, images, labels, _ = setting
     natural = (network(images).argmax(-1) == labels).mean()

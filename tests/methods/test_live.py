@@ -114,6 +114,7 @@ def step_of_tiny(variables, noise):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**16))
+@pytest.mark.slow
 def test_the_dead_stay_dead_and_the_masks_waste_nothing_in_the_end(seed):
     """Whatever updates do to the scores, also from momentum; kept weights end at live units."""
     generator = np.random.default_rng(seed)

@@ -159,6 +159,7 @@ def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
     runs.assert_identical(workdir, other)
 
 
+@pytest.mark.slow
 def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(outcome, temporary):
     done = outcome("elsewhere")
     assert done.returncode == 0, done.stderr
@@ -198,6 +199,7 @@ def test_a_network_that_ends_above_is_refused_where_that_is_asked_for(workdir, o
     assert refused.stderr.splitlines()[-1].startswith("error: prune: epoch 0 kept")
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
     other = temporary / "again"
     shutil.copytree(workdir, other)

@@ -75,3 +75,18 @@ def test_other_training_images_are_refused(tmp_path):
     other["digests"]["validation"] = "y"
     with pytest.raises(WorkdirError, match=r"validation images are of d 1 \(b\), not of d 2 \(y\)"):
         ownership.check_data(workdir, {"data": data}, other)
+
+
+def test_a_source_that_saw_other_images_is_said(tmp_path):
+    digests = {"train": "a", "validation": "b", "test": "c"}
+    stage = epath.Path(tmp_path) / "prune"
+    stage.mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "data": {"digests": digests}}))
+    same = {"digests": {**digests, "test": "x"}}
+    other = {"digests": {**digests, "train": "x"}}
+    assert ownership.trained_on_others(stage, same) is None
+    text = ownership.trained_on_others(stage, other)
+    assert text is not None
+    assert "other train images" in text
+    assert ownership.trained_on_others(epath.Path(tmp_path / "elsewhere"), other) is not None
+    assert ownership.trained_on_others(epath.Path("/nowhere/at/all"), other) is None
