@@ -133,7 +133,7 @@ def test_largest_divisor(number, limit, expected):
 
 def test_a_cpu_has_a_device_for_each_core_unless_somebody_says_otherwise():
     program = (
-        "import jax; from harp_jax.training import parallel;"
+        "import jax; from harp_jax import parallel;"
         "parallel.one_device_per_core([96, 64], {});"
         "print(jax.local_device_count())"
     )

@@ -135,7 +135,7 @@ FIELDS = [
     ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
     ({"evaluate.attacks.fgsm.type": "FGM"}, ["evaluate.attacks.fgsm.type='FGM'", "FGSM, PGD"]),
     ({"evaluate.run": ("pgd10", "pgd30")}, ["evaluate.run='pgd30'", "apgd, apgdt, autoattack"]),
-    ({"evaluate.attacks.autoattack.version": "plus"}, ["version='plus': allowed are standard"]),
+    ({"evaluate.attacks.autoattack.version": "pluss"}, ["version='pluss': allowed are standard"]),
     ({"evaluate.attacks.pgd20.restarts": 0}, ["evaluate.attacks.pgd20.restarts=0", ">= 1"]),
 ]
 
