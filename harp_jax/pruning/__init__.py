@@ -4,12 +4,10 @@ What one needs to prune in a loop of one's own stands here; `docs/examples/own_l
 seventy lines. Every room but `ops`, `types`, `data`, `parallel` and `workdir` may import this one.
 """
 
+from harp_jax.pruning.budget import kept_total, settle, shift_to_budget
 from harp_jax.pruning.compression import (
     add_compression_gradient,
     compression_loss,
-    kept_total,
-    settle,
-    shift_to_budget,
     stepwise_gamma,
 )
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves

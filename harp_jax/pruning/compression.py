@@ -1,10 +1,9 @@
-"""The compression (hardware) loss L_hw, its step-wise weight, and fitting rates onto a budget.
+"""The compression (hardware) loss L_hw, its step-wise weight, and its gradient as an optax link.
 
 Costs are given as a `costs.Cost`, or as plain parameter counts.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax.pruning.costs import Cost, WeightCost
-from harp_jax.pruning.rates import logit_between, rate_from_logit
+from harp_jax.pruning.rates import rate_from_logit
 from harp_jax.types import Scalar
 
 # L_hw counts as zero once it rounds to zero at this many decimals (the authors' rule).
@@ -156,87 +155,3 @@ def add_compression_gradient(
         return updates, CompressionState(state.count + 1, gamma)
 
     return optax.GradientTransformation(init, update)
-
-
-def kept_total(logits: Mapping[Any, Any], minimum: float, costs: Any) -> int:
-    """What the masks of these logits keep (a whole number, all layers).
-
-    Args:
-        logits: Rate logits by kernel path.
-        minimum: Smallest rate a_min, in [0, 1).
-        costs: Number of weights by kernel path; or a `Cost`.
-
-    Returns:
-        The total kept cost.
-    """
-    rates = {path: rate_from_logit(logit, minimum) for path, logit in logits.items()}
-    return as_cost(costs).kept(rates)
-
-
-def shift_to_budget(
-    logits: Mapping[Any, Any], minimum: float, costs: Any, target: float
-) -> tuple[dict[Any, jax.Array], float]:
-    """Moves rates onto the budget by one common shift of all logits.
-
-    One shift keeps the order of the layers' rates that was learned. It is found by bisection on the
-    counts that the masks really keep.
-
-    Args:
-        logits: Rate logits by kernel path.
-        minimum: Smallest rate a_min, in [0, 1).
-        costs: Number of weights by kernel path; or a `Cost`.
-        target: Largest allowed share of the dense cost, in (0, 1].
-
-    Returns:
-        The shifted logits and the shift (0 or negative); with 0 the logits met the budget already.
-
-    Raises:
-        ValueError: if even the minimum rates keep more than the target allows.
-    """
-    cost = as_cost(costs)
-    budget = target * cost.total
-
-    def shifted(shift: float) -> dict[Any, jax.Array]:
-        return {path: jnp.float32(logit) + jnp.float32(shift) for path, logit in logits.items()}
-
-    def fits(shift: float) -> bool:
-        return kept_total(shifted(shift), minimum, cost) <= budget
-
-    if fits(0.0):
-        return shifted(0.0), 0.0
-    low, high = -100.0, 0.0  # sigmoid(logit - 100) is zero for every logit that training can reach
-    if not fits(low):
-        least = kept_total(shifted(low), minimum, cost)
-        raise ValueError(
-            f"target={target}: the smallest rates (minimum {minimum:g}, at least one a layer)"
-            f" keep {least} {cost.unit}, the target allows {int(budget)}"
-        )
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return shifted(low), low
-
-
-def settle(logits: Mapping[Any, Any], minimum: float, costs: Any) -> dict[Any, jax.Array]:
-    """Moves every rate to the middle of those that keep the same number.
-
-    A rate that training or a shift ended on can lie so near to the next number that another program
-    rounds it across: the mask would have a weight more or less there than where it was counted.
-
-    Args:
-        logits: Rate logits by kernel path.
-        minimum: Smallest rate a_min, in [0, 1).
-        costs: Number of weights by kernel path; or a `Cost`.
-
-    Returns:
-        The logits with the same masks; float32 scalars. Where a layer is so large that float32
-        cannot tell its rates apart, its logit is unchanged.
-    """
-    cost = as_cost(costs)
-    settled = {}
-    for path, logit in logits.items():
-        ends = cost.equal_rates(path, rate_from_logit(logit, minimum))
-        middle = logit_between(*ends, minimum) if ends[1] > minimum else logit
-        same = cost.equal_rates(path, rate_from_logit(middle, minimum)) == ends
-        settled[path] = middle if same else jnp.float32(logit)
-    return settled

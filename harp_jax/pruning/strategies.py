@@ -116,41 +116,6 @@ def _lamp_scores(kernel: np.ndarray) -> np.ndarray:
     return squares / np.where(at_least_as_large > 0, at_least_as_large, 1.0)
 
 
-def lowest_counts(sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
-    """The fewest weights that a rate above the smallest one, in [0, 1), keeps of each layer."""
-    return {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}
-
-
-def whole_counts(
-    rates: Rates, sizes: Mapping[Path, int], budget: int, minimum: float
-) -> dict[Path, int]:
-    """Whole numbers of weights near those of the rates that spend a budget exactly.
-
-    Every layer gets the whole part of what its rate keeps; what is left goes to the largest
-    fractions. What minima spend too much is taken from the layers that are nearest to their rates.
-
-    Args:
-        rates: By path; together they spend about the budget.
-        sizes: Number of weights, by path.
-        budget: Number of weights that all layers keep.
-        minimum: Smallest rate of a layer, in [0, 1): a layer keeps at least half a weight more.
-
-    Returns:
-        The kept weights of every path. Their sum is the budget, unless the minima alone exceed it.
-    """
-    lowest = lowest_counts(sizes, minimum)
-    wanted = {path: max(rate * sizes[path], lowest[path]) for path, rate in rates.items()}
-    counts = {path: int(number) for path, number in wanted.items()}
-    left = budget - sum(counts.values())
-    one = 1 if left > 0 else -1
-    for _ in range(abs(left)):
-        free = [path for path in counts if lowest[path] <= counts[path] + one <= sizes[path]]
-        if not free:
-            break
-        counts[min(free, key=lambda path: one * (counts[path] - wanted[path]))] += one
-    return counts
-
-
 def _sizes(kernels: Mapping[Path, Any]) -> dict[Path, int]:
     return {path: kernel.size for path, kernel in kernels.items()}
 

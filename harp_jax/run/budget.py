@@ -6,6 +6,7 @@ import jax
 
 from harp_jax.config.sections import Config, ConfigError, minimum_rate
 from harp_jax.pruning import compression
+from harp_jax.pruning.budget import kept_total, settle, shift_to_budget
 from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 from harp_jax.pruning.rates import rate_from_logit
@@ -34,9 +35,9 @@ def fit(
     """
     prune, minimum = config.prune, minimum_rate(config)
     share, logits = cost.target_share(prune.target), leaves_by_path(variables["rates"])
-    before = compression.kept_total(logits, minimum, cost)
-    shifted, shift = compression.shift_to_budget(logits, minimum, cost, share)
-    settled = compression.settle(shifted, minimum, cost)
+    before = kept_total(logits, minimum, cost)
+    shifted, shift = shift_to_budget(logits, minimum, cost, share)
+    settled = settle(shifted, minimum, cost)
     fitting = tree_of_leaves({path: jax.device_get(logit) for path, logit in settled.items()})
     if shift == 0.0:
         return fitting, []
@@ -53,7 +54,7 @@ def fit(
             f"{text}; allowed are more prune.epochs, a larger prune.gamma0,"
             " or prune.above_target='shift'"
         )
-    after = compression.kept_total(settled, minimum, cost)
+    after = kept_total(settled, minimum, cost)
     note = f"{text}; all rate logits were shifted by {shift:.4g}, which keeps {after}"
     if shift < LARGE_SHIFT:
         note += (

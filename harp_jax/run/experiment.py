@@ -26,7 +26,8 @@ from harp_jax.data import Dataset, batches_per_epoch
 from harp_jax.data import load as load_dataset
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
-from harp_jax.pruning import compression, schemes
+from harp_jax.pruning import schemes
+from harp_jax.pruning.budget import shift_to_budget
 from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe
 from harp_jax.run.evaluate import evaluate
@@ -153,7 +154,7 @@ class _Experiment:
         lowest = dict.fromkeys(pruned, -100.0)
         try:
             minimum = minimum_rate(self.config)
-            compression.shift_to_budget(lowest, minimum, self.cost, self.target_share)
+            shift_to_budget(lowest, minimum, self.cost, self.target_share)
         except ValueError as error:
             raise ConfigError(f"prune.{error}; allowed are larger targets") from None
 

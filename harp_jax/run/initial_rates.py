@@ -19,7 +19,7 @@ from etils import epath
 from harp_jax import checkpoint
 from harp_jax.config.defaults import CHECKPOINT, JSON
 from harp_jax.config.sections import Config, ConfigError, method, minimum_rate
-from harp_jax.pruning import compression
+from harp_jax.pruning.budget import lowest_counts, shift_to_budget, whole_counts
 from harp_jax.pruning.costs import WeightCost, parameter_costs
 from harp_jax.pruning.layers import (
     Path,
@@ -31,7 +31,7 @@ from harp_jax.pruning.layers import (
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
-from harp_jax.pruning.strategies import STRATEGIES, Rates, lowest_counts, whole_counts
+from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.types import Variables
 from harp_jax.workdir import files, write_json
 
@@ -78,7 +78,7 @@ def start_pruning(
             else:
                 counts = _counts_as_read(rates, sizes, minimum)
             logits = {path: logit_from_count(n, sizes[path], minimum) for path, n in counts.items()}
-        logits, shift = compression.shift_to_budget(logits, minimum, scheme.cost, share)
+        logits, shift = shift_to_budget(logits, minimum, scheme.cost, share)
         if shift:
             _LOGGER.warning(
                 "prune.strategy=%r: keeps more than prune.target=%g; all logits were shifted by"

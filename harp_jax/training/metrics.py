@@ -10,6 +10,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from harp_jax.pruning import compression
+from harp_jax.pruning.budget import kept_total
 from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.state import TrainState
@@ -79,7 +80,7 @@ def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) 
         "rate": float(compression.soft_rate(rates, cost)),
         "target": target,
         "reached": bool(compression.target_reached(loss)),
-        "kept": compression.kept_total(logits, minimum, cost),
+        "kept": kept_total(logits, minimum, cost),
         "unit": cost.unit,
     }
     weight = optax.tree.get(state.opt_state, "gamma", filtering=_is_gamma_state)

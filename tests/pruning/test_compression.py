@@ -6,12 +6,10 @@ import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
+from harp_jax.pruning.budget import kept_total, settle, shift_to_budget
 from harp_jax.pruning.compression import (
     add_compression_gradient,
     compression_loss,
-    kept_total,
-    settle,
-    shift_to_budget,
     soft_rate,
     stepwise_gamma,
     target_reached,

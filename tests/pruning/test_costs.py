@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from harp_jax import models
 from harp_jax.models.convnet import ConvNet
 from harp_jax.models.resnet import ResNet
+from harp_jax.pruning.budget import kept_total, settle, shift_to_budget
 from harp_jax.pruning.channels import FlopsCost, trace
-from harp_jax.pruning.compression import kept_total, settle, shift_to_budget
 from harp_jax.pruning.costs import is_kernel_call, kernel_path, trace_layers
 from harp_jax.pruning.masks import kept_channels
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harp_jax import models
-from harp_jax.pruning import compression, sparsity
+from harp_jax.pruning import budget, sparsity
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import bake, leaves_by_path
 from harp_jax.pruning.masks import channel_mask, weight_mask
@@ -85,20 +85,20 @@ def test_logits_are_finite_at_the_ends(rate):
 def test_shift_meets_the_budget_and_wastes_nothing(logits, target):
     sizes = {"a": 500, "b": 2000, "c": 40}
     before = dict(zip(sizes, logits, strict=True))
-    after, shift = compression.shift_to_budget(before, 0.001, sizes, target)
-    kept = compression.kept_total(after, 0.001, sizes)
+    after, shift = budget.shift_to_budget(before, 0.001, sizes, target)
+    kept = budget.kept_total(after, 0.001, sizes)
     assert kept <= target * 2540
-    if compression.kept_total(before, 0.001, sizes) <= target * 2540:
+    if budget.kept_total(before, 0.001, sizes) <= target * 2540:
         assert shift == 0.0
     else:
         assert shift < 0.0
         more = {name: logit + 2e-3 for name, logit in after.items()}
-        assert compression.kept_total(more, 0.001, sizes) > target * 2540 - len(sizes)
+        assert budget.kept_total(more, 0.001, sizes) > target * 2540 - len(sizes)
 
 
 def test_an_impossible_budget_is_refused():
     with pytest.raises(ValueError, match="keep 3 weights, the target allows 2"):
-        compression.shift_to_budget(dict.fromkeys("abc", 0.0), 1e-3, dict.fromkeys("abc", 80), 0.01)
+        budget.shift_to_budget(dict.fromkeys("abc", 0.0), 1e-3, dict.fromkeys("abc", 80), 0.01)
 
 
 @pytest.mark.parametrize("granularity", ["weight", "channel"])

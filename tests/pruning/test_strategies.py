@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from harp_jax import models
+from harp_jax.pruning.budget import whole_counts
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count, rate_from_logit
@@ -18,7 +19,6 @@ from harp_jax.pruning.strategies import (
     global_magnitude,
     lamp,
     uniform,
-    whole_counts,
 )
 
 NETWORKS, RATES = ("vgg16_bn", "resnet18"), (0.1, 0.01)
