@@ -1,4 +1,4 @@
-"""Stopping a run cleanly: the first Ctrl-C or SIGTERM asks, the second one insists."""
+"""Stopping a run cleanly on Ctrl-C or SIGTERM; a second signal stops it at once."""
 
 import signal
 from types import FrameType
@@ -11,14 +11,14 @@ SHARED_EVERY = 20
 
 
 class InterruptedRunError(RuntimeError):
-    """The user or the system asked the run to stop; its state is saved."""
+    """Raised when the user or the system stopped the run; its state is saved."""
 
 
 class Interrupt:
-    """While open, turns SIGINT and SIGTERM (preemption) into a request that loops ask for.
+    """Context manager that turns SIGINT and SIGTERM (preemption) into a flag that loops check.
 
-    With several processes they must agree on the step at which they stop, so they ask each other;
-    since that makes all of them wait, they do it at every `SHARED_EVERY`-th step only.
+    All processes must stop at the same step, so they exchange their flags. The exchange makes every
+    process wait, so it happens only at every `SHARED_EVERY`-th step.
     """
 
     def __init__(self):
@@ -26,13 +26,13 @@ class Interrupt:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupt":
-        """Installs the handlers."""
+        """Installs the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the former handlers back."""
+        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
@@ -43,10 +43,10 @@ class Interrupt:
         self._received = True
 
     def requested(self, step: int = 0) -> bool:
-        """Whether a stop was asked for, of any process.
+        """Returns whether any process was asked to stop.
 
         Args:
-            step: The loop's step; every process must call this with the same steps.
+            step: Step of the loop; all processes must call this with the same steps.
         """
         if jax.process_count() == 1:
             return self._received

@@ -1,8 +1,8 @@
-"""The one place that knows how a step runs on several devices: `jax.pmap` over one axis.
+"""Running a function on several devices: the only module that uses `jax.pmap`, over one axis.
 
-Every process holds a batch of shape `[local devices, per device, ...]` and a state that is the same
-on all devices. Gradients and counts are reduced inside the mapped function, after differentiation:
-`mean(grad(loss))` is right, `grad(mean(loss))` would not be.
+Each process passes a batch of shape `[local devices, per device, ...]` and a state that is equal on
+all devices. Gradients and counts are reduced inside the mapped function, after differentiation:
+`mean(grad(loss))` is correct, `grad(mean(loss))` is not.
 """
 
 import math
@@ -18,13 +18,13 @@ from harp_jax.types import Device
 
 AXIS = "device"
 
-# Steps that may be under way at once. It is enough to hide the dispatch of the next ones. XLA:CPU
-# takes up to 32 computations and then makes the threads wait that it needs to end them: with a step
-# on several CPU devices, which wait for each other, all would wait for ever.
+# Number of steps dispatched but not finished, enough to hide the cost of a dispatch. XLA:CPU queues
+# up to 32 computations and then blocks the threads that it needs to finish them. A step on several
+# CPU devices, which wait for each other, would then deadlock.
 STEPS_IN_FLIGHT = 8
 
-# CPU devices wait for each other where they reduce. XLA complains after 20 s and aborts the process
-# after 40, but in a long attack on a busy machine one may well lag so far behind.
+# CPU devices wait for each other in a reduction. XLA warns after 20 s and aborts the process after
+# 40 s; in a long attack on a busy machine one device can lag that far behind.
 _PATIENCE = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120"
     " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
@@ -32,10 +32,16 @@ _PATIENCE = (
 
 
 def local_devices(limit: int | None = None) -> list[Device]:
-    """The devices of this process that take part: all, or the first `limit`.
+    """Returns the local devices to use: all, or the first `limit`.
+
+    Args:
+        limit: Number of devices, >= 1; None means all.
+
+    Returns:
+        Devices of this process.
 
     Raises:
-        ValueError: if there are fewer than `limit`, or a limit is given to a run of many processes.
+        ValueError: If there are fewer than `limit`, or if several processes run with a limit.
     """
     devices = jax.local_devices()
     if limit is None:
@@ -48,28 +54,28 @@ def local_devices(limit: int | None = None) -> list[Device]:
 
 
 def names(devices: Sequence[Device]) -> str:
-    """Number and kind of all devices that take part, e.g. '2 cpu devices'."""
+    """Returns number and kind of the devices of all processes, such as '2 cpu devices'."""
     count = len(devices) * jax.process_count()
     return f"{count} {devices[0].device_kind} device{'s' if count > 1 else ''}"
 
 
 def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) -> None:
-    """Makes a CPU run data-parallel: one XLA device for each core.
+    """Makes a CPU run data-parallel, with one XLA device per core.
 
-    XLA's CPU backend computes a convolution with few output channels on one thread, and passes
-    from thread to thread between small operations; with a device for each core all are at work
-    (`python -m benchmarks.train_step --devices 1` shows the difference). Has to be called before
-    JAX is first used. Where somebody has set the number of CPU devices already, by XLA_FLAGS or
-    JAX_NUM_CPU_DEVICES, it stays; accelerators are not concerned. XLA_FLAGS gets longer time limits
-    for devices that wait for each other, in front of what it holds.
+    XLA's CPU backend computes a convolution with few output channels on one thread, and hands
+    small operations from thread to thread. One device per core keeps all cores busy
+    (`python -m benchmarks.train_step --devices 1` shows the difference). Call it before the first
+    use of JAX. It keeps a number of CPU devices that is already set by XLA_FLAGS or
+    JAX_NUM_CPU_DEVICES, and does not affect accelerators. It also puts longer time limits for
+    devices that wait for each other in front of XLA_FLAGS.
 
     Args:
-        batch_sizes: Sizes that the number of devices has to divide.
-        limit: Largest number of devices; the number of usable cores if None or larger.
+        batch_sizes: Batch sizes, all multiples of the number of devices.
+        limit: Largest number of devices; None means the number of usable cores, as do larger ones.
     """
     config: Any = jax.config  # its fields are made at run time
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{_PATIENCE} {flags}".strip()  # of two values the last one holds
+    os.environ["XLA_FLAGS"] = f"{_PATIENCE} {flags}".strip()  # XLA takes the last of two values
     if config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in flags:
         return
     cores = usable_cores()
@@ -79,14 +85,14 @@ def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) ->
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """Largest divisor of a number that is at most the limit, which is >= 1."""
+    """Returns the largest divisor of a number that is at most `limit`, with limit >= 1."""
     return max(part for part in range(1, limit + 1) if number % part == 0)
 
 
@@ -95,7 +101,16 @@ def parallel(
     devices: Sequence[Device],
     donate_argnums: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
-    """Compiles a function to run on all devices, its arguments split on their first axis."""
+    """Maps a function over devices, along the first axis of its arguments.
+
+    Args:
+        function: Function of one device's arguments; may call `mean`, `total` and the others below.
+        devices: Local devices.
+        donate_argnums: Positions of the arguments whose memory the result may reuse.
+
+    Returns:
+        The compiled function of arguments with a first axis of length `len(devices)`.
+    """
     everywhere = len(devices) == jax.local_device_count()
     return jax.pmap(
         function,
@@ -106,46 +121,46 @@ def parallel(
 
 
 def replicate(tree: Any, devices: Sequence[Device]) -> Any:
-    """A copy of the tree on every device, stacked on a new first axis."""
-    # The axis name is part of the sharding: under another one than the step returns, the step
-    # would be compiled again for its own result.
+    """Copies a tree to every device, stacked on a new first axis."""
+    # The axis name is part of the sharding. It must be that of the step's result: otherwise the
+    # second call would compile the step again.
     return flax.jax_utils.replicate(tree, devices, axis_name=AXIS)
 
 
 def to_host(tree: Any) -> Any:
-    """One copy of a replicated tree, as numpy arrays."""
+    """Returns one copy of a replicated tree as NumPy arrays."""
     return jax.device_get(jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree))
 
 
 def prefetch(batches: Iterable[Any], devices: Sequence[Device]) -> Iterator[Any]:
-    """Batches on their devices, the next one already under way while one is in use."""
+    """Yields batches on their devices and copies the next one while one is in use."""
     return flax.jax_utils.prefetch_to_device(iter(batches), 2, devices)
 
 
 def mean(tree: Any) -> Any:
-    """Mean over all devices of all processes; inside a mapped function."""
+    """Returns the mean over the devices of all processes; only inside a mapped function."""
     return lax.pmean(tree, AXIS)
 
 
 def total(tree: Any) -> Any:
-    """Sum over all devices of all processes; inside a mapped function."""
+    """Returns the sum over the devices of all processes; only inside a mapped function."""
     return lax.psum(tree, AXIS)
 
 
 def maximum(tree: Any) -> Any:
-    """Maximum over all devices of all processes; inside a mapped function."""
+    """Returns the maximum over the devices of all processes; only inside a mapped function."""
     return lax.pmax(tree, AXIS)
 
 
 def place() -> jax.Array:
-    """This device's place among all of all processes, from 0; inside a mapped function.
+    """Returns this device's index among those of all processes; only inside a mapped function.
 
-    Devices are counted process by process, in the order in which they share a global batch
-    (`data.train_batches`).
+    Devices are counted from 0, process by process, in the order in which they share a global batch
+    (see `data.train_batches`).
     """
     return lax.axis_index(AXIS)
 
 
 def gather(tree: Any) -> Any:
-    """The parts of all devices, stacked in the order of `place`; inside a mapped function."""
+    """Stacks the parts of all devices in the order of `place`; only inside a mapped function."""
     return lax.all_gather(tree, AXIS)

@@ -1,8 +1,7 @@
-"""Array types with their shapes, shared by every module.
+"""Array types with their shapes, shared by all modules.
 
-Images are NHWC on the [0, 1] scale, kernels HWIO (convolution) or IO (dense), as everywhere in
-Flax. The annotations are checked at run time by the tests (see `tests/conftest.py`) and cost
-nothing otherwise.
+Images are NHWC on the [0, 1] scale; kernels are HWIO (convolution) or IO (dense), as in Flax. Only
+the tests check the annotations at run time (see `tests/conftest.py`); elsewhere they cost nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +10,8 @@ from typing import Any, TypeAlias
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 Images = Float[Array, "batch height width channels"]  # in [0, 1]
-RawImages = UInt8[Array, "batch height width channels"]  # as stored, 0..255
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; a number a channel
+RawImages = UInt8[Array, "batch height width channels"]  # stored pixels, 0..255
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean, standard deviation; per channel
 Labels = Int[Array, " batch"]
 Logits = Float[Array, "batch classes"]
 PerExample = Float[Array, " batch"]
@@ -25,11 +24,11 @@ Scalar = Float[Array, ""]
 Rate = Scalar  # fraction kept, in (0, 1]
 
 PRNGKey = Key[Array, ""]
-# One key for all examples, or one each: with one each, what is drawn for an example does not
-# depend on how the batch is cut over devices.
+# One key for all examples or one per example. With one per example, its draw does not depend on how
+# the batch is sharded over devices.
 ExampleKeys = Key[Array, ""] | Key[Array, " batch"]
 
-Device: TypeAlias = Any  # a jax.Device, which type checkers do not take for a type
+Device: TypeAlias = Any  # a jax.Device, which type checkers do not accept as a type
 
-Variables = Mapping[str, Any]  # 'params', 'batch_stats' and, when pruned, 'scores', 'rates', ...
+Variables = Mapping[str, Any]  # 'params', 'batch_stats'; pruned also 'scores', 'rates', ...
 LogitsFn = Callable[[Images], Logits]

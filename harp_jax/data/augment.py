@@ -1,4 +1,4 @@
-"""Augmentation on the device: pure, and drawn for each example from its own key."""
+"""Augmentation on the device: pure functions that draw each example's noise from its own key."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from harp_jax.types import Images, PRNGKey, RawImages
 
 
 def to_unit(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
-    """Stored images on the [0, 1] scale: exactly the float32 nearest to value / 255.
+    """Scales stored images to [0, 1]: each value is the float32 nearest to value / 255.
 
     Args:
-        images: uint8, any shape.
+        images: Pixel values, uint8, any shape.
 
     Returns:
-        float32 of that shape, in [0, 1].
+        The same shape as float32, in [0, 1].
     """
-    # A compiled division by 255 becomes a multiplication by its rounded inverse, an ulp off for
-    # half of the values. Here 1/255 = 65793/2**24 + 2**-24/255, and the first product is exact.
+    # XLA compiles a division by 255 to a multiplication by its rounded inverse, which is one ulp
+    # off for half of the values. Here 1/255 = 65793/2**24 + 2**-24/255: the first product is exact.
     values = images.astype(jnp.float32)
     return values * (65793 / 2**24) + values * (2**-24 / 255)
 
@@ -26,20 +26,20 @@ def to_unit(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
 def augment(
     images: RawImages, keys: Key[Array, " batch"], *, crop_padding: int, flip: bool
 ) -> Images:
-    """Shift each image at random, and mirror half of them.
+    """Shifts each image at random and mirrors half of them.
 
     Args:
-        images: uint8 [B, H, W, C], as stored.
-        keys: one per example: what is drawn for it does not depend on how the batch is cut.
-        crop_padding: pad with this many zero pixels a side and crop back at a random place, so
-            shifts are uniform in [-crop_padding, crop_padding]; 0 leaves the images in place.
-        flip: mirror left and right with probability 1/2.
+        images: Stored images, uint8 [B, H, W, C].
+        keys: One key per example, so that its draw does not depend on how the batch is sharded.
+        crop_padding: Number of zero pixels added to each side before a random crop to the old
+            size. Shifts are uniform in [-crop_padding, crop_padding]; 0 shifts nothing.
+        flip: Whether to mirror left and right with probability 1/2.
 
     Returns:
-        float32 [B, H, W, C] in [0, 1].
+        Images, float32 [B, H, W, C] in [0, 1].
 
     Raises:
-        DataError: a negative crop_padding.
+        DataError: If crop_padding is negative.
     """
     if crop_padding < 0:
         raise DataError(f"crop_padding={crop_padding}: must be at least 0")

@@ -1,4 +1,4 @@
-"""Photos of any size, decoded and cut to squares of one size; all that is random comes in.
+"""Decoding photos of any size and cropping them to squares; the caller passes the generator.
 
 Reference: C. Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6, for random
 crops of varying area and aspect ratio. Ranges and rounding are those of torchvision.
@@ -11,35 +11,36 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-AREA = (0.08, 1.0)  # of a random crop, as a share of the photo's
-RATIO = (3 / 4, 4 / 3)  # its width over its height
+AREA = (0.08, 1.0)  # area of a random crop as a fraction of the photo's
+RATIO = (3 / 4, 4 / 3)  # width of a random crop over its height
 _TRIES = 10
-# A photo is centred in a frame of 256 of which the middle 224 are kept, or in that proportion.
+# A centre crop keeps 224 of every 256 pixels along the shorter side.
 _FRAME, _KEPT = 256, 224
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom, as pillow has them
+Box = tuple[int, int, int, int]  # left, top, right, bottom, as in Pillow
 
 
 def random_crop(
     photo: bytes, size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Decode a random part of a photo and resize it to a square.
+    """Decodes a random part of a photo and resizes it to a square.
 
     Args:
-        photo: an encoded image, JPEG or anything else that pillow reads.
-        size: side of the square, in pixels.
-        rng: what the part is drawn from.
+        photo: Encoded image, JPEG or another format that Pillow reads.
+        size: Side of the square, in pixels.
+        rng: Random generator; this call advances it.
 
     Returns:
-        RGB, 0..255.
+        RGB pixels, uint8 [size, size, 3].
 
     Raises:
-        OSError: the photo cannot be decoded.
+        OSError: If the photo cannot be decoded.
     """
     with Image.open(io.BytesIO(photo)) as image:
         full = image.size
         left, top, right, bottom = random_box(*full, rng)
-        # JPEG decodes fast to 1/2, 1/4 or 1/8 of its size; the part must not get below the square.
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is faster. The part must stay
+        # at least as large as the square.
         width = math.ceil(full[0] * size / (right - left))
         height = math.ceil(full[1] * size / (bottom - top))
         drafted = image.draft(None, (width, height))
@@ -49,18 +50,19 @@ def random_crop(
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """Draw the part of a photo that a random crop keeps.
+    """Draws the part of a photo that a random crop keeps.
 
-    Area and aspect ratio are uniform in `AREA` and, as a logarithm, in `RATIO`; a part that does
-    not fit is drawn anew. After ten such draws it is the largest centred one within `RATIO`.
+    The area is uniform in `AREA`, the aspect ratio log-uniform in `RATIO`. A part that does not fit
+    into the photo is drawn again; after ten such draws the part is the largest centred one whose
+    aspect ratio lies in `RATIO`.
 
     Args:
-        width: of the photo, in pixels.
-        height: of the photo, in pixels.
-        rng: what it is drawn from.
+        width: Width of the photo, in pixels.
+        height: Height of the photo, in pixels.
+        rng: Random generator; this call advances it.
 
     Returns:
-        Its edges, inside the photo and at least a pixel apart.
+        Left, top, right and bottom edge, in pixels: inside the photo, at least one pixel apart.
     """
     for _ in range(_TRIES):
         area = width * height * rng.uniform(*AREA)
@@ -77,17 +79,17 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
 
 
 def centre_crop(photo: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Decode a photo, resize its short side to size * 256 / 224 and keep the middle square.
+    """Decodes a photo, resizes its shorter side to size * 256 / 224 and crops the centre square.
 
     Args:
-        photo: an encoded image, JPEG or anything else that pillow reads.
-        size: side of the square, in pixels.
+        photo: Encoded image, JPEG or another format that Pillow reads.
+        size: Side of the square, in pixels.
 
     Returns:
-        RGB, 0..255.
+        RGB pixels, uint8 [size, size, 3].
 
     Raises:
-        OSError: the photo cannot be decoded.
+        OSError: If the photo cannot be decoded.
     """
     with Image.open(io.BytesIO(photo)) as image:
         frame = size * _FRAME // _KEPT
@@ -101,6 +103,6 @@ def centre_crop(photo: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
 def _resize(
     image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float] | None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    # Pillow's bilinear filter is as wide as what becomes one pixel: nothing is skipped.
+    # Pillow widens its bilinear filter when it shrinks an image, so there is no aliasing.
     resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=part)
     return np.asarray(resized)

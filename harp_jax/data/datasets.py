@@ -1,4 +1,4 @@
-"""The table of image sets, and the one way to load any of them."""
+"""Loading any image set by its name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,29 +25,29 @@ def load(
     image_size: int | None = None,
     workers: int = 0,
 ) -> Dataset:
-    """Load an image set and cut a seeded validation split from its train split.
+    """Loads an image set and cuts a seeded validation split from its train split.
 
     Args:
         name: 'mnist5k' or 'digits' (bundled with installed packages), 'idx:PATH' (a folder of
             IDX files), or a set of TensorFlow Datasets such as 'cifar10', 'cifar100',
             'svhn_cropped', 'fashion_mnist', 'mnist'.
-        data_dir: where TensorFlow Datasets keeps its sets, a path or gs://; None means
-            ~/tensorflow_datasets. The other sets do not use it.
-        seed: chooses the validation and training examples, in [0, 2**64).
-        validation_examples: size of the validation split; 0 means none.
-        train_examples: size of the train split; None means all that remain.
-        test_examples: size of the test split, its first examples in stored order; None means
-            all of it.
-        pad_to: height and width up to which images get zeros around them; None leaves them.
-        image_size: None decodes the set into memory. Otherwise it is streamed from disk, as
-            squares of this side: see `harp_jax.data.streaming`.
-        workers: processes that decode a streamed set; 0: a thread of this one does.
+        data_dir: Folder of TensorFlow Datasets, a path or gs://; None means
+            ~/tensorflow_datasets. Other sets ignore it.
+        seed: Seed of the choice of validation and training examples, in [0, 2**64).
+        validation_examples: Size of the validation split; 0 leaves it empty.
+        train_examples: Size of the train split; None means all remaining examples.
+        test_examples: Size of the test split, taken from its start; None means all of it.
+        pad_to: Height and width, in pixels, to which images are zero-padded; None pads nothing.
+        image_size: Side, in pixels, of the squares that are streamed from disk, see
+            `harp_jax.data.streaming`. None decodes the whole set into memory.
+        workers: Processes that decode a streamed set; 0 decodes in a thread of this process.
 
     Returns:
-        The data set; train and validation are disjoint parts of the published train split.
+        The data set. Its train and validation splits are disjoint parts of the published train
+        split.
 
     Raises:
-        DataError: an unknown, missing or damaged set, or a size that it cannot fill.
+        DataError: If the set is unknown, missing or damaged, or has too few examples.
     """
     try:
         source = _read(name, data_dir, image_size, workers)

@@ -1,4 +1,4 @@
-"""A folder of four IDX files, the format of MNIST and its many siblings.
+"""Reading a folder of four IDX files, the format of MNIST and of sets modelled on it.
 
 Reference: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits".
 """
@@ -22,17 +22,17 @@ _UBYTE = 0x08  # the type code, third byte of the magic number; the fourth is th
 
 
 def read_idx(folder: str) -> Source:
-    """Read train and test from the four IDX files of a folder.
+    """Reads train and test from the four IDX files of a folder.
 
     Args:
-        folder: where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`,
-            `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte` lie, each plain or as .gz.
+        folder: Folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`,
+            `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, each plain or gzipped (.gz).
 
     Returns:
         Both splits; the number of classes is the largest label plus one.
 
     Raises:
-        DataError: a missing, damaged or contradictory file, by name.
+        DataError: If a file is missing or damaged, or if two files disagree; the text names them.
     """
     root = epath.Path(folder).expanduser()
     if not folder or not root.is_dir():

@@ -1,7 +1,8 @@
-"""Batches cut over devices and processes, the same examples however they are cut.
+"""Batches sharded over devices and processes; sharding does not change a batch's examples.
 
-A global batch is `batch_size` consecutive examples of an order that every process knows. Process
-p of P takes the p-th of P equal parts, and its local devices equal parts of that, in order.
+Every process computes the same order of the examples. A global batch is `batch_size` consecutive
+examples of it. Process p of P takes the p-th of P equal parts and splits it, in order, among its
+local devices.
 """
 
 import contextlib
@@ -12,13 +13,13 @@ from jaxtyping import Bool, Int32
 
 from harp_jax.data.splits import DataError, Split, permutation
 
-# 'images' uint8 [devices, per_device, H, W, C]; 'labels' int32, 'index' int32 (the example's place
-# in its split) and 'valid' bool (False on padding), each [devices, per_device].
+# 'images' uint8 [devices, per_device, H, W, C]; 'labels' int32, 'index' int32 (the example's index
+# in its split) and 'valid' bool (False for padding), each [devices, per_device].
 Batch = dict[str, np.ndarray]
 
 
 def batches_per_epoch(split: Split, batch_size: int) -> int:
-    """Whole batches in a training epoch; the remainder is left out, a different one each epoch."""
+    """Number of full batches in a training epoch; each epoch leaves out another remainder."""
     return len(split) // batch_size
 
 
@@ -33,28 +34,28 @@ def train_batches(
     process_count: int = 1,
     start: int = 0,
 ) -> Generator[Batch, None, None]:
-    """One epoch of training in an order that depends on (seed, epoch) alone.
+    """Yields one training epoch in an order that depends only on (seed, epoch).
 
-    So the number of batches that were used is all the state there is: `start` goes on from there
-    without reading what it skips, also where the split is streamed.
+    The only state is therefore the number of batches already used. `start` resumes there without
+    reading the skipped batches, even where the split is streamed from disk.
 
     Args:
-        split: what to train on.
-        seed: of the run, in [0, 2**64).
-        epoch: counts from 0.
-        batch_size: examples in a global batch.
-        devices: local devices of each process.
-        process_index: which process this is, in [0, process_count).
-        process_count: how many processes share a global batch.
-        start: how many batches to skip, to resume in mid-epoch, in [0, steps per epoch].
+        split: Examples to train on.
+        seed: Seed of the run, in [0, 2**64).
+        epoch: Number of the epoch, counted from 0.
+        batch_size: Number of examples in a global batch.
+        devices: Number of local devices of each process.
+        process_index: Index of this process, in [0, process_count).
+        process_count: Number of processes that share a global batch.
+        start: Number of batches to skip, to resume within an epoch, in [0, batches per epoch].
 
     Returns:
-        This process's part of each global batch; 'valid' is always True. Who stops before the end
-        closes it, which ends the processes that a streamed split may have started.
+        This process's part of each global batch; 'valid' is always True. A caller that stops early
+        must close the generator: this ends the worker processes of a streamed split.
 
     Raises:
-        DataError: an argument out of range, a batch that does not divide evenly or that is larger
-            than the split. Raised at the call, before the first batch.
+        DataError: If an argument is out of range, or if the batch size is not a multiple of the
+            number of devices or exceeds the split. Raised by the call, before the first batch.
     """
     local = _local_batch(batch_size, devices, process_index, process_count)
     steps = batches_per_epoch(split, batch_size)
@@ -77,22 +78,22 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every example once in stored order; the last global batch is padded, nothing is dropped.
+    """Yields every example once, in stored order; the last global batch is padded.
 
     Args:
-        split: what to evaluate on; an empty one yields no batch.
-        batch_size: examples in a global batch.
-        devices: local devices of each process.
-        process_index: which process this is, in [0, process_count).
-        process_count: how many processes share a global batch.
+        split: Examples to evaluate on; an empty split yields no batch.
+        batch_size: Number of examples in a global batch.
+        devices: Number of local devices of each process.
+        process_index: Index of this process, in [0, process_count).
+        process_count: Number of processes that share a global batch.
 
     Returns:
-        This process's part of each global batch, as many batches on every process. Padding
-        repeats the last example and has 'valid' False.
+        This process's part of each global batch; all processes get the same number of batches.
+        Padding repeats the last example and has 'valid' False.
 
     Raises:
-        DataError: an argument out of range or a batch that does not divide evenly. Raised at the
-            call, before the first batch.
+        DataError: If an argument is out of range, or if the batch size is not a multiple of the
+            number of devices. Raised by the call, before the first batch.
     """
     local = _local_batch(batch_size, devices, process_index, process_count)
     steps = -(-len(split) // batch_size)
@@ -106,7 +107,7 @@ def eval_batches(
 
 
 def _local_batch(batch_size: int, devices: int, process_index: int, process_count: int) -> int:
-    """Examples per device of a global batch, all arguments checked."""
+    """Checks all arguments and returns the number of examples per device."""
     for field, value in (
         ("batch_size", batch_size),
         ("devices", devices),

@@ -1,4 +1,4 @@
-"""What a data set is, and how train, validation and test are cut from its source."""
+"""Data sets and their splits, and cutting train, validation and test from a published source."""
 
 import hashlib
 from collections.abc import Generator
@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
-# Epochs count from 0, so the order of no epoch is ever drawn from this stream.
+# Training uses the stream of an epoch's number, counted from 0, and never reaches this one.
 _VALIDATION_STREAM = 2**64 - 1
 
-# uint8 images and int32 labels of the same leading shape.
+# Images, uint8, and labels, int32, with the same leading axes.
 Examples = tuple[UInt8[np.ndarray, "..."], Int32[np.ndarray, "..."]]
 
 
 class DataError(ValueError):
-    """A data set, or a way to batch it, that cannot be had; the text is one line for the user."""
+    """Raised if a data set, or a batch of it, cannot be made; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images as stored (0..255) and their class numbers, in memory.
+    """Stored images and their class labels, in memory.
 
     Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N], in [0, num_classes).
+        images: Pixels 0..255, uint8 [N, H, W, C].
+        labels: Class labels, int32 [N], in [0, num_classes).
     """
 
     images: UInt8[np.ndarray, "examples height width channels"]
@@ -36,34 +36,34 @@ class Split:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image."""
+        """Height, width and channels of every image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
     def digest(self) -> str:
-        """SHA-256 of images and labels, in hexadecimal."""
+        """Returns the SHA-256 of images and labels, in hexadecimal."""
         found = hashlib.sha256(f"{self.images.shape} {self.labels.dtype}".encode())
         for array in (self.images, self.labels):
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 
     def take(self, places: Int32[np.ndarray, " chosen"] | slice) -> "Split":
-        """The examples at `places`, in that order."""
+        """Returns the examples at the indices `places`, in that order."""
         return Split(self.images[places], self.labels[places])
 
     def stream(
         self, table: Int32[np.ndarray, "steps devices per_device"], *, seed: int, epoch: int
     ) -> Generator[Examples, None, None]:
-        """Images and labels to train on, a row of places at a time; here just as stored.
+        """Yields stored images and labels for training, one row of the table at a time.
 
         Args:
-            table: places in this split, a row for each step.
-            seed: of the run, in [0, 2**64), for what is drawn here.
-            epoch: counts from 0.
+            table: Indices into this split, one row per step.
+            seed: Seed of the run, in [0, 2**64); subclasses draw random crops from it.
+            epoch: Number of the epoch, counted from 0.
 
         Returns:
-            Images uint8 [devices, per_device, H, W, C] and labels for each step. Who stops before
-            the end closes it.
+            Images, uint8 [devices, per_device, H, W, C], and labels of each step. A caller that
+            stops early must close the generator.
         """
         del seed, epoch
         return ((self.images[places], self.labels[places]) for places in table)
@@ -71,7 +71,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its makers publish it: train and test, no validation split yet."""
+    """A published data set: train and test, no validation split yet.
+
+    Attributes:
+        num_classes: Number of classes.
+        train: Published train split.
+        test: Published test split.
+        version: Published version, such as 'cifar10:3.0.2'; None where there is none.
+    """
 
     num_classes: int
     train: Split
@@ -81,40 +88,49 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set ready for a run; `validation` may be empty, the other splits are not."""
+    """A data set that is ready for a run.
+
+    Attributes:
+        name: Name, as `load` takes it.
+        num_classes: Number of classes.
+        train: Examples to train on; never empty.
+        validation: Examples to choose epochs on; may be empty.
+        test: Examples for the final evaluation; never empty.
+        version: Published version, such as 'cifar10:3.0.2'; None where there is none.
+    """
 
     name: str
     num_classes: int
     train: Split
     validation: Split
     test: Split
-    version: str | None = None  # as its makers number it
+    version: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image."""
+        """Height, width and channels of every image."""
         return self.train.image_shape
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others: 'name', 'version', and 'digests' of the splits."""
+        """Returns 'name', 'version' and the splits' 'digests', which tell data sets apart."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         digests = {name: split.digest() for name, split in splits.items()}
         return {"name": self.name, "version": self.version, "digests": digests}
 
 
 def permutation(count: int, *, seed: int, stream: int) -> Int32[np.ndarray, " count"]:
-    """A random order of `range(count)` that depends on (seed, stream) alone.
+    """Returns a random order of `range(count)` that depends only on (seed, stream).
 
     Args:
-        count: how many places to order.
-        seed: of the run, in [0, 2**64).
-        stream: which of the seed's independent orders, in [0, 2**64).
+        count: Number of indices to order.
+        seed: Seed of the run, in [0, 2**64).
+        stream: Number of one of the seed's independent orders, in [0, 2**64).
 
     Returns:
-        int32 [count].
+        The order, int32 [count].
 
     Raises:
-        DataError: seed or stream out of range.
+        DataError: If seed or stream is out of range.
     """
     for field, value in (("seed", seed), ("epoch", stream)):
         if not 0 <= value < 2**64:
@@ -132,24 +148,24 @@ def carve(
     train_examples: int | None,
     test_examples: int | None,
 ) -> Dataset:
-    """Cut a seeded validation split from train, and limit train and test.
+    """Cuts a seeded validation split from train and limits the size of train and test.
 
     Args:
-        name: the data set's name.
-        source: the published splits.
-        seed: orders the published train split before it is cut, in [0, 2**64).
-        validation_examples: size of the validation split; 0 means none.
-        train_examples: examples after those that train; None means all that remain.
-        test_examples: examples of test, the first in stored order; None means all.
+        name: Name of the data set.
+        source: Published splits.
+        seed: Seed of the order in which the published train split is cut, in [0, 2**64).
+        validation_examples: Size of the validation split; 0 leaves it empty.
+        train_examples: Size of the train split; None means all remaining examples.
+        test_examples: Size of the test split, taken from its start; None means all of it.
 
     Returns:
-        The data set, its train and validation splits disjoint.
+        The data set; its train and validation splits are disjoint.
 
     Raises:
-        DataError: a size that the source cannot fill.
+        DataError: If the source has too few examples.
     """
     published = len(source.train)
-    # One example at least must remain to train on.
+    # At least one example must remain to train on.
     _check_size("data.validation_examples", validation_examples, 0, published - 1, name)
     remaining = published - validation_examples
     if train_examples is not None:
@@ -169,19 +185,19 @@ def carve(
 
 
 def hold_out(split: Split, per_class: Int32[np.ndarray, " classes"], *, seed: int) -> Source:
-    """Make a stratified test split for a set that is published as one.
+    """Cuts a stratified test split from a set that is published as a single split.
 
     Args:
-        split: all examples.
-        per_class: how many examples of each class to hold out.
-        seed: which ones, in [0, 2**64).
+        split: The published examples.
+        per_class: Number of test examples of each class.
+        seed: Seed of their choice, in [0, 2**64).
 
     Returns:
-        The held out examples as test, round-robin over the classes so that the first n of them
-        are as balanced as n allows; the rest, in the order of `split`, as train.
+        The chosen examples as test, round-robin over the classes, so that its first n examples are
+        as balanced as possible for every n. The others, in the order of `split`, as train.
     """
     order = permutation(len(split), seed=seed, stream=0)
-    rank = np.empty(len(split), np.int32)  # place among the examples of the same class
+    rank = np.empty(len(split), np.int32)  # position among the examples of the same class
     for label in range(len(per_class)):
         members = order[split.labels[order] == label]
         rank[members] = np.arange(len(members))
@@ -193,10 +209,10 @@ def hold_out(split: Split, per_class: Int32[np.ndarray, " classes"], *, seed: in
 
 
 def padded(split: Split, size: int) -> Split:
-    """The same examples with zeros around each image, as even as can be, up to size x size.
+    """Pads the images with zeros to size x size, evenly on opposite sides (up to one pixel).
 
     Raises:
-        DataError: images that are larger already.
+        DataError: If the images are larger than that.
     """
     height, width = split.images.shape[1:3]
     if max(height, width) > size:
@@ -210,7 +226,7 @@ def padded(split: Split, size: int) -> Split:
 def as_split(
     images: UInt8[np.ndarray, "examples ..."], labels: Shaped[np.ndarray, " examples"]
 ) -> Split:
-    """A split from images with or without a channel axis and labels of any integer type."""
+    """Makes a split of images with or without a channel axis and labels of any integer type."""
     if images.ndim == 3:
         images = images[..., None]
     return Split(images, labels.astype(np.int32))

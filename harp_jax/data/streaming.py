@@ -1,4 +1,4 @@
-"""Splits too large for memory: photos on disk, decoded by grain's workers as they are needed."""
+"""Splits that stay on disk: photos that Grain's workers decode ahead of their use."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from harp_jax.data.crops import centre_crop, random_crop
 from harp_jax.data.splits import DataError, Examples, Split
 
 _DECODED_TOGETHER = 64
-_BATCHES_AHEAD = 2  # of a thread that decodes in this process
+_BATCHES_AHEAD = 2  # batches that a thread of this process decodes ahead
 _TO_THE_PARENT_ALONE = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,12 +31,12 @@ class Photos:
     """The encoded photos of a published split.
 
     Attributes:
-        split: its name, for errors.
-        source: random access by `source.__getitems__(places)` to examples whose image is bytes.
-        image_key: where an example has its image.
-        label_key: where it has its class number.
-        num_classes: how many classes there are.
-        version: the set and its version, which stand for the photos in a digest.
+        split: Name of the split, for error messages.
+        source: Random access to the examples by `source.__getitems__(places)`; images are bytes.
+        image_key: Key of an example's image.
+        label_key: Key of an example's class label.
+        num_classes: Number of classes.
+        version: Name and version of the set; the digest uses it in place of the pixels.
     """
 
     split: str
@@ -50,17 +50,18 @@ class Photos:
         return len(self.source)
 
     def read(self, places: Sequence[int]) -> list[tuple[bytes, int]]:
-        """The examples at some places, each an encoded image and its class number, unchecked."""
+        """Returns encoded image and class label (unchecked) of each example at some indices."""
         examples = self.source.__getitems__(places)
         return [(example[self.image_key], int(example[self.label_key])) for example in examples]
 
 
 class StreamedSplit(Split):
-    """A split of photos that stay on disk and are cut to squares as they are read.
+    """A split of photos that stay on disk and are cropped to squares when they are read.
 
-    Training goes through `stream`, which holds a few batches. `images` and `labels` are for
-    evaluation: the middle of every photo, decoded at first use and held from then on, in every
-    process of a run: 3 * image_size**2 bytes a photo, 7.5 GB for ImageNet's 50,000 at 224.
+    Training reads batches from `stream`, which keeps only a few in memory. Evaluation reads
+    `images` and `labels`: the centre crop of every photo, decoded at first use and then kept in
+    memory, in every process of a run. This takes 3 * image_size**2 bytes a photo, so 7.5 GB for
+    ImageNet's 50,000 photos at 224 pixels.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class StreamedSplit(Split):
         workers: int,
         places: Int[np.ndarray, " examples"] | None = None,
     ):
-        """Opens the split; nothing is read.
+        """Opens the split without reading any photo.
 
         Args:
-            photos: where they come from.
-            image_size: side of the squares, in pixels.
-            workers: processes that decode; 0: a thread of this one does.
-            places: which of the photos make up the split; None means all, in stored order.
+            photos: Photos of a published split.
+            image_size: Side of the squares, in pixels.
+            workers: Number of processes that decode; 0 decodes in a thread of this process.
+            places: Indices of the photos in this split; None means all, in stored order.
         """
-        # Not a dataclass as its parent is: `images` and `labels` are found later.
+        # Not a dataclass like its parent: `images` and `labels` are computed at first use.
         self._photos, self._image_size, self._workers = photos, image_size, workers
         self._places = np.arange(len(photos), dtype=np.int32) if places is None else places
 
@@ -91,18 +92,18 @@ class StreamedSplit(Split):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image, with 3 channels whatever the photos have."""
+        """Height, width and channels of every image; photos are converted to 3 channels."""
         return self._image_size, self._image_size, 3
 
     def digest(self) -> str:
-        """SHA-256 of the set's version, the split, the places in it and the size; reads nothing."""
+        """Returns the SHA-256 of version, split, indices and image size; reads no photo."""
         identity = f"{self._photos.version} {self._photos.split} {len(self._photos)}"
         found = hashlib.sha256(f"{identity} {self._image_size}".encode())
         found.update(np.ascontiguousarray(self._places, np.int64).data)
         return found.hexdigest()
 
     def take(self, places: Int[np.ndarray, " chosen"] | slice) -> "StreamedSplit":
-        """The examples at `places`, in that order."""
+        """Returns the examples at the indices `places`, in that order."""
         return StreamedSplit(
             self._photos,
             image_size=self._image_size,
@@ -112,12 +113,12 @@ class StreamedSplit(Split):
 
     @property
     def images(self) -> UInt8[np.ndarray, "examples height width channels"]:  # pyright: ignore
-        """uint8 [N, image_size, image_size, 3]: the middle of every photo."""
+        """Centre crops of all photos, uint8 [N, image_size, image_size, 3]."""
         return self._centre_crops[0]
 
     @property
     def labels(self) -> Int32[np.ndarray, " examples"]:  # pyright: ignore
-        """int32 [N], in [0, num_classes)."""
+        """Class labels, int32 [N], in [0, num_classes)."""
         return self._centre_crops[1]
 
     @functools.cached_property
@@ -140,23 +141,23 @@ class StreamedSplit(Split):
     def stream(
         self, table: Int32[np.ndarray, "steps devices per_device"], *, seed: int, epoch: int
     ) -> Generator[Examples, None, None]:
-        """Random crops for training, decoded ahead of their use, a step at a time.
+        """Yields random crops for training, one step at a time, decoded ahead of their use.
 
-        A crop depends on (seed, epoch, photo) alone: not on the number of workers, processes or
-        devices, nor on the step that an epoch is resumed at. With the order of an epoch, which is
-        known beforehand, the step is therefore all the state there is, and skipping costs nothing.
+        A crop depends only on (seed, epoch, photo): not on the number of workers, processes or
+        devices, nor on the step at which an epoch is resumed. The order of an epoch is known
+        beforehand, so the step is the only state, and skipping steps costs nothing.
 
         Args:
-            table: places in this split, a row for each step.
-            seed: of the run, in [0, 2**64).
-            epoch: counts from 0.
+            table: Indices into this split, one row per step.
+            seed: Seed of the run, in [0, 2**64).
+            epoch: Number of the epoch, counted from 0.
 
         Returns:
-            Images uint8 [devices, per_device, image_size, image_size, 3] and labels for each step.
-            Closing it, or its end, ends the workers.
+            Images, uint8 [devices, per_device, image_size, image_size, 3], and labels of each step.
+            The workers end with the generator or when it is closed.
 
         Raises:
-            DataError: a photo that cannot be decoded or has no label, when its step comes.
+            DataError: If a photo cannot be decoded or has no label; raised at the photo's step.
         """
         cut = _Cut(self._photos, self._image_size, key=(seed, epoch))
         return _ahead(cut, list(self._places[table]), self._workers)
@@ -164,12 +165,12 @@ class StreamedSplit(Split):
 
 @dataclass(frozen=True)
 class _Cut:
-    """Reads photos by their places and cuts them; goes to the workers.
+    """Reads photos by their indices and crops them; Grain sends it to its workers.
 
     Attributes:
-        photos: where they come from.
-        size: side of the squares, in pixels.
-        key: (seed, epoch) of random crops; None for the middle.
+        photos: Photos of a published split.
+        size: Side of the squares, in pixels.
+        key: Seed and epoch of random crops; None for centre crops.
     """
 
     photos: Photos
@@ -193,7 +194,7 @@ class _Cut:
     def _cut(self, photo: bytes, place: int) -> UInt8[np.ndarray, "size size 3"]:
         if self.key is None:
             return centre_crop(photo, self.size)
-        # The order of an epoch is drawn from the same key: each photo has a counter far from it.
+        # The order of an epoch uses the same key, with counters far below those of the photos.
         counter = np.array([0, 0, 1 + place, 0], np.uint64)
         bits = np.random.Philox(key=np.array(self.key, np.uint64), counter=counter)
         return random_crop(photo, self.size, np.random.Generator(bits))
@@ -207,16 +208,16 @@ def _ahead(
     table: Sequence[Int[np.ndarray, "..."]],
     workers: int,
 ) -> Generator[Examples, None, None]:
-    """The results of `cut` for each row of a table, in order, made before they are asked for."""
-    import grain  # slow to import, and sets in memory do without
+    """Yields the results of `cut` for the rows of a table, in order, computed in advance."""
+    import grain  # slow to import, and not needed for sets in memory
 
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # else grain 0.2.18 raises where nobody has an absl app
+        flags.FLAGS.mark_as_parsed()  # without an absl app Grain 0.2.18 would raise
     workers = min(workers, len(table))
     here = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
-    in_workers = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # they are ahead already
+    in_workers = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # workers prefetch
     rows = grain.MapDataset.source(table).map(cut)
-    # Through pipes: shared memory is scarce in containers, and an interrupted run may leave some.
+    # Use pipes: containers have little shared memory, and an interrupted run may not free it.
     options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     ahead = rows.to_iter_dataset(in_workers if workers else here)
     results = grain.experimental.WithOptionsIterDataset(ahead, options).mp_prefetch(
@@ -225,9 +226,9 @@ def _ahead(
     )
     iterator = iter(results)
     with contextlib.closing(iterator):
-        # Processes inherit what is blocked. A terminal's Ctrl-C and a cluster's SIGTERM go to all
-        # of them, but only this one may act on it: it takes a last batch, and saves.
-        resource_tracker.ensure_running()  # Python unblocks them when it starts this helper
+        # Workers inherit blocked signals. A terminal's Ctrl-C and a cluster's SIGTERM reach every
+        # process, but only this one may act on them: it finishes a batch and saves.
+        resource_tracker.ensure_running()  # starting it later would unblock the signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_PARENT_ALONE)
         try:
             first = next(iterator, None)
@@ -239,7 +240,7 @@ def _ahead(
 
 
 def _end_with_the_parent(worker: int, workers: int) -> None:
-    """Sees to it that a worker does not outlive a parent that was killed."""
+    """Ends a worker as soon as its parent process has died."""
     del worker, workers
     parent = multiprocessing.parent_process()
     assert parent is not None

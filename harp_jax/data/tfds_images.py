@@ -1,8 +1,8 @@
 """Image classification sets of TensorFlow Datasets, read without TensorFlow.
 
-TensorFlow is needed once, to prepare a set (unpack the archive and write ArrayRecord files);
-reading the files back takes only `tensorflow_datasets` itself. With several processes prepare
-the set beforehand: processes that start together would prepare it over each other.
+TensorFlow is needed once, to prepare a set: to unpack the archive and to write ArrayRecord files.
+Reading these files needs only `tensorflow_datasets`. Prepare the set before a run of several
+processes: they would all write the same files at once.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from harp_jax.data.streaming import Photos, StreamedSplit
 
 _LOGGER = logging.getLogger(__name__)
 
-_READ_TOGETHER = 1024  # one record at a time takes 3 times as long, more on a remote disk
+_READ_TOGETHER = 1024  # single records take 3 times as long, or more on a remote disk
 _ALLOWED = (
     "allowed are 'mnist5k', 'digits', 'idx:PATH' and the image classification sets of TensorFlow "
     "Datasets ('mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', ...)"
@@ -26,18 +26,18 @@ _ALLOWED = (
 
 
 def read_tfds(name: str, data_dir: str | None) -> Source:
-    """Read a set that TensorFlow Datasets knows, preparing it first where that is not done.
+    """Loads a set of TensorFlow Datasets into memory; prepares it first if needed.
 
     Args:
-        name: as `tfds.builder` takes it: 'cifar10', 'svhn_cropped', 'cifar10:3.0.2', ...
-        data_dir: where prepared sets lie, a path or gs://; None means ~/tensorflow_datasets.
+        name: Name for `tfds.builder`, such as 'cifar10', 'svhn_cropped' or 'cifar10:3.0.2'.
+        data_dir: Folder of prepared sets, a path or gs://; None means ~/tensorflow_datasets.
 
     Returns:
-        The splits 'train' and 'test', each decoded once into memory.
+        The splits 'train' and 'test', decoded.
 
     Raises:
-        DataError: an unknown set, one that is no uint8 image classification set with those
-            splits, one whose images differ in size, or one that cannot be prepared.
+        DataError: If the set is unknown, cannot be prepared, is not an image classification set
+            (uint8) with those splits, or has images of different sizes.
     """
     builder, image_key, label_key = _prepared(name, data_dir)
     num_classes = builder.info.features[label_key].num_classes
@@ -54,20 +54,21 @@ def read_tfds(name: str, data_dir: str | None) -> Source:
 
 
 def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: int) -> Source:
-    """Open a set that TensorFlow Datasets knows, preparing it first where that is not done.
+    """Opens a set of TensorFlow Datasets for streaming; prepares it first if needed.
 
     Args:
-        name: as `tfds.builder` takes it: 'imagenet2012', 'imagenette', ...
-        data_dir: where prepared sets lie, a path or gs://; None means ~/tensorflow_datasets.
-        image_size: side of the squares that its images are cut to, in pixels.
-        workers: processes that decode; 0: a thread of this one does.
+        name: Name for `tfds.builder`, such as 'imagenet2012' or 'imagenette'.
+        data_dir: Folder of prepared sets, a path or gs://; None means ~/tensorflow_datasets.
+        image_size: Side of the squares to which images are cropped, in pixels.
+        workers: Number of processes that decode; 0 decodes in a thread of this process.
 
     Returns:
-        The split 'train', and 'test' or, where that is missing or unlabelled, 'validation'.
+        The split 'train', and as test split 'test', or 'validation' if 'test' is missing or has no
+        labels.
 
     Raises:
-        DataError: an unknown set, one that is no uint8 image classification set with those
-            splits, or one that cannot be prepared.
+        DataError: If the set is unknown, cannot be prepared, or is not an image classification set
+            (uint8) with those splits.
     """
     import tensorflow_datasets as tfds
 
@@ -89,18 +90,18 @@ def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: in
 
 
 def _version(builder: Any) -> str:
-    """The set with its configuration and version, 'cifar10:3.0.2'."""
+    """Returns name, configuration and version of a set, such as 'cifar10:3.0.2'."""
     return str(builder.info.full_name).replace("/", ":")
 
 
 def _labelled_test(builder: Any, photos: Callable[[str], Photos]) -> Photos:
-    """The published split to test on."""
+    """Opens the first of 'test' and 'validation' that has labels."""
     for split in ("test", "validation"):
         if split not in builder.info.splits:
             continue
         found = photos(split)
         ((_, label),) = found.read([0])
-        if label >= 0:  # where the makers keep the labels, TFDS has -1
+        if label >= 0:  # TFDS stores -1 where labels were not published
             _LOGGER.info("%s: tested on its split %r", builder.name, split)
             return found
     raise DataError(
@@ -109,7 +110,7 @@ def _labelled_test(builder: Any, photos: Callable[[str], Photos]) -> Photos:
 
 
 def _prepared(name: str, data_dir: str | None) -> tuple[Any, str, str]:
-    """The builder of a set that lies on disk, and its keys of images and labels."""
+    """Returns the builder of a prepared set and its keys of images and labels."""
     builder = _builder(name, data_dir)
     image_key, label_key = _supervised_keys(builder)
     if not builder.is_prepared():
@@ -118,7 +119,7 @@ def _prepared(name: str, data_dir: str | None) -> tuple[Any, str, str]:
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and bundled sets do without
+    import tensorflow_datasets as tfds  # slow to import, and not needed for bundled sets
 
     try:
         return tfds.builder(name, data_dir=data_dir)
@@ -145,20 +146,20 @@ def _supervised_keys(builder: Any) -> tuple[str, str]:
 def _prepare(builder: Any) -> None:
     import tensorflow_datasets as tfds
 
-    # Looked up first: without it TFDS would fail only after the download.
+    # Checked first: without TensorFlow, TFDS would fail only after the download.
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
             f"not prepared in {builder.data_dir}, and preparing it needs TensorFlow: "
             "pip install 'harp_jax[prepare]'"
         )
-    # Said beforehand: how often TFDS tries a server is nothing that callers can set.
+    # Logged first, because callers cannot set how often TFDS retries a server.
     _LOGGER.info(
         "preparing %s in %s: downloading it, once; TensorFlow Datasets tries a server that it"
         " cannot reach for minutes before it gives up",
         builder.name,
         builder.data_dir,
     )
-    # The public bucket holds these sets as TFRecord alone: no use asking it.
+    # The public bucket has these sets only as TFRecord files.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         builder.download_and_prepare(file_format="array_record", download_config=config)

@@ -1,4 +1,8 @@
-"""Operations that are fast on every platform, XLA's CPU backend included."""
+"""Convolution and max-pooling that are fast on every platform, XLA's CPU backend included.
+
+Pure functions of arrays, in place of those of `jax.lax` and Flax. The networks call them; every
+room above may import them; they import nothing of the package.
+"""
 
 from harp_jax.ops.conv import conv_general_dilated
 from harp_jax.ops.pool import max_pool

@@ -13,12 +13,19 @@ from harp_jax.ops import cpu_conv
 
 
 class _Geometry(NamedTuple):
-    """What is static about a convolution."""
+    """Static settings of a convolution.
+
+    Attributes:
+        strides: Strides along height and width.
+        padding: Zeros before and after, along height and width.
+        precision: Precision for `jax.lax`.
+        plain: Whether the highest precision was asked for; only CPUs read it.
+    """
 
     strides: cpu_conv.Pair
     padding: cpu_conv.Padding
     precision: Any
-    plain: bool  # on CPUs, whether the highest precision was asked for
+    plain: bool
 
 
 def conv_general_dilated(
@@ -35,32 +42,32 @@ def conv_general_dilated(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`jax.lax.conv_general_dilated`, with another implementation where it runs on a CPU.
+    """Computes `jax.lax.conv_general_dilated`, with an implementation of its own on CPUs.
 
-    The platform is chosen inside the compiled program. The other implementation serves plain
-    two-dimensional float32 convolutions (NHWC images, HWIO filters, no dilation, no groups);
-    everything else, and every other platform, gets `jax.lax.conv_general_dilated` itself. Values
-    and gradients agree up to float32 rounding: errors are below 1e-5 of the largest value, and of
-    the order of 1e-6 with the highest precision. Where it serves, on any platform, only
-    reverse-mode differentiation works (`jax.grad`, `jax.vjp`), and only once.
+    The compiled program chooses by platform. The implementation for CPUs covers two-dimensional
+    float32 convolutions (NHWC images, HWIO filters, no dilation, no groups). All other calls, and
+    all other platforms, use `jax.lax.conv_general_dilated`. Values and gradients agree up to
+    float32 rounding: errors are below 1e-5 of the largest value, and about 1e-6 with the highest
+    precision. Convolutions that it covers can only be differentiated once, and only in reverse
+    mode (`jax.grad`, `jax.vjp`), on every platform.
 
     Args:
-        lhs: images.
-        rhs: filters.
-        window_strides: step of the output, per spatial axis.
-        padding: 'SAME', 'SAME_LOWER', 'VALID', or (low, high) per spatial axis.
-        lhs_dilation: dilation of the images, per spatial axis.
-        rhs_dilation: dilation of the filters, per spatial axis.
-        dimension_numbers: layout, as `jax.lax.conv_dimension_numbers` takes or returns it.
-        feature_group_count: number of groups of channels.
-        batch_group_count: number of groups of examples.
-        precision: as in `jax.lax`. CPUs compute in float32 whatever it says; the highest, here or
-            as JAX's default, rules out the form with fewer multiplications that rounds more.
-        preferred_element_type: as in `jax.lax`.
-        out_sharding: as in `jax.lax`.
+        lhs: Images, for example [N, H, W, C].
+        rhs: Filters, for example [H, W, C_in, C_out].
+        window_strides: Strides, one per spatial axis.
+        padding: 'SAME', 'SAME_LOWER', 'VALID', or (low, high), one per spatial axis.
+        lhs_dilation: Dilation of the images, one per spatial axis; None means 1.
+        rhs_dilation: Dilation of the filters, one per spatial axis; None means 1.
+        dimension_numbers: Layout, as in `jax.lax`.
+        feature_group_count: Number of groups of channels.
+        batch_group_count: Number of groups of examples.
+        precision: As in `jax.lax`. CPUs always compute in float32; the highest precision, here or
+            as JAX's default, turns off Winograd's form, which has larger rounding errors.
+        preferred_element_type: As in `jax.lax`.
+        out_sharding: As in `jax.lax`.
 
     Returns:
-        The convolution, in the layout `dimension_numbers` asks for.
+        The convolution, in the output layout of `dimension_numbers`.
     """
     if (
         (lhs.ndim, rhs.ndim) == (4, 4)
@@ -91,7 +98,7 @@ def conv_general_dilated(
 
 
 def _is_canonical(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
-    """Whether the layout is NHWC, HWIO, NHWC."""
+    """Returns whether the layout is NHWC, HWIO, NHWC."""
     layouts = [
         lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
         for numbers in (dimension_numbers, cpu_conv.LAYOUT)
@@ -106,9 +113,9 @@ def _geometry(
     padding: str | Sequence[tuple[int, int]],
     precision: lax.PrecisionLike,
 ) -> _Geometry | None:
-    """The static part of the call, or None where it is degenerate or has mistakes.
+    """Returns the static settings of a call, or None if the call is degenerate or invalid.
 
-    Those calls go to `lax`, which knows their results and has the error messages.
+    `jax.lax` then computes the result or raises the error.
     """
     size, kernel = lhs.shape[1:3], rhs.shape[:2]
     if len(window_strides) != 2 or lhs.shape[3] != rhs.shape[2] or 0 in lhs.shape + rhs.shape:
@@ -127,7 +134,7 @@ def _geometry(
 
 
 def _is_highest(precision: lax.PrecisionLike) -> bool:
-    """Whether an operand's precision, or JAX's default where none is given, is the highest."""
+    """Returns whether an operand's precision (JAX's default if None) is the highest."""
     config: Any = jax.config  # its fields are made at run time
     default = config.jax_default_matmul_precision
     asked = precision if isinstance(precision, tuple) else (precision,)
@@ -144,7 +151,7 @@ def _native(x: Array, w: Array, geometry: _Geometry) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, geometry: _Geometry) -> Array:
-    """The convolution, with the platform chosen when the program is lowered."""
+    """Computes the convolution; the platform is chosen when the program is lowered."""
     strides, padding, _, plain = geometry
     return lax.platform_dependent(
         x,
@@ -164,8 +171,8 @@ def _conv_backward(
     x, w = residuals
     (_, height, width, _), (kh, kw, _, _) = x.shape, w.shape
     strides, padding, _, plain = geometry
-    # Two choices, not one: an attack needs only the first gradient, and the compiler drops the
-    # second.
+    # Two separate choices of platform, so that the compiler can drop the second gradient where only
+    # the first is needed, as in an attack.
     input_gradient = lax.platform_dependent(
         g,
         w,

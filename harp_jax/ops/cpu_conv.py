@@ -1,13 +1,14 @@
-"""Two-dimensional convolution and its two gradients in the forms XLA compiles well for CPUs.
+"""Two-dimensional convolution and its two gradients in forms that XLA compiles well for CPUs.
 
-XLA's CPU backend has fast convolution kernels, but it misses them, by a factor of 10 to 200, when
+XLA's CPU backend has fast convolution kernels. It does not use them, and is 10 to 200 times slower,
+when
 
-* the dimension numbers are not canonical (NHWC, HWIO) and the convolution stands inside a loop,
-  as every gradient that JAX derives by itself does in an attack, or
-* the kernel is larger than the image, where the compiler swaps the operands and adds a reversal.
+* the dimension numbers are not canonical (NHWC, HWIO) and the convolution is inside a loop, as are
+  the gradients that JAX derives for an attack, or
+* the kernel is larger than the image: the compiler then swaps the operands and adds a reversal.
 
-Here every convolution is emitted in canonical form, or as matrix products where those are faster.
-All functions compute the exact sums, in another order. Spatial padding is (low, high) per axis.
+This module emits every convolution in canonical form, or as matrix products where these are faster.
+All functions compute the same sums in another order. Spatial padding is (low, high) per axis.
 """
 
 import functools
@@ -23,25 +24,24 @@ from harp_jax.ops import winograd
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
-# Sizes are unnamed, because the input and the output of a convolution differ in theirs.
+# Axes have no names, because the sizes of a convolution's input and output differ.
 Features: TypeAlias = Float[Array, "_ _ _ _"]  # NHWC
 Filters: TypeAlias = Float[Array, "_ _ _ _"]  # HWIO
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# The native kernel computes at least a vector of output channels; up to here that is mostly waste.
+# The native kernel computes a whole vector of output channels; up to this number most is wasted.
 _FEW_OUTPUTS = 4
-# From so many channels on, as the harmonic sum of inputs and outputs, and from so many tiles on,
-# Winograd's transforms cost less than the multiplications that they save.
+# Winograd's transforms pay from this number of channels, in*out / (in + out), and of tiles on.
 _WINOGRAD_CHANNELS, _WINOGRAD_TILES = 40, 64
-# A kernel gradient takes so much of images and output gradients at a time, to keep them in cache;
-# the number of pieces is bounded because each is compiled by itself.
+# A kernel gradient is computed from pieces of images and output gradients that fit into the cache.
+# Their number is bounded because each piece is compiled separately.
 _PIECE_BYTES = 2**20
 _MAX_PIECES = 8
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
-    """Number of output positions along one axis; not positive if the kernel does not fit."""
+    """Returns the output size along one axis; it is below 1 if the kernel does not fit."""
     return (size + sum(padding) - kernel) // stride + 1
 
 
@@ -51,14 +51,14 @@ def forward(
     """Convolves images with filters.
 
     Args:
-        x: images.
-        w: filters.
-        strides: step of the output along height and width.
-        padding: zeros to add before and after, along height and width; negative values crop.
-        plain: compute the plain sums only, which round least.
+        x: Images [N, H, W, C_in].
+        w: Filters [H, W, C_in, C_out].
+        strides: Strides along height and width.
+        padding: Zeros before and after, along height and width; negative values crop.
+        plain: Whether to compute plain sums only, which have the smallest rounding errors.
 
     Returns:
-        What `lax.conv_general_dilated` returns for the same arguments.
+        The result of `lax.conv_general_dilated` for the same arguments.
     """
     (_, height, width, inputs), (kh, kw, _, outputs) = x.shape, w.shape
     if not plain and _winograd_pays(x, w.shape, strides, padding):
@@ -83,22 +83,22 @@ def input_gradient(
     *,
     plain: bool = False,
 ) -> Features:
-    """Gradient of the convolution with respect to its images.
+    """Computes the gradient of the convolution with respect to its images.
 
-    With strides, the input pixels fall into phases, one for each remainder of their (padded)
-    position modulo the stride. Each phase meets its own part of the filters, in one convolution of
-    stride 1, so nothing is multiplied by the zeros of a dilated gradient.
+    With strides, the input pixels are divided into phases by their (padded) position modulo the
+    stride. Each phase depends on its own part of the filters, by one convolution of stride 1. This
+    avoids the multiplications by zeros of a dilated gradient.
 
     Args:
-        g: gradient with respect to the output.
-        w: filters.
-        size: height and width of the images.
-        strides: strides of the convolution.
-        padding: padding of the convolution.
-        plain: as in `forward`.
+        g: Gradient with respect to the output [N, H, W, C_out].
+        w: Filters [H, W, C_in, C_out].
+        size: Height and width of the images, in pixels.
+        strides: Strides of the convolution.
+        padding: Padding of the convolution.
+        plain: Whether to compute plain sums only; see `forward`.
 
     Returns:
-        An array of the images' shape.
+        The gradient [N, H, W, C_in].
     """
     batch, *output, _ = g.shape
     if strides == (1, 1):
@@ -136,18 +136,18 @@ def kernel_gradient(
     *,
     plain: bool = False,
 ) -> Filters:
-    """Gradient of the convolution with respect to its filters.
+    """Computes the gradient of the convolution with respect to its filters.
 
     Args:
-        x: images.
-        g: gradient with respect to the output.
-        kernel: height and width of the filters.
-        strides: strides of the convolution.
-        padding: padding of the convolution.
-        plain: as in `forward`.
+        x: Images [N, H, W, C_in].
+        g: Gradient with respect to the output [N, H, W, C_out].
+        kernel: Height and width of the filters.
+        strides: Strides of the convolution.
+        padding: Padding of the convolution.
+        plain: Whether to compute plain sums only; see `forward`.
 
     Returns:
-        An array of the filters' shape.
+        The gradient [H, W, C_in, C_out].
     """
     (batch, height, width, inputs), (kh, kw) = x.shape, kernel
     if not plain and _winograd_pays(x, (*kernel, inputs, g.shape[3]), strides, padding):
@@ -164,7 +164,7 @@ def kernel_gradient(
 
 
 def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding: Padding) -> bool:
-    """Whether Winograd's form computes a convolution, or its adjoint, faster than plain sums."""
+    """Returns whether Winograd's form computes a convolution or its adjoint faster."""
     batch, *size, _ = x.shape
     kh, kw, inputs, outputs = filters
     if (kh, kw, *strides) != (winograd.TAPS, winograd.TAPS, 1, 1):
@@ -179,10 +179,10 @@ def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding
 
 
 def _adjoint(w: Filters) -> Filters:
-    """The filters of the transposed convolution: turned by 180 degrees, inputs and outputs swapped.
+    """Returns the filters of the adjoint: rotated by 180 degrees, inputs and outputs swapped.
 
-    The rows are put together one by one because the compiler moves a concatenation out of an
-    attack's loop, and with it all that leads to it, but not a reversal and a transposition.
+    The rows are concatenated one by one: the compiler moves a concatenation and its operands out of
+    an attack's loop, but not a reversal with a transposition.
     """
     turned = w[:, ::-1].transpose(0, 1, 3, 2)
     return jnp.concatenate([turned[i : i + 1] for i in reversed(range(len(w)))])
@@ -204,10 +204,10 @@ def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 
 
 def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """One matrix product from all pixels to all pixels.
+    """Convolves small images by one matrix product from all input to all output pixels.
 
-    Few images meet a large matrix, which the compiler multiplies two to three times faster from the
-    left than from the right.
+    The matrix is large and the batch small: XLA computes matrix times images two to three times
+    faster than images times matrix.
     """
     (batch, height, width, _), outputs = x.shape, w.shape[3]
     rows = output_size(height, w.shape[0], strides[0], padding[0])
@@ -217,7 +217,7 @@ def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
 
 
 def _matrix(w: Filters, size: Pair, output: Pair, strides: Pair, padding: Padding) -> Array:
-    """The matrix of the convolution: flattened outputs x flattened images."""
+    """Returns the matrix of the convolution [flattened outputs, flattened images]."""
     kh, kw, inputs, outputs = w.shape
     nothing = jnp.zeros((outputs, inputs), w.dtype)
 
@@ -234,7 +234,7 @@ def _matrix(w: Filters, size: Pair, output: Pair, strides: Pair, padding: Paddin
 
 
 def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
-    """One matrix product for all taps at once, then the sum of the shifted planes."""
+    """Convolves to few output channels: one matrix product for all taps, then a shifted sum."""
     kh, kw, inputs, outputs = w.shape
     batch, height, width = x.shape[:3]
     rows = output_size(height, kh, 1, padding[0])
@@ -250,7 +250,7 @@ def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
 
 
 def _one_input(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """The rows under the filter become channels: the native kernel then has some to work on."""
+    """Convolves one input channel: the rows under the filter become channels."""
     kh, kw, _, outputs = w.shape
     rows = output_size(x.shape[1], kh, strides[0], padding[0])
     x = _pad(x, (padding[0], (0, 0)))
@@ -262,14 +262,14 @@ def _one_input(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 
 
 def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Features:
-    """`count` rows or columns, `stride` apart."""
+    """Slices `count` rows or columns, `stride` apart."""
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
 def _kernel_gradient_by_taps(
     x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
 ) -> Filters:
-    """One product per filter tap, of the output gradient with the pixels that the tap meets."""
+    """Computes the gradient by one product per tap, of output gradient and pixels under it."""
     inputs, outputs = x.shape[3], g.shape[3]
     rows, columns = (
         [_met(tap, s, p[0], n, o) for tap in range(k)]
@@ -288,7 +288,7 @@ def _kernel_gradient_by_taps(
 
 
 def _met(tap: int, stride: int, low: int, size: int, count: int) -> tuple[slice, slice]:
-    """Along one axis, the outputs whose tap meets a pixel that is there, and those pixels."""
+    """Slices, along one axis, the outputs whose tap is inside the image, and their pixels."""
     first = max(-(-(low - tap) // stride), 0)
     last = max(min((size - 1 + low - tap) // stride + 1, count), first)
     start = tap - low + first * stride
@@ -298,7 +298,7 @@ def _met(tap: int, stride: int, low: int, size: int, count: int) -> tuple[slice,
 def _kernel_gradient_by_convolution(
     x: Features, g: Features, kernel: Pair, padding: Padding
 ) -> Filters:
-    """A convolution of the images with the output gradient, which sums over examples."""
+    """Computes the gradient by a convolution of images and output gradient over the batch."""
     pads = [
         (p[0], o + k - 1 - n - p[0])
         for n, o, k, p in zip(x.shape[1:3], g.shape[1:3], kernel, padding, strict=True)

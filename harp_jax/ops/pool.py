@@ -1,4 +1,4 @@
-"""Max-pooling whose gradient is fast on CPUs too."""
+"""Max-pooling with a gradient that is fast on CPUs too."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +16,18 @@ def max_pool(
     strides: Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> Array:
-    """`flax.linen.max_pool`, with another gradient where 2x2 pooling runs on a CPU.
+    """Computes `flax.linen.max_pool`, with a gradient of its own for 2x2 pooling on CPUs.
 
-    It serves windows and strides of 2x2 over batches of images with any padding that adds
-    nothing; everything else, and every other platform, gets `flax.linen.max_pool`. Where
-    pixels tie, the first one (row by row) receives the gradient, on every platform. Where it
-    serves, on any platform, only reverse-mode differentiation works.
+    That gradient covers 2x2 windows with stride 2 over batches of float32 images, without padding.
+    All other calls, and all other platforms, use `flax.linen.max_pool`. Of equal pixels the first
+    one, row by row, receives the gradient, on every platform. Calls that it covers can only be
+    differentiated in reverse mode, on every platform.
 
     Args:
-        x: images [batch, height, width, channels], or as `flax.linen.max_pool` takes them.
-        window_shape: window, per spatial axis.
-        strides: step of the window, per spatial axis; None means 1.
-        padding: 'SAME', 'VALID', or (low, high) per spatial axis.
+        x: Images [N, H, W, C], or any input of `flax.linen.max_pool`.
+        window_shape: Size of the window, one per spatial axis.
+        strides: Strides of the window, one per spatial axis; None means 1.
+        padding: 'SAME', 'VALID', or (low, high), one per spatial axis.
 
     Returns:
         The maximum of each window.
@@ -48,7 +48,7 @@ def max_pool(
         and 0 not in x.shape
     ):
         return _pool(x)
-    pool: Any = nn.max_pool  # its annotation knows no padding but strings
+    pool: Any = nn.max_pool  # its annotation allows only strings as padding
     return pool(x, window_shape, strides, padding)
 
 
@@ -57,7 +57,7 @@ def _native(x: Array) -> Array:
 
 
 def _corners(x: Array) -> list[Array]:
-    """The four pixels of each whole window, row by row."""
+    """Returns the four pixels of each full window, row by row."""
     bottom, right = (size - size % 2 for size in x.shape[1:3])
     return [x[:, i:bottom:2, j:right:2] for i in (0, 1) for j in (0, 1)]
 
@@ -84,7 +84,7 @@ def _gradient_cpu(x: Array, y: Array, g: Array) -> Array:
 
 @jax.custom_vjp
 def _pool(x: Array) -> Array:
-    """Maximum over 2x2 windows, with the platform chosen when the program is lowered."""
+    """Computes the maximum of 2x2 windows; the platform is chosen at lowering."""
     return lax.platform_dependent(x, cpu=_pool_cpu, default=_native)
 
 

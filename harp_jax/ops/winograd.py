@@ -1,15 +1,15 @@
 """3x3 convolutions of stride 1 with a quarter of the multiplications (Winograd's F(4x4, 3x3)).
 
-Images are cut into tiles of 6x6 pixels that overlap by two. Tiles d and filters w are transformed,
-multiplied elementwise (a matrix product over the channels for each of the 36 places), and
-transformed back into 4x4 outputs (Lavin & Gray, "Fast Algorithms for Convolutional Neural
+Images are split into 6x6 tiles that overlap by two pixels. Tiles d and filters w are transformed,
+multiplied elementwise (one matrix product over the channels for each of the 36 positions), and
+transformed back to 4x4 outputs (Lavin & Gray, "Fast Algorithms for Convolutional Neural
 Networks", 2016):
 
     y = A^T [(G w G^T) * (B^T d B)] A
 
-These are exact sums in another order and grouping, so the result differs by rounding: the error is
-about 4e-6 of the largest value, where the plain sum's is about 1e-6 (`tests/ops/test_conv.py`).
-The gradient of the filters is the transpose of the same bilinear form.
+Sums are reordered and regrouped, so the result differs by rounding: the error is about 4e-6 of the
+largest value, that of the plain sum about 1e-6 (`tests/ops/test_conv.py`). The gradient of the
+filters is the transpose of the same bilinear form.
 """
 
 import functools
@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-OUTPUTS, TAPS = 4, 3  # of a tile, along each axis
+OUTPUTS, TAPS = 4, 3  # per tile, along each axis
 TILE = OUTPUTS + TAPS - 1
-# The points at which the polynomial products are evaluated, and infinity. Symmetric ones around 1
-# lose the least precision of those tried; the textbook's 0, 1, -1, 2, -2 lose three times as much.
+# Points at which the polynomial products are evaluated; infinity is added. Of those tried, these
+# symmetric points lose the least precision, a third of what the textbook's 0, 1, -1, 2, -2 lose.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 
 Features = Float[Array, "_ _ _ _"]  # NHWC
@@ -33,20 +33,20 @@ Matrix = np.ndarray
 
 
 def matrices(points: Sequence[float] = POINTS) -> tuple[Matrix, Matrix, Matrix]:
-    """The matrices of F(m, r) by the Cook-Toom construction.
+    """Constructs the matrices of F(m, r) by the Cook-Toom algorithm.
 
-    The product of two polynomials is found from its values at the points (the last one is infinity,
-    where the value is the leading coefficient); correlation is its transpose.
+    A product of two polynomials is interpolated from its values at the points and at infinity
+    (there it is the leading coefficient). Correlation is the transpose of this product.
 
     Args:
-        points: m + r - 2 different numbers, with m = OUTPUTS and r = TAPS.
+        points: Different numbers, m + r - 2 of them, with m = OUTPUTS and r = TAPS.
 
     Returns:
-        B `[tile, tile]`, G `[tile, taps]` and A `[tile, outputs]` with
-        y = A^T [(G w) * (B^T d)], in float64.
+        Matrices B [tile, tile], G [tile, taps] and A [tile, outputs], float64, with
+        y = A^T [(G w) * (B^T d)].
 
     Raises:
-        ValueError: if there are other than m + r - 2 points, or two are equal.
+        ValueError: If the number of points is not m + r - 2, or two are equal.
     """
     if len(set(points)) != TILE - 1 or len(points) != TILE - 1:
         raise ValueError(f"points={points}: allowed are {TILE - 1} different numbers")
@@ -64,7 +64,7 @@ def matrices(points: Sequence[float] = POINTS) -> tuple[Matrix, Matrix, Matrix]:
 
 
 _B, _G, _A = matrices()
-# G . G^T on flattened filters: [(column place, row place), (row tap, column tap)].
+# G . G^T on flattened filters: [(tile column, tile row), (row tap, column tap)].
 _FILTERS = np.einsum("li,kj->lkji", _G, _G).reshape(TILE**2, TAPS**2).astype(np.float32)
 
 
@@ -72,14 +72,14 @@ def forward(x: Features, w: Filters, padding: Padding, *, adjoint: bool = False)
     """Convolves images with 3x3 filters, stride 1.
 
     Args:
-        x: images.
-        w: filters.
-        padding: zeros to add before and after, along height and width; negative values crop.
-        adjoint: take the filters turned by 180 degrees, with inputs and outputs swapped. Nothing is
-            moved for it: the transform has another matrix, the product another axis.
+        x: Images [N, H, W, C_in].
+        w: Filters [3, 3, C_in, C_out].
+        padding: Zeros before and after, along height and width; negative values crop.
+        adjoint: Whether to use the filters rotated by 180 degrees, with inputs and outputs swapped.
+            This copies nothing: the transform uses another matrix, the product another axis.
 
     Returns:
-        What `lax.conv_general_dilated` returns for them.
+        The result of `lax.conv_general_dilated`.
     """
     batch, inputs = x.shape[0], x.shape[3]
     turned = _FILTERS[:, ::-1] if adjoint else _FILTERS
@@ -98,15 +98,15 @@ def forward(x: Features, w: Filters, padding: Padding, *, adjoint: bool = False)
 
 
 def kernel_gradient(x: Features, g: Features, padding: Padding) -> Filters:
-    """Gradient of the convolution with respect to its filters.
+    """Computes the gradient of the convolution with respect to its filters.
 
     Args:
-        x: images.
-        g: gradient with respect to the output.
-        padding: padding of the convolution.
+        x: Images [N, H, W, C_in].
+        g: Gradient with respect to the output [N, H, W, C_out].
+        padding: Padding of the convolution.
 
     Returns:
-        `[3, 3, in, out]`.
+        The gradient [3, 3, C_in, C_out].
     """
     inputs, outputs = x.shape[3], g.shape[3]
     images, gradients = _input_tiles(x, padding), _gradient_tiles(g)
@@ -120,12 +120,12 @@ def kernel_gradient(x: Features, g: Features, padding: Padding) -> Filters:
 
 
 def tiles(size: int) -> int:
-    """Number of tiles that cover so many outputs, along one axis."""
+    """Returns the number of tiles that cover `size` outputs along one axis."""
     return -(-size // OUTPUTS)
 
 
 def _input_tiles(x: Features, padding: Padding) -> Array:
-    """B^T d B of all tiles: [column place, row place, batch, rows, columns, channels]."""
+    """Computes B^T d B of all tiles [tile column, tile row, batch, rows, columns, channels]."""
     pads, counts = [], []
     for size, (low, high) in zip(x.shape[1:3], padding, strict=True):
         count = tiles(size + low + high - TAPS + 1)
@@ -138,7 +138,7 @@ def _input_tiles(x: Features, padding: Padding) -> Array:
 
 
 def _gradient_tiles(g: Features) -> Array:
-    """A g A^T of all tiles, laid out as `_input_tiles` does."""
+    """Computes A g A^T of all tiles, in the layout of `_input_tiles`."""
     pads = [(0, -size % OUTPUTS) for size in g.shape[1:3]]
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
     g = jnp.stack(_combine(_A, [g[:, i::OUTPUTS] for i in range(OUTPUTS)]))
@@ -146,7 +146,7 @@ def _gradient_tiles(g: Features) -> Array:
 
 
 def _combine(matrix: Matrix, parts: Sequence[Array]) -> list[Array]:
-    """The rows of the matrix as linear combinations of the parts."""
+    """Multiplies the matrix with the parts; returns one linear combination per row."""
     rows = []
     for row in matrix:
         terms = [np.float32(c) * part for c, part in zip(row, parts, strict=True) if c]
