@@ -1,4 +1,4 @@
-"""Smallest run: the `tiny` network on scikit-learn's 8x8 digits, 80 % of the weights pruned.
+"""The smallest run: the `tiny` network on scikit-learn's 8x8 digits, 80 % of the weights pruned.
 
 Command:   python -m harp_jax.main --config=configs/digits.py --workdir=runs/digits
 Hardware:  any CPU; half a minute on two cores.
@@ -12,6 +12,7 @@ from harp_jax import config as harp
 
 
 def get_config() -> ConfigDict:
+    """Returns the whole configuration."""
     config = harp.default()
     config.model = "tiny"
     config.data.name = "digits"

@@ -2,7 +2,7 @@
 
 Command:   python -m harp_jax.main --config=configs/fashion_cnn.py --workdir=runs/fashion
 Data:      Debian's package dataset-fashion-mnist, or any folder with the four IDX files.
-Hardware:  any CPU; about three minutes on two cores, and one more to attack all test images.
+Hardware:  any CPU; about three minutes on two cores, plus one to attack all test images.
 Expected:  natural / PGD-10 accuracy on the first 1,000 test images, mean of seeds 0 to 2 on one
            device: dense 79.4 / 67.4 %, finetuned 74.0 / 64.9 %, 76.6 / 67.1 % with
            --config.prune.live=True (experiments/results/fashion_matrix.csv).
@@ -14,6 +14,7 @@ from harp_jax import config as harp
 
 
 def get_config() -> ConfigDict:
+    """Returns the whole configuration."""
     config = harp.default()
     config.model = "cnn"
     config.data.name = "idx:/usr/share/datasets/fashion-mnist"

@@ -12,6 +12,7 @@ from harp_jax import config as harp
 
 
 def get_config() -> ConfigDict:
+    """Returns the whole configuration."""
     config = harp.default()
     config.model = "cnn"
     config.data.name = "mnist5k"

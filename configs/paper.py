@@ -5,13 +5,35 @@ Example:   NAME=cifar10-resnet18-trades-99
 Names:     DATA     cifar10, svhn or imagenet
            NETWORK  vgg16_bn, resnet18 or wrn_28_4; for imagenet resnet50
            LOSS     pgd, trades or mart; for imagenet free
-           BUDGET   the percentage of the weights that go: 90, 95, 99, 99.9, or any other;
-                    or with 'channels' in front, that of the channels: channels50
-Settings:  the authors', from their configuration files and README.
-Hardware:  one accelerator or more; imagenet wants eight.
+           BUDGET   percentage of the weights to remove: 90, 95, 99, 99.9, or any other in (0, 100);
+                    with 'channels' in front, percentage of the channels: channels50
+Settings:  the authors', from their configuration files, README and code, except for
+
+  seed               0; theirs is 1234. Their random numbers cannot be repeated with any seed.
+  prune.clip_norm    1: the training loss's gradient is clipped to this norm while pruning.
+                     Theirs is not clipped: 0 turns clipping off.
+  data.select_on     'validation': epochs are chosen on 1,000 images (imagenet: 10,000) taken from
+                     the train split. Theirs are chosen on the test split, and all train images
+                     train: 'test' with data.validation_examples=0.
+  evaluate.run       fgsm, pgd10, pgd20 (5 restarts). Theirs: fgsm, pgd10, CW with 20 steps, APGD on
+                     the cross-entropy with 50 steps and 5 restarts, and torchattacks' AutoAttack.
+                     cw20, apgd (100 steps, 1 restart) and autoattack come closest.
+  prune.above_target 'shift': rates are shifted onto the target if pruning ends above it. Theirs
+                     then saves no network to finetune.
+  imagenet           pretrains for 100 epochs. Theirs prunes the network that the authors of Free-AT
+                     published: prune.source takes the checkpoint of such a network.
+  channels           prune.gamma0 as for weights, 0.01 (imagenet: 0.1). They publish none for
+                     channels; their code's default is 1. It has channel costs for vgg16_bn and
+                     resnet18 only, and none for Free-AT.
+  wrn_28_4           starts at a rate of 0.1 in every layer (channels: 1) as the other networks do.
+                     Theirs has no initial rates for it.
+  BUDGET below 90    starts at the target's rate, since that is above their 0.1.
+
+README lists where the code itself differs from theirs.
+Hardware:  one accelerator or more; eight are recommended for imagenet.
 Time, expected numbers: not measured. Published (AutoAttack with epsilon 0.031, TRADES, 99 % of the
-           weights; AdversarialPruningBenchmark), natural / robust: CIFAR-10 resnet18 83.11 / 45.50,
-           vgg16_bn 79.42 / 42.02; SVHN vgg16_bn 90.60 / 44.36.
+           weights removed; AdversarialPruningBenchmark), natural / robust accuracy in %:
+           CIFAR-10 resnet18 83.11 / 45.50, vgg16_bn 79.42 / 42.02; SVHN vgg16_bn 90.60 / 44.36.
 """
 
 import itertools
@@ -33,6 +55,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def get_config(name: str = "cifar10-vgg16_bn-pgd-99") -> ConfigDict:
+    """Returns the configuration of an experiment of the paper.
+
+    Args:
+        name: DATA-NETWORK-LOSS-BUDGET; see the head of this file.
+
+    Returns:
+        The whole configuration.
+
+    Raises:
+        ValueError: If the name is not of that form.
+    """
     config = harp.default()
     *experiment, budget = name.split("-")
     match experiment:
