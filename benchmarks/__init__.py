@@ -1,1 +1,1 @@
-"""Side-by-side speed measurements; run each with `python -m`."""
+"""Side-by-side measurements of speed and of kills; run each with `python -m`."""

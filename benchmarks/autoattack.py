@@ -1,13 +1,13 @@
-"""harp_jax's AutoAttack against torchattacks', on the same trained network and images.
+"""Compares harp_jax's AutoAttack with torchattacks' on the same trained network and images.
 
     python -m benchmarks.autoattack --workdir runs/fashion --images 1000
 
-A stage's network of a finished workdir is copied to PyTorch; both have to give the same logits.
-Each side then attacks the first test images with its AutoAttack in the published settings (which
-torchattacks does not have as its defaults: its APGD and FAB make 10 steps), each of the four
-attacks on what the ones before left. harp_jax runs a second time for its time without compilation.
-Foolbox, as a third opinion, attacks harp_jax's own logits function with PGD, beside our PGD of the
-same steps. Results are written as they come. Needs `pip install -e '.[benchmarks]'`.
+Copies a stage's network of a finished workdir to PyTorch and checks that both give the same logits.
+Each side then runs AutoAttack with the published settings on the first test images; each of the
+four attacks runs on the images that are still classified correctly. (torchattacks' defaults differ
+from the published settings: its APGD and FAB take 10 steps.) harp_jax runs twice, to measure the
+time without compilation too. Foolbox attacks harp_jax's logits function with PGD, next to our PGD
+with the same steps. Results are written after each side. Needs `pip install -e '.[benchmarks]'`.
 """
 
 import argparse
@@ -39,11 +39,20 @@ SIDES = ("harp_jax", "torchattacks", "foolbox")
 PACKAGES = ("harp_jax", "jax", "jaxlib", "numpy", "torch", "torchattacks", "foolbox")
 NAMES = ("apgd-ce", "apgd-t", "fab-t", "square")
 PGD_STEPS = 20
-LOGITS_TOLERANCE = 1e-4  # of the largest logit
+LOGITS_TOLERANCE = 1e-4  # relative to the largest logit
 
 
 class Task(NamedTuple):
-    """What all sides attack: a plain network, images and the radius."""
+    """Task of all sides.
+
+    Attributes:
+        name: Name of the network.
+        variables: Variables with masks applied.
+        split: Test images and labels.
+        epsilon: Radius of the L_inf ball, on the [0, 1] scale.
+        seed: Seed of the attacks.
+        batch_size: Batch size of all sides.
+    """
 
     name: str
     variables: Any
@@ -54,13 +63,13 @@ class Task(NamedTuple):
 
 
 def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: int) -> Task:
-    """The network and test images of a workdir.
+    """Loads the network and the test images of a workdir.
 
     Args:
-        workdir: Of a run of the `cnn`, or another network of `torch_networks`.
-        stage: A complete stage, or None for the last one.
-        images: How many of the first test images.
-        batch_size: Of all sides.
+        workdir: Workdir of a run with the `cnn`, or another network of `torch_networks`.
+        stage: Name of a complete stage; None means the last one.
+        images: Number of test images, taken from the start of the split.
+        batch_size: Batch size of all sides.
 
     Returns:
         The task.
@@ -81,7 +90,7 @@ def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: i
 
 
 def ours(task: Task) -> dict[str, Any]:
-    """Accuracy after each sub-attack, and times with and without compilation."""
+    """Measures harp_jax: accuracy after each attack, time with and without compilation."""
     devices = parallel.local_devices()
     model = models.create(task.name, workload.CLASSES)
     settings = AutoAttack(task.epsilon)
@@ -117,7 +126,7 @@ def ours(task: Task) -> dict[str, Any]:
 
 
 def torch_side(task: Task) -> dict[str, Any]:
-    """The same by torchattacks."""
+    """Measures torchattacks: accuracy after each attack and time."""
     torch: Any = importlib.import_module("torch")
     torchattacks: Any = importlib.import_module("torchattacks")
     network = torch_network(task)
@@ -158,10 +167,10 @@ def torch_side(task: Task) -> dict[str, Any]:
 
 
 def torch_network(task: Task) -> Any:
-    """The network in PyTorch.
+    """Copies the network to PyTorch.
 
     Raises:
-        RuntimeError: if its logits are others.
+        RuntimeError: If the logits of the copy differ.
     """
     torch: Any = importlib.import_module("torch")
     torch_networks: Any = importlib.import_module("benchmarks.torch_networks")
@@ -179,7 +188,7 @@ def torch_network(task: Task) -> Any:
 
 
 def foolbox_side(task: Task) -> dict[str, Any]:
-    """PGD by Foolbox on our logits function, and ours of the same steps."""
+    """Measures accuracy under Foolbox' PGD and under ours, with the same steps."""
     foolbox: Any = importlib.import_module("foolbox")
     model = models.create(task.name, workload.CLASSES)
     logits_fn = jax.jit(models.logits_fn(model, task.variables))
@@ -215,12 +224,12 @@ def _batches(places: np.ndarray, size: int) -> Sequence[np.ndarray]:
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:
-    """uint8 NHWC -> float32 NCHW in [0, 1]."""
+    """Converts uint8 NHWC to float32 NCHW in [0, 1]."""
     return np.ascontiguousarray(np.moveaxis(images, -1, 1).astype(np.float32) / 255)
 
 
 def main() -> None:
-    """Measures the chosen sides; results of the others stay in the file if they fit."""
+    """Measures the chosen sides; keeps results of other sides for the same task."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--workdir", required=True, type=epath.Path)
     parser.add_argument("--stage", choices=("pretrain", "prune", "finetune"))

@@ -1,10 +1,10 @@
-"""Convolution on this machine: `harp_jax.ops` against `jax.lax`, layer by layer.
+"""Compares convolutions of `harp_jax.ops` and `jax.lax` on this machine, layer by layer.
 
     python -m benchmarks.convolution --network cnn --rounds 9
 
-Each round times both implementations once, one right after the other, so that a machine that
-slows down for a while slows both; the ratio is the median over the rounds. The input gradient
-stands in a `fori_loop` of three steps, where attacks have it.
+Each round times both implementations, one directly after the other, so that a temporary slowdown
+affects both. The ratio is the median over the rounds. The input gradient is computed in a
+`fori_loop` of three steps, as in an attack.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Function = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def passes(convolve: Callable[..., jax.Array]) -> Iterator[tuple[str, int, Function]]:
-    """Yields name, number of convolutions and function of (images, filters, output gradient)."""
+    """Yields name, number of convolutions, and function of (images, filters, output gradient)."""
 
     def forward(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
         del g
@@ -62,7 +62,7 @@ def passes(convolve: Callable[..., jax.Array]) -> Iterator[tuple[str, int, Funct
 
 
 def seconds(function: Callable[..., jax.Array], arguments: tuple[jax.Array, ...]) -> float:
-    """Wall time of one call."""
+    """Returns the wall time of one call, in seconds."""
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start

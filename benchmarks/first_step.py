@@ -1,10 +1,10 @@
-"""Start-up and memory of one side, in a process that does nothing else.
+"""Measures start-up time and memory of one side, in a process of its own.
 
     python -m benchmarks.first_step --side harp_jax --network cnn --batch 128
 
-Prints one line of JSON: seconds of importing, of setting up, of the first and of the second step,
-and the process' peak memory in MiB. JAX keeps compiled programs where its own environment variable
-JAX_COMPILATION_CACHE_DIR says; `measure` runs all this from another process.
+Prints one line of JSON: seconds for imports, set-up, first and second step, and the peak memory of
+the process in MiB. JAX caches compiled programs in JAX_COMPILATION_CACHE_DIR, if it is set.
+`measure` runs this module from another process.
 """
 
 import argparse
@@ -40,17 +40,17 @@ def measure(
         side: One of `SIDES`.
         network: Name of the network.
         batch: Number of images.
-        attack_steps: Steps of PGD.
-        prune: A `harp` prune step instead of a plain one.
-        memory_format: PyTorch's.
-        devices: XLA devices of harp_jax; one for each core if None.
-        cache: Folder of JAX' compiled programs; None for no cache.
+        attack_steps: Number of PGD steps.
+        prune: Whether to run a `harp` prune step instead of a plain one.
+        memory_format: Memory format of PyTorch.
+        devices: Number of XLA devices of harp_jax; None means one per core.
+        cache: Folder for JAX' compiled programs; None means no cache.
 
     Returns:
-        What that process prints.
+        Seconds and MiB by name, as the process prints them.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
+        subprocess.CalledProcessError: If the process fails.
     """
     command = [sys.executable, "-m", "benchmarks.first_step", f"--side={side}"]
     command += [f"--network={network}", f"--batch={batch}", f"--steps={attack_steps}"]
@@ -58,7 +58,7 @@ def measure(
     command += [f"--devices={devices}"] * (devices is not None)
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
-        # As `harp_jax.main` keeps programs: all of them, however small and fast to compile.
+        # Like `harp_jax.main`: cache all programs, also small ones that compile fast.
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -69,10 +69,10 @@ def measure(
 
 
 def peak_memory() -> float:
-    """Peak resident memory of this process so far, in MiB."""
+    """Returns the peak resident memory of this process so far, in MiB."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():
-        # ru_maxrss outlives exec: a child would begin with the size of the process it came from.
+        # ru_maxrss survives exec: a child would start with the size of its parent.
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
         if found:
             return int(found[1]) / 2**10
@@ -81,7 +81,7 @@ def peak_memory() -> float:
 
 
 def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
-    """The side's step and the moment its imports were done."""
+    """Builds a side's step; returns it and the time at which its imports were done."""
     batch = workload.random_batch(options.network, options.batch)
     if side == "harp_jax":
         from benchmarks.jax_step import JaxStep
@@ -101,7 +101,7 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
 
 
 def main() -> None:
-    """Prints the line."""
+    """Measures and prints the line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", choices=SIDES, required=True)
     parser.add_argument("--network", choices=sorted(workload.IMAGE_SHAPES), required=True)

@@ -1,4 +1,4 @@
-"""The training step of harp_jax, and what its networks are made of."""
+"""The training step of harp_jax, and the layers and arrays of its networks."""
 
 import math
 import time
@@ -33,8 +33,8 @@ class Layer(NamedTuple):
 
     Attributes:
         path: Path of the layer in `params`.
-        norm: Path of its BatchNorm, or None.
-        multiply_adds: For one image, every tap counted, those on the padding too.
+        norm: Path of its BatchNorm; None if it has none.
+        multiply_adds: Multiply-adds for one image, including taps on the padding.
     """
 
     path: Path
@@ -43,24 +43,24 @@ class Layer(NamedTuple):
 
 
 def image_like(network: str) -> jax.Array:
-    """An empty batch of one image."""
+    """Returns a batch with one image of zeros."""
     return jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
 
 
 def create(network: str) -> tuple[nn.Module, Variables]:
-    """A network with its initial variables, always the same."""
+    """Creates a network and its initial variables, the same on every call."""
     model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
     return model, jax.jit(model.init)(jax.random.key(0), image_like(network))
 
 
 def pruned(variables: Variables) -> dict[str, Any]:
-    """The variables with scores and rates as pruning begins."""
+    """Adds the initial scores and rates of pruning to the variables."""
     rates = dict.fromkeys(parameter_costs(variables["params"]), workload.START_RATE)
     return make_prunable(variables, rates, workload.MINIMUM, "weight")
 
 
 def layers(network: str) -> list[Layer]:
-    """The network's layers in the order of their calls, from an abstract forward pass."""
+    """Returns the network's layers in call order, found by an abstract forward pass."""
     calls: list[tuple[Path, Any]] = []
 
     def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -84,10 +84,10 @@ def layers(network: str) -> list[Layer]:
 
 
 def step_operations(network: str, batch: int, attack_steps: int) -> int:
-    """Floating-point operations of a training step in convolutions and dense layers.
+    """Counts the floating-point operations of a training step in convolutions and dense layers.
 
-    Each step of the attack needs a forward pass and the gradient of the inputs; the training pass
-    also that of the kernels, but not that of the images.
+    Each step of the attack computes a forward pass and the gradients of all layers' inputs. The
+    training pass also computes the gradients of the kernels, but not that of the images.
     """
     counts = [layer.multiply_adds for layer in layers(network)]
     passes = (2 * attack_steps + 3) * sum(counts) - counts[0]
@@ -95,11 +95,11 @@ def step_operations(network: str, batch: int, attack_steps: int) -> int:
 
 
 def layer_arrays(network: str, variables: Variables) -> list[dict[str, np.ndarray]]:
-    """The arrays of every layer in the order of their calls.
+    """Returns the arrays of every layer, in call order.
 
     Args:
-        network: Its name.
-        variables: 'params' and 'batch_stats'.
+        network: Name of the network.
+        variables: Variables with 'params' and 'batch_stats'.
 
     Returns:
         Per layer: 'kernel' (HWIO or `[in, out]`), 'bias' if it has one, and with a BatchNorm
@@ -117,14 +117,21 @@ def layer_arrays(network: str, variables: Variables) -> list[dict[str, np.ndarra
 
 
 def logits(network: str, variables: Variables, images: np.ndarray) -> np.ndarray:
-    """Logits in inference mode of uint8 images, with or without masks."""
+    """Computes logits of uint8 images in inference mode, masked if the variables have masks."""
     model = models.create(network, workload.CLASSES)
     forward = jax.jit(lambda variables, x: model.apply(bake(variables), x, train=False))
     return np.asarray(forward(variables, to_unit(jnp.asarray(images))))
 
 
 class JaxStep:
-    """The compiled training step of one mode and the state that it moves along."""
+    """The compiled training step of one mode, with its state.
+
+    Args:
+        network: Name of the network.
+        batch: A batch of `workload.random_batch`.
+        attack_steps: Number of PGD steps.
+        prune: Whether to train scores and rates instead of weights.
+    """
 
     def __init__(
         self, network: str, batch: dict[str, np.ndarray], attack_steps: int, *, prune: bool
@@ -165,7 +172,7 @@ class JaxStep:
         self.step = parallel.parallel(step, devices, donate_argnums=(0,))
 
     def seconds(self) -> float:
-        """Wall time of one step."""
+        """Runs one step and returns its wall time, in seconds."""
         started = time.perf_counter()
         self.state = jax.block_until_ready(self.step(self.state, self.batch))
         return time.perf_counter() - started

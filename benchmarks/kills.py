@@ -1,12 +1,12 @@
-"""A run that is killed again and again against one that is not: do they end in the same bits?
+"""Checks that a run that is killed many times ends in the same bits as an undisturbed one.
 
     python -m benchmarks.kills --config=configs/digits.py --kills=20
 
-Kills (SIGKILL) are spread over the lines that an undisturbed run logs, one for each epoch and one
-for each evaluated stage: each falls a random moment after its line, or, where an earlier start got
-past that line, a random moment after the run has found its checkpoints. So every kill hits a run
-that is at work and not yet at its end. Arguments that this script does not know go to
-`harp_jax.main`. Exit code 1 if anything differs, or if a run ended before its kill.
+An undisturbed run logs one line per epoch and per evaluated stage. Kills (SIGKILL) are spread over
+these lines: each comes a random time after its line is logged. If an earlier start got past that
+line already, it comes a random time after the run has restored its checkpoints. So every kill hits
+a run at work, before its end. Unknown arguments are passed to `harp_jax.main`. The exit code is 1
+if anything differs, or if a run ended before its kill.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from harp_jax.training.stages import STAGES
 from harp_jax.workdir import read_metrics
 
 MARKER = re.compile(r"\d\d:\d\d:\d\d (\w+ epoch \d+|\w+): (loss|\d+ of \d+ weights)")
-AFTER_LINE = 0.5  # longest wait, in seconds, between a line of the log and the kill
-AFTER_START = 2.0  # ... between the beginning of the work (restore, compile, train) and the kill
+AFTER_LINE = 0.5  # longest time between a line of the log and the kill, in seconds
+AFTER_START = 2.0  # longest time between the start of restoring and the kill, in seconds
 LONGEST_LIFE = 600.0
 TIMINGS = ("seconds", "images_per_second", "data_wait")
 
 
 class Run:
-    """A running command, and what its log has said."""
+    """A running command and the progress read from its log."""
 
     def __init__(self, command: Sequence[str]):
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -61,14 +61,14 @@ class Run:
             self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = LONGEST_LIFE) -> None:
-        """Returns when the condition holds, the process has ended, or the time is over."""
+        """Waits until the condition holds, the process ends, or the time is up."""
         latest = time.monotonic() + seconds
         with self._changed:
             while not condition() and self.process.poll() is None and time.monotonic() < latest:
                 self._changed.wait(0.02)
 
     def kill(self) -> bool:
-        """Kills the process; False if it had ended by itself."""
+        """Kills the process; returns False if it had ended before."""
         ended = self.process.poll() is not None
         if not ended:
             self.process.send_signal(signal.SIGKILL)
@@ -77,7 +77,7 @@ class Run:
         return not ended
 
     def finish(self) -> None:
-        """Waits for a good end."""
+        """Waits for the process to end; exits if it failed."""
         self.process.wait()
         self._reader.join()
         if self.process.returncode:
@@ -87,20 +87,20 @@ class Run:
 def kill_often(
     command: Sequence[str], workdir: pathlib.Path, markers: list[str], kills: int, seed: int
 ) -> int:
-    """Runs a command to its end through so many kills.
+    """Runs a command, kills it a number of times, and then lets it finish; prints each kill.
 
     Args:
-        command: What to run.
-        workdir: Its workdir.
-        markers: The lines of an undisturbed run.
-        kills: How often to kill it.
-        seed: Of the moments.
+        command: Command of the run.
+        workdir: Workdir of the run.
+        markers: Lines that an undisturbed run logged.
+        kills: Number of kills.
+        seed: Seed of the times of the kills.
 
     Returns:
-        How many kills hit a run that had not ended; each one is printed.
+        Number of kills that hit a run before its end.
     """
     dice = random.Random(seed)
-    # The last line is left out: what follows it may be over before the kill.
+    # The last line is left out: the run may end before a kill that follows it.
     targets = [int((k + dice.random()) / kills * (len(markers) - 1)) for k in range(kills)]
     furthest, hits = -1, 0
     for number, target in enumerate(targets, start=1):
@@ -125,13 +125,13 @@ def kill_often(
 
 
 def _written(workdir: pathlib.Path) -> int:
-    """When config.json was written: at every start, after all checks and before any work."""
+    """Returns when config.json was written: at every start, after all checks, before any work."""
     path = workdir / "config.json"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def differences(first: pathlib.Path, second: pathlib.Path) -> list[str]:
-    """What two workdirs hold differently, apart from times."""
+    """Returns the stages and files in which two workdirs differ, apart from times."""
     found = []
     for stage in STAGES:
         trees = [checkpoint.load(workdir / stage) for workdir in (first, second)]
@@ -152,7 +152,7 @@ def _timeless(rows: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    """Runs both and compares."""
+    """Runs both and compares their results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/digits.py")
     parser.add_argument("--kills", type=int, default=20)

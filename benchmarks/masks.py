@@ -1,10 +1,10 @@
-"""Finding the mask's threshold: bisection on the bits of the floats against sorting.
+"""Compares ways to compute masks: bisection on the bits of floats, sorting, and `lax.top_k`.
 
     python -m benchmarks.masks --network vgg16_bn
 
-Per layer of the network: the project's mask, the mask from a full sort of |scores| (as the authors
-compute it), and plain `lax.top_k`, which would need the count at compile time. Each round times all
-three one after the other; the ratios are medians over the rounds.
+For each layer of the network it times harp_jax's mask, the mask by a full sort of |scores| (as in
+the authors' code), and `lax.top_k`, which needs the count at compile time. Each round times all
+three, one directly after the other; ratios are medians over the rounds.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NETWORKS = sorted(models.MODELS.keys() & IMAGE_SHAPES)
 
 
 def sorted_mask(scores: jax.Array, rate: jax.Array) -> jax.Array:
-    """The mask of a stable full sort, with a traced rate."""
+    """Computes the mask by a stable full sort, with a traced rate."""
     magnitudes = jnp.abs(scores).ravel()
     order = jnp.argsort(-magnitudes, stable=True)
     kept = jnp.arange(magnitudes.size) < kept_weights(rate, magnitudes.size)
@@ -33,21 +33,21 @@ def sorted_mask(scores: jax.Array, rate: jax.Array) -> jax.Array:
 
 
 def top_k_mask(scores: jax.Array, rate: jax.Array, count: int) -> jax.Array:
-    """The mask of `lax.top_k`, which needs the count as a constant."""
+    """Computes the mask by `lax.top_k`, which needs the count as a constant."""
     del rate
     places = lax.top_k(jnp.abs(scores).ravel(), count)[1]
     return jnp.zeros(scores.size).at[places].set(1.0).reshape(scores.shape)
 
 
 def seconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
-    """Wall time of one call."""
+    """Returns the wall time of one call, in seconds."""
     started = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="vgg16_bn")
     parser.add_argument("--rate", type=float, default=0.1)

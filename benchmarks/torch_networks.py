@@ -1,6 +1,6 @@
-"""The networks of harp_jax in plain PyTorch, and masks as the authors of HARP compute them.
+"""Networks of harp_jax in plain PyTorch, with masks computed as in the code of HARP's authors.
 
-For `benchmarks.train_step` and `benchmarks.autoattack`; needs `pip install -e '.[benchmarks]'`.
+Used by `benchmarks.train_step` and `benchmarks.autoattack`; needs `pip install -e '.[benchmarks]'`.
 """
 
 import collections
@@ -17,7 +17,7 @@ nn = torch.nn
 
 
 def _unit(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[Any]:
-    """Convolution without bias and its BatchNorm."""
+    """Builds a convolution without bias and its BatchNorm."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outputs)]
 
@@ -27,7 +27,7 @@ def _pool() -> Any:
 
 
 def cnn() -> Any:
-    """`harp_jax.models.convnet.cnn`, for 28x28x1."""
+    """Builds `harp_jax.models.convnet.cnn`, for 28x28x1 images."""
     body = []
     for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
         body += [*_unit(inputs, outputs), nn.ReLU(), _pool()]
@@ -36,7 +36,7 @@ def cnn() -> Any:
 
 
 def vgg16_bn() -> Any:
-    """`harp_jax.models.vgg.vgg16_bn`, for 32x32x3."""
+    """Builds `harp_jax.models.vgg.vgg16_bn`, for 32x32x3 images."""
     body: list[Any] = []
     inputs = 3
     for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -52,7 +52,7 @@ def vgg16_bn() -> Any:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or a 1x1 projection where the shape changes."""
+    """Two 3x3 convolutions plus the identity, or a 1x1 projection if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -63,12 +63,12 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(*_unit(inputs, outputs, size=1, stride=stride))
 
     def forward(self, x: Any) -> Any:
-        """Feature maps NCHW."""
+        """Computes feature maps, NCHW."""
         return nn.functional.relu(self.main(x) + self.shortcut(x))
 
 
 def resnet18() -> Any:
-    """The CIFAR form of ResNet-18, for 32x32x3: a 3x3 stem, no pooling before the blocks."""
+    """Builds ResNet-18 for CIFAR (32x32x3): a 3x3 stem and no pooling before the blocks."""
     body, inputs = [*_unit(3, 64), nn.ReLU()], 64
     for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         body += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
@@ -80,7 +80,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {"cnn": cnn, "vgg16_bn": vgg16_bn, "res
 
 
 def layers(network: Any) -> list[tuple[Any, Any]]:
-    """Every convolution and dense layer with its BatchNorm or None, in order of definition."""
+    """Returns all convolutions and dense layers with their BatchNorm or None, in order."""
     found: list[tuple[Any, Any]] = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -91,17 +91,17 @@ def layers(network: Any) -> list[tuple[Any, Any]]:
 
 
 def load(network: Any, arrays: Sequence[dict[str, np.ndarray]]) -> None:
-    """Copies the arrays of a harp_jax network.
+    """Copies the arrays of a harp_jax network into a PyTorch network.
 
-    A block may call its layers in another order than ours, so layers are paired by the shape of
-    their kernels, and by order only among those of one shape.
+    Blocks may call their layers in another order than here. So layers are paired by the shape of
+    their kernels, and by order only among equal shapes.
 
     Args:
-        network: One of `NETWORKS`, without masks.
-        arrays: As `jax_step.layer_arrays` gives them.
+        network: A network of `NETWORKS`, without masks.
+        arrays: Arrays from `jax_step.layer_arrays`.
 
     Raises:
-        ValueError: if the kernels of the two networks are not of the same shapes.
+        ValueError: If the two networks do not have kernels of the same shapes.
     """
     waiting: dict[tuple[int, ...], list[dict[str, np.ndarray]]] = collections.defaultdict(list)
     for leaves in reversed(arrays):
@@ -121,10 +121,10 @@ def load(network: Any, arrays: Sequence[dict[str, np.ndarray]]) -> None:
 
 
 def _copy(layer: Any, norm: Any, leaves: dict[str, np.ndarray], channels: int) -> None:
-    """Copies a layer's arrays; `channels` are those of the layer before it."""
+    """Copies a layer's arrays; `channels` is the number of channels of the layer before it."""
     kernel = leaves["kernel"]
     if kernel.ndim == 2:
-        # Square feature maps, flattened as H, W, C there and as C, H, W here.
+        # Square feature maps are flattened as H, W, C in JAX and as C, H, W here.
         side = math.isqrt(kernel.shape[0] // channels)
         kernel = kernel.reshape(side, side, channels, -1)
     targets = {"kernel": layer.weight, "bias": layer.bias}
@@ -142,7 +142,7 @@ class SortedMask(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Any, rate: Any) -> Any:
-        """Scores of any shape and a scalar rate in [0, 1] -> mask of that shape."""
+        """Computes the mask of scores (any shape) for a scalar rate in [0, 1]."""
         ctx.save_for_backward(scores)
         dropped = int((1.0 - rate) * scores.numel())
         order = scores.abs().flatten().sort().indices
@@ -152,13 +152,13 @@ class SortedMask(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """The mask's gradient times sign(scores), and its sum."""
+        """Returns the mask's gradient times sign(scores), and its sum for the rate."""
         (scores,), (gradient,) = ctx.saved_tensors, gradients
         return gradient * scores.sign(), gradient.sum()
 
 
 class Mask(nn.Module):
-    """Parametrization of a kernel: times the mask of its scores and rate, at every access."""
+    """Parametrization that multiplies a kernel with the mask of its scores and rate."""
 
     def __init__(self, weight: Any):
         super().__init__()
@@ -168,18 +168,18 @@ class Mask(nn.Module):
         self.rate_logit = nn.Parameter(torch.tensor(math.log(share / (1.0 - share))))
 
     def rate(self) -> Any:
-        """Share of the weights that is kept, a scalar."""
+        """Returns the fraction of the weights to keep, a scalar."""
         return torch.sigmoid(self.rate_logit) * (1.0 - workload.MINIMUM) + workload.MINIMUM
 
     def forward(self, weight: Any) -> Any:
-        """The masked kernel."""
+        """Returns the masked kernel."""
         return weight * SortedMask.apply(self.scores, self.rate())
 
 
 def add_masks(network: Any) -> list[Mask]:
-    """Makes a network as pruning has it: weights and biases fixed, scores and rates added.
+    """Prepares a network for pruning: fixes weights and biases, adds scores and rates.
 
-    Every forward pass reads each kernel once, so it computes every mask once.
+    Every forward pass reads each kernel once and so computes each mask once.
     """
     masks = []
     for layer, _ in layers(network):
@@ -190,7 +190,7 @@ def add_masks(network: Any) -> list[Mask]:
 
 
 def compression_loss(masks: Sequence[Mask]) -> Any:
-    """L_hw: how far the kept share of all weights lies above the target, relative to it."""
+    """Computes L_hw: the excess of the kept fraction over the target, relative to the target."""
     sizes = [mask.scores.numel() for mask in masks]
     rates = torch.stack([mask.rate() for mask in masks])
     share = (rates * torch.tensor(sizes)).sum() / sum(sizes)

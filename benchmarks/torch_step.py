@@ -14,15 +14,15 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def use_all_cores() -> None:
-    """PyTorch counts physical cores; XLA takes all that the process may use."""
+    """Makes PyTorch use all cores of the process, as XLA does, not only physical ones."""
     torch.set_num_threads(workload.cores())
 
 
 def large_products(size: int) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """What PyTorch computes fastest: (operations, function) by name.
+    """Returns large products to measure PyTorch's peak: (operations, function) by name.
 
     Args:
-        size: Rows and columns of the matrices.
+        size: Number of rows and columns of the matrices.
     """
     matrix = torch.ones(size, size)
     batch, width, channels = 32, 16, 256
@@ -39,16 +39,17 @@ def large_products(size: int) -> dict[str, tuple[int, Callable[[], Any]]]:
 
 
 class TorchStep:
-    """The training step of one mode and its network.
+    """The training step of one mode, with its network.
 
     Args:
         network: Name of the network.
-        batch: As `workload.random_batch` makes it.
-        attack_steps: Steps of PGD.
-        prune: Train scores and rates instead of weights; masks are sorted in every forward pass.
+        batch: A batch of `workload.random_batch`.
+        attack_steps: Number of PGD steps.
+        prune: Whether to train scores and rates instead of weights; masks are sorted in every
+            forward pass.
         memory_format: A key of `FORMATS`.
-        compiled: Run the network through `torch.compile`.
-        arrays: Arrays of a harp_jax network to begin with; None keeps PyTorch's own.
+        compiled: Whether to run the network through `torch.compile`.
+        arrays: Initial arrays from a harp_jax network; None keeps PyTorch's initial values.
     """
 
     def __init__(
@@ -83,17 +84,17 @@ class TorchStep:
         )
 
     def logits(self) -> np.ndarray:
-        """Logits of the clean batch in inference mode."""
+        """Computes logits of the clean batch in inference mode."""
         self.network.eval()
         with torch.no_grad():
             return self.network(self.images / 255.0).numpy()
 
     def attack(self, images: Any) -> Any:
-        """PGD from a random start, with the network in inference mode and nothing else learning."""
+        """Runs PGD from a random start in inference mode; computes gradients of the images only."""
         self.network.eval()
         for parameter in self.trained:
             parameter.requires_grad_(False)
-        # The ball and the box are both boxes: projecting onto both is one clamp.
+        # The ball and the image range are both boxes, so one clamp projects onto both.
         lowest = (images - workload.EPSILON).clamp(0.0, 1.0)
         highest = (images + workload.EPSILON).clamp(0.0, 1.0)
         noise = torch.empty_like(images).uniform_(-workload.EPSILON, workload.EPSILON)
@@ -110,7 +111,7 @@ class TorchStep:
         return adversarial
 
     def step(self) -> None:
-        """Attack, forward and backward pass in training mode, update."""
+        """Runs attack, forward and backward pass in training mode, and update."""
         adversarial = self.attack(self.images / 255.0)
         self.network.train()
         loss = torch.nn.functional.cross_entropy(self.forward(adversarial), self.labels)
@@ -121,7 +122,7 @@ class TorchStep:
         self.optimizer.step()
 
     def seconds(self) -> float:
-        """Wall time of one step."""
+        """Runs one step and returns its wall time, in seconds."""
         started = time.perf_counter()
         self.step()
         return time.perf_counter() - started

@@ -1,19 +1,20 @@
-"""harp_jax's adversarial training steps, plain and pruning, against PyTorch's, in one run.
+"""Compares adversarial training steps of harp_jax and PyTorch, plain and pruning, in one run.
 
     python -m benchmarks.train_step --networks cnn vgg16_bn resnet18 --rounds 5
-    python -m benchmarks.train_step --sides harp_jax --networks cnn   # what pruning costs
+    python -m benchmarks.train_step --sides harp_jax --networks cnn   # the cost of pruning
 
 A step is PGD-10 with the network in inference mode, a forward and backward pass in training mode,
-and SGD with momentum and weight decay. The plain step trains weights; the prune step trains scores
-and rates: harp_jax computes the masks once a step, PyTorch, as the authors, by a full sort in every
-forward pass. PyTorch attacks with gradients of the images alone, updates with its fused SGD, and
-counts with the faster of its memory formats; its side needs `pip install -e '.[benchmarks]'`.
+and SGD with momentum and weight decay. The plain step trains weights, the prune step scores and
+rates. harp_jax computes the masks once per step; PyTorch computes them by a full sort in every
+forward pass, as the authors do. PyTorch's attack computes gradients of the images only, its update
+is its fused SGD, and the faster of its memory formats counts. It needs
+`pip install -e '.[benchmarks]'`.
 
-Before anything is timed the networks of both sides have to give the same logits for the same
-weights. Each round times one step of every variant, one right after the other, so that a machine
-that slows down slows all; ratios are medians over the rounds of ratios within a round. Start-up and
-memory are measured in processes of their own (`benchmarks.first_step`). The machine's peak is the
-best of PyTorch's and JAX' matrix products and PyTorch's convolution, in this process.
+The networks of both sides must first give the same logits for the same weights. Each round times
+one step of every variant, one directly after the other, so that a temporary slowdown affects all.
+A ratio is the median over the rounds of the ratios within a round. Start-up and memory are measured
+in separate processes (`benchmarks.first_step`). The machine's peak is the fastest of PyTorch's and
+JAX' matrix products and PyTorch's convolution, in this process.
 """
 
 import argparse
@@ -40,22 +41,22 @@ from harp_jax import models, parallel
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step.json"
 KINDS = ("plain", "prune")
 PACKAGES = ("harp_jax", "jax", "jaxlib", "flax", "numpy", "torch")
-# Of the largest logit. Of equal scores at a threshold the two sides keep different ones.
+# Relative to the largest logit. At a threshold the two sides keep different ones of equal scores.
 LOGITS_TOLERANCE = {"plain": 1e-4, "prune": 1e-2}
 Seconds = Callable[[], float]
 
 
 def say(text: str) -> None:
-    """Progress, apart from the tables."""
+    """Prints progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def machine_peak(sides: list[str], repeats: int = 8) -> dict[str, float]:
-    """GFLOP/s of the fastest of `repeats` runs of each large product.
+    """Measures large products: the fastest of `repeats` runs of each.
 
     Args:
-        sides: Of 'harp_jax' and 'torch', those to measure.
-        repeats: Runs of each.
+        sides: Sides to measure, of 'harp_jax' and 'torch'.
+        repeats: Number of runs of each product.
 
     Returns:
         GFLOP/s by name.
@@ -82,10 +83,10 @@ def machine_peak(sides: list[str], repeats: int = 8) -> dict[str, float]:
 
 
 def check_same_network(network: str, batch: Mapping[str, np.ndarray], steps: Mapping[str, Any]):
-    """Compares the logits of PyTorch's steps, before their first, with those of harp_jax.
+    """Checks that PyTorch's networks give the logits of harp_jax before the first step.
 
     Raises:
-        ValueError: if they differ: then there is nothing to compare.
+        ValueError: If the logits differ.
     """
     _, variables = jax_step.create(network)
     for kind in KINDS:
@@ -100,7 +101,7 @@ def check_same_network(network: str, batch: Mapping[str, np.ndarray], steps: Map
 
 
 def make_steps(network: str, batch: dict[str, np.ndarray], options: Any) -> dict[str, Any]:
-    """The steps to time, by name: '<side> <kind>' and for PyTorch the memory format."""
+    """Builds the steps to time; names are '<side> <kind>', for PyTorch with the format."""
     steps: dict[str, Any] = {
         f"harp_jax {kind}": JaxStep(network, batch, options.steps, prune=kind == "prune")
         for kind in KINDS
@@ -128,7 +129,7 @@ def make_steps(network: str, batch: dict[str, np.ndarray], options: Any) -> dict
 
 
 def warm_up(network: str, steps: dict[str, Any]) -> dict[str, str]:
-    """Runs every step twice; drops those that `torch.compile` cannot run and says why."""
+    """Runs every step twice; removes those that `torch.compile` cannot run, returns reasons."""
     failures = {}
     for name, step in list(steps.items()):
         try:
@@ -143,7 +144,7 @@ def warm_up(network: str, steps: dict[str, Any]) -> dict[str, str]:
 
 
 def time_rounds(network: str, steps: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step by name, one in each round; every other round runs backwards."""
+    """Times every step once per round, in seconds; every other round runs in reverse order."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds):
         for name in list(steps)[:: -1 if number % 2 else 1]:
@@ -154,17 +155,17 @@ def time_rounds(network: str, steps: Mapping[str, Any], rounds: int) -> dict[str
 
 
 def fastest(times: Mapping[str, list[float]], prefix: str, *, eager: bool = False) -> str | None:
-    """Name of the step with the smallest median among those that begin so, if there are any."""
+    """Returns the name of the fastest step (by median) with a prefix; None without any."""
     names = [name for name in times if name.startswith(prefix)]
     names = [name for name in names if not (eager and name.endswith("compiled"))]
     return min(names, key=lambda name: statistics.median(times[name]), default=None)
 
 
 def ratios(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Medians and extremes over the rounds of the ratios within a round, by what is compared.
+    """Computes ratios of times within a round: median, smallest and largest over the rounds.
 
-    PyTorch enters with its fastest step of each kind; what pruning costs it is told by the eager
-    ones alone, since only the plain step is ever compiled.
+    PyTorch counts with its fastest step of each kind. Its cost of pruning is a ratio of eager
+    steps, since only the plain step is ever compiled.
     """
     pairs: list[tuple[str | None, str | None]] = [
         (fastest(times, f"torch {kind}"), f"harp_jax {kind}") for kind in KINDS
@@ -185,7 +186,7 @@ def ratios(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def start_ups(network: str, batch: int, options: Any, names: list[str]) -> dict[str, Any]:
-    """`first_step.measure` of the named steps: 'cold', and for harp_jax 'warm' from its cache."""
+    """Runs `first_step.measure` for the steps: 'cold', for harp_jax also 'warm' from its cache."""
     found: dict[str, Any] = {}
     for name in names:
         side, kind, *layout = name.split()
@@ -207,7 +208,7 @@ def start_ups(network: str, batch: int, options: Any, names: list[str]) -> dict[
 
 
 def measure(network: str, options: Any, peak: float) -> dict[str, Any]:
-    """All numbers of one network, as they stand in the JSON file."""
+    """Measures one network; returns its entry of the JSON file."""
     size = options.batch or workload.BATCHES[network]
     batch = workload.random_batch(network, size)
     operations = jax_step.step_operations(network, size, options.steps)
@@ -241,10 +242,10 @@ def measure(network: str, options: Any, peak: float) -> dict[str, Any]:
 
 
 def table(network: str, result: Mapping[str, Any]) -> str:
-    """A network's numbers as aligned lines; * marks the fastest step of each side and kind.
+    """Formats a network's numbers as a table; * marks the fastest step of each side and kind.
 
-    'cold' and 'warm' are the first step, without and with JAX' cache of compiled programs, each
-    with the peak memory of its process.
+    'cold' and 'warm' are the times of the first step without and with JAX' cache of compiled
+    programs, each followed by the peak memory of its process.
     """
     heads = ("s/step", "images/s", "GFLOP/s", "of peak", "cold, s", "MiB", "warm, s", "MiB")
     title = f"{network}, batch {result['batch']}, PGD-{result['attack_steps']}"
@@ -268,20 +269,20 @@ def table(network: str, result: Mapping[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Returns the name of the processor, or of the JAX device if the system does not tell."""
     information = pathlib.Path("/proc/cpuinfo")
     found = information.exists() and re.search(r"model name\s*: (.*)", information.read_text())
     return found[1] if found else jax.devices()[0].device_kind
 
 
 def versions(sides: list[str]) -> dict[str, str]:
-    """Versions of the packages that take part."""
+    """Returns the versions of the packages in use."""
     names = [name for name in PACKAGES if name != "torch" or "torch" in sides]
     return {name: metadata.version(name) for name in names}
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     networks = sorted(models.MODELS.keys() & workload.IMAGE_SHAPES)
     parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
@@ -303,7 +304,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Prints a table for each network and writes all numbers."""
+    """Prints a table per network and writes all numbers."""
     options = parse()
     if "torch" in options.sides:
         from benchmarks.torch_step import use_all_cores

@@ -1,6 +1,6 @@
-"""What a measured training step works on: images, attack and optimiser, the same for every side.
+"""Images, attack and optimiser of a measured training step, the same for every side.
 
-Only numpy is imported here, so that a process that measures one side loads nothing of the other.
+This module imports only NumPy, so that the process of one side loads nothing of the other.
 """
 
 import os
@@ -11,24 +11,24 @@ IMAGE_SHAPES = {"cnn": (28, 28, 1), "resnet18": (32, 32, 3), "vgg16_bn": (32, 32
 BATCHES = {"cnn": 128, "resnet18": 64, "vgg16_bn": 64}
 CLASSES = 10
 
-EPSILON, STEP_SIZE, ATTACK_STEPS = 0.031, 0.0078, 10  # of PGD, on the [0, 1] scale
+EPSILON, STEP_SIZE, ATTACK_STEPS = 0.031, 0.0078, 10  # PGD, on the [0, 1] scale
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
 
-# Of pruning: the first rate of every layer, the wanted rate of the network, the smallest rate, and
-# the weight of the compression loss.
+# Pruning: initial rate of every layer, target rate of the network, smallest rate, and weight of the
+# compression loss.
 START_RATE, TARGET, MINIMUM, GAMMA = 0.1, 0.01, 0.001, 0.01
-PRUNE_CLIP_NORM = 1.0  # harp_jax' default; the PyTorch side does not clip, as the authors do not
+PRUNE_CLIP_NORM = 1.0  # harp_jax's default; PyTorch does not clip, like the authors' code
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def random_batch(network: str, size: int) -> dict[str, np.ndarray]:
-    """A batch of noise, the same on every call.
+    """Returns a batch of noise, the same on every call.
 
     Args:
         network: A key of `IMAGE_SHAPES`.

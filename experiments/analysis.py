@@ -1,10 +1,10 @@
-"""What pruning learned, read from the checkpoints of finished runs.
+"""Figures of learned rates and scores, from the checkpoints of finished runs.
 
 python -m experiments.analysis runs/mnist runs/fashion --out=analysis
 
-Writes strategies.png (kept share of every layer, a line for each run), and for each run
-NAME_rates.png (rates over the epochs) and NAME_scores.png (the |scores| of what is kept and what
-is removed in each layer).
+Writes strategies.png (fraction of the weights kept in each layer, one line per run) and, for each
+run, NAME_rates.png (rates over the epochs) and NAME_scores.png (histograms of |scores| of kept and
+removed weights, per layer).
 """
 
 import argparse
@@ -28,16 +28,16 @@ COLUMNS = 4
 
 
 def layers(variables: dict[str, Any]) -> list[LayerSparsity]:
-    """What is kept of each layer; where channels were pruned, without what nobody reads."""
+    """Counts the kept weights of each layer, without weights that pruned channels disconnect."""
     if any(leaf.ndim > 1 for leaf in jax.tree.leaves(variables["scores"])):
-        return layer_sparsity(variables)  # a score a weight
+        return layer_sparsity(variables)  # one score per weight
     metadata = variables["metadata"]
     model = models.create(metadata["model"], metadata["num_classes"])
     return layer_sparsity(variables, channels.trace(model, metadata["image_shape"]))
 
 
 def strategies(workdirs: list[epath.Path]) -> Figure:
-    """Kept share of each layer in the networks that the runs pruned."""
+    """Draws the fraction of the weights kept in each layer, one line per run."""
     figure = Figure(figsize=(plots.WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     names: list[str] = []
@@ -56,19 +56,19 @@ def strategies(workdirs: list[epath.Path]) -> Figure:
 
 
 def rates(workdir: epath.Path) -> Figure | None:
-    """The rates over the epochs of pruning; None where none were recorded."""
+    """Draws the rates over the epochs of pruning; returns None if the run recorded none."""
     rows = [row for row in read_metrics(workdir / "prune" / "metrics.jsonl") if "rates" in row]
     if not rows:
         return None
     series = {layer: np.array([row["rates"][layer] for row in rows]) for layer in rows[0]["rates"]}
     epochs = np.array([row["epoch"] for row in rows])
     compression = rows[0]["compression"]
-    target = compression["target"] if compression["unit"] == "weights" else None  # not of rates
+    target = compression["target"] if compression["unit"] == "weights" else None  # a rate
     return plots.layer_rates(epochs, series, target)
 
 
 def scores(workdir: epath.Path) -> Figure:
-    """Histograms of |scores|, a panel for each layer: removed below, kept above."""
+    """Draws histograms of |scores|, one panel per layer: removed below, kept above."""
     variables = checkpoint.load(workdir / "prune")
     kept = {row.layer: row.kept / row.parameters for row in layer_sparsity(variables)}
     leaves = leaves_by_path(variables["scores"])
@@ -92,7 +92,7 @@ def scores(workdir: epath.Path) -> Figure:
 
 
 def main() -> None:
-    """Draws all figures of all runs."""
+    """Draws and writes all figures."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("workdirs", nargs="+", type=epath.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)

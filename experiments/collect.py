@@ -1,4 +1,4 @@
-"""Gathers the epochs of finished prune stages into one CSV on standard output.
+"""Writes the epochs of finished prune stages as one CSV table to standard output.
 
 python -m experiments.collect runs/prune_0 runs/prune_1 > table.csv
 """
@@ -15,7 +15,7 @@ Line = dict[str, Any]
 
 
 def epochs(workdir: pathlib.Path) -> Iterator[Line]:
-    """A line for each epoch of a run's prune stage: losses, rates, validation accuracies."""
+    """Yields one row per epoch of a prune stage: losses, rates, validation accuracies."""
     found = json.loads((workdir / "config.json").read_text())
     settings = found["config"]["prune"]
     for text in (workdir / "prune" / "metrics.jsonl").read_text().splitlines():
@@ -37,7 +37,7 @@ def epochs(workdir: pathlib.Path) -> Iterator[Line]:
 
 
 def main() -> None:
-    """Writes the lines of all workdirs under one head."""
+    """Writes the rows of all workdirs under one header."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
     workdirs = parser.parse_args().workdirs

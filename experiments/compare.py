@@ -1,11 +1,11 @@
-"""Methods side by side: every cell of method x sparsity x seed through the command line.
+"""Comparing methods: runs every combination of method, sparsity and seed by the command line.
 
 python -m experiments.compare --matrix=experiments/matrices/fashion.py --runs=runs/compare
 
-The dense network of a seed is trained once and shared. Rows go to experiments/results/MATRIX.csv,
-one after each cell, and a cell with a row there is done: run the same command again after a stop.
-Runs that were stopped in the middle go on where they were, as every run does. Several of the same
-command side by side share the cells among them.
+The dense network of a seed is trained once and shared. After each combination (a cell) one row is
+added to experiments/results/NAME_matrix.csv. Cells with a row are skipped, so repeat the command
+after an interruption; an interrupted run resumes. Several processes with the same command share
+the cells.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from harp_jax.pruning.layers import bake
 from harp_jax.pruning.live import live_weights
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-# Columns of the epochs' table, beside those that name the cell.
-FEW = 250
+FEW = 250  # test images in the published results
+# Columns of the table of epochs, besides those that name the cell.
 EPOCH = ("stage", "epoch", "seconds", "natural", "robust")
 
 Line = dict[str, Any]
 
 
 def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
-    """The call of the command line that runs a cell."""
+    """Returns the command that runs a cell."""
     fields = {**matrix.fields, **cell.fields, "seed": cell.seed}
     if cell.method != DENSE:
         fields["prune.source"] = runs / f"{DENSE}_1_{cell.seed}" / "pretrain"
@@ -50,7 +50,7 @@ def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
 
 
 def result(cell: Cell, workdir: pathlib.Path) -> Line:
-    """A row of the table: the last stage's network on test data."""
+    """Returns a cell's row of the table: the last stage's network on test data."""
     found = json.loads((workdir / "results.json").read_text())
     row, lines = found["rows"][-1], epochs(cell, workdir)
     after = [of["after"] for of in row.get("autoattack", {}).values()]
@@ -73,7 +73,7 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
 
 
 def _of_the_first(path: pathlib.Path) -> Line:
-    """AutoAttack's accuracy on as many images as published numbers are of."""
+    """Returns AutoAttack's accuracy on the first `FEW` images, as in published results."""
     if not path.exists():
         return {}
     with np.load(path) as outcome:
@@ -82,7 +82,7 @@ def _of_the_first(path: pathlib.Path) -> Line:
 
 
 def live(stage: pathlib.Path) -> int:
-    """How many of the weights of a stage's network join the images with the classes."""
+    """Counts the weights of a stage's network on a path from the images to the classes."""
     variables = checkpoint.load(stage)
     metadata = variables.pop("metadata")
     model = models.create(metadata["model"], metadata["num_classes"])
@@ -91,7 +91,7 @@ def live(stage: pathlib.Path) -> int:
 
 
 def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
-    """A line for every epoch of a cell's stages: its seconds and accuracies on validation data."""
+    """Returns one row per epoch of a cell's stages: seconds and validation accuracies."""
     lines = []
     for path in sorted(workdir.glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime):
         for row in map(json.loads, path.read_text().splitlines()):
@@ -101,12 +101,12 @@ def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
 
 
 def named(cell: Cell) -> Line:
-    """The columns that name a cell."""
+    """Returns the columns that name a cell."""
     return dict(zip(("method", "target", "seed"), cell.key, strict=True))
 
 
 def read(path: pathlib.Path) -> list[Line]:
-    """The rows of a table, none if it is not there yet."""
+    """Reads the rows of a table; a missing file has none."""
     if not path.exists():
         return []
     with path.open() as file:
@@ -114,7 +114,7 @@ def read(path: pathlib.Path) -> list[Line]:
 
 
 def write(path: pathlib.Path, rows: list[Line]) -> None:
-    """Writes a table; a stop leaves the old one or the new one."""
+    """Writes a table; an interruption leaves either the old or the new file."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w") as file:
@@ -130,7 +130,7 @@ def add(path: pathlib.Path, lines: list[Line]) -> None:
 
 
 def load(path: pathlib.Path) -> Matrix:
-    """The matrix that a file describes."""
+    """Loads the matrix from a Python file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"error: --matrix={path}: allowed are Python files")
@@ -140,7 +140,7 @@ def load(path: pathlib.Path) -> Matrix:
 
 
 def main() -> None:
-    """Runs all cells that have no row yet."""
+    """Runs all cells without a row."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("--matrix", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
@@ -159,13 +159,13 @@ def main() -> None:
 
 
 def run(cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str) -> None:
-    """Runs a cell and adds its rows, unless the table has them."""
+    """Runs a cell and adds its rows, unless the table has them already."""
     table, workdir = RESULTS / f"{name}_matrix.csv", runs / cell.name
     done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
     trained = cell.method != DENSE or (workdir / "pretrain" / "result").exists()
     if done and trained:
         return
-    if done:  # only the network is missing
+    if done:  # only the dense network is missing
         cell = dataclasses.replace(cell, fields={"stages": ("pretrain",)})
     print(label, flush=True)
     subprocess.run(command(cell, matrix, runs), check=True)
@@ -177,7 +177,7 @@ def run(cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str) -
 
 @contextlib.contextmanager
 def claimed(path: pathlib.Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock among processes of this machine; yields whether it is ours."""
+    """Locks a file among the processes of this machine; yields whether that succeeded."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,11 +1,11 @@
-"""The table and the figures of a matrix that `experiments.compare` ran.
+"""Summary and figures of a matrix that `experiments.compare` ran.
 
 python -m experiments.figures experiments/results/fashion_matrix.csv
 
-From NAME_matrix.csv and NAME_epochs.csv beside it: NAME_summary.csv (mean and spread over seeds),
-NAME_accuracy.png (accuracy over sparsity), NAME_kept.png (kept share of each layer) and
-NAME_time.png (validation accuracy over training time). Of a table without AutoAttack, which
-compares settings: NAME_summary.csv and NAME_settings.png (what settings may be chosen by).
+Reads NAME_matrix.csv and NAME_epochs.csv; writes NAME_summary.csv (mean and spread over seeds),
+NAME_accuracy.png (accuracy over sparsity), NAME_kept.png (fraction kept in each layer) and
+NAME_time.png (validation accuracy over training time). A table without AutoAttack compares
+settings: it gives NAME_summary.csv and NAME_settings.png (validation accuracy, to choose by).
 """
 
 import argparse
@@ -24,14 +24,14 @@ from experiments.matrix import DENSE
 from harp_jax.report import plots
 
 ACCURACIES = ("validation_robust", "natural", "pgd20", "autoattack")
-COLUMNS = 2  # of panels in a figure
-IN_SIGHT = 0.12  # of accuracy, below the best
+COLUMNS = 2  # panels side by side in a figure
+IN_SIGHT = 0.12  # range of accuracies shown, below the best
 
 Line = dict[str, Any]
 
 
 def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...], list[Line]]]:
-    """Rows with the same values in some columns, in the order of their first one."""
+    """Groups rows by their values in some columns, in order of first appearance."""
     found: dict[tuple[str, ...], list[Line]] = {}
     for line in lines:
         found.setdefault(tuple(line[name] for name in names), []).append(line)
@@ -39,12 +39,12 @@ def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...]
 
 
 def in_order(lines: Sequence[Line]) -> list[Line]:
-    """Rows from the largest target down and the smallest seed up, whichever ran first."""
+    """Sorts rows by target, largest first, then by seed, smallest first."""
     return sorted(lines, key=lambda line: (-float(line["target"]), int(line["seed"])))
 
 
 def summary(lines: Sequence[Line]) -> list[Line]:
-    """A row for each method and target: mean over the seeds, and half the range of several."""
+    """Returns one row per method and target: mean over the seeds and half their range."""
     rows = []
     for (target, method), cells in groups(lines, "target", "method"):
         row: Line = {"target": target, "method": method, "seeds": len(cells)}
@@ -59,7 +59,7 @@ def summary(lines: Sequence[Line]) -> list[Line]:
 
 
 def colours(lines: Sequence[Line]) -> dict[str, Any]:
-    """A colour for every method; the dense network has ink."""
+    """Returns a colour for every method; the dense network has the text colour."""
     methods = [method for (method,), _ in groups(lines, "method") if method != DENSE]
     shades = matplotlib.colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)])
     return {
@@ -69,7 +69,7 @@ def colours(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def accuracy(lines: Sequence[Line]) -> Figure:
-    """Accuracy over sparsity: natural solid, under AutoAttack dashed; the dense network level."""
+    """Draws accuracy over sparsity: natural solid, AutoAttack dashed, dense horizontal."""
     figure = Figure(figsize=(plots.WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     rows, shades = summary(lines), colours(lines)
@@ -98,7 +98,7 @@ def accuracy(lines: Sequence[Line]) -> Figure:
 
 
 def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
-    """Kept share of each layer, a panel for each target, a line for each method (first seed)."""
+    """Draws the fraction kept per layer: one panel per target, one line per method, first seed."""
     pruned = [line for line in lines if line["method"] != DENSE]
     targets = [target for (target,), _ in groups(pruned, "target")]
     figure, panels = _panels(targets, "share kept of each layer's weights")
@@ -119,9 +119,9 @@ def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
 
 
 def time(lines: Sequence[Line]) -> Figure:
-    """Robust validation accuracy over the minutes of pruning and finetuning, first seed.
+    """Draws robust validation accuracy over minutes of pruning and finetuning, first seed.
 
-    Each epoch counts with the median of its stage: a run that was held for a while is no slower.
+    Each epoch counts with the median time of its stage, so that a paused run is not shown slower.
     """
     pruned = [line for line in lines if line["method"] != DENSE]
     targets = [target for (target,), _ in groups(pruned, "target")]
@@ -145,9 +145,9 @@ def _median(rows: Sequence[Line], stage: str) -> float:
 
 
 def settings(lines: Sequence[Line]) -> Figure:
-    """Robust validation accuracy of each method, best first: a dot a seed, a bar at the mean.
+    """Draws robust validation accuracy per method, best first: dots are seeds, bars are means.
 
-    The axis ends `IN_SIGHT` below the best; the means of what lies further down are written there.
+    The axis ends `IN_SIGHT` below the best; lower means are written there as numbers.
     """
     rows = [row for row in summary(lines) if row["method"] != DENSE]
     lowest = rows[0]["validation_robust"] - IN_SIGHT
@@ -195,7 +195,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def main() -> None:
-    """Writes the summary and the figures beside the table."""
+    """Writes the summary and the figures into the table's folder."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("table", type=pathlib.Path, help="NAME_matrix.csv")
     table = parser.parse_args().table

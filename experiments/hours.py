@@ -1,13 +1,13 @@
-"""Expected hours of the paper's experiments on accelerators, from FLOPs and an efficiency.
+"""Estimates the hours of the paper's experiments on accelerators, from FLOPs and efficiency.
 
 python -m experiments.hours --efficiency 0.3
 
-A pass forward through the network takes F FLOPs an image (convolutions and dense layers, two per
-multiply-accumulate), one backward to the image F more, one backward to image and weights 2 F. So a
-step of PGD-10 takes 10 * 2 F for the attack and 3 F for the update; TRADES and MART one F more for
-the clean logits of the attack (TRADES) and 6 F for the update, which passes the clean images too.
-The efficiency is the share of the device's peak that the whole step reaches: an assumption until
-`python -m benchmarks.train_step` has measured it on the device in question.
+A forward pass takes F FLOPs per image (convolutions and dense layers, two per multiply-accumulate),
+a backward pass to the image F, a backward pass to image and weights 2 F. A PGD-10 step thus takes
+10 * 2 F for the attack and 3 F for the update. With TRADES and MART the update takes 6 F, since it
+passes the clean images too; TRADES' attack takes another F for the clean logits. The efficiency is
+the fraction of the device's peak that the whole step reaches. It is an assumption until
+`python -m benchmarks.train_step` has measured it on that device.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from harp_jax.config import default
 from harp_jax.config.sections import Config
 from harp_jax.pruning.channels import FlopsCost, trace
 
-# Peaks as the makers publish them, dense, in TFLOP/s.
+# Published peaks for dense matrices, in TFLOP/s.
 DEVICES = {
     "A100 (TF32)": 156.0,
     "H100 SXM (TF32)": 494.0,
@@ -32,12 +32,12 @@ TRAIN_IMAGES = {"CIFAR-10": 50_000, "SVHN": 73_257}
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """What one image costs in a training step, in forward passes.
+    """Cost of one image in a training step, in units of a forward pass.
 
     Attributes:
-        per_attack_step: Forward and back to the image.
-        beside: Of the attack apart from its steps.
-        update: Forward and back to the weights.
+        per_attack_step: Forward and backward pass to the image.
+        beside: Cost of the attack apart from its steps.
+        update: Forward and backward pass to the weights.
     """
 
     per_attack_step: int = 2
@@ -45,7 +45,7 @@ class Passes:
     update: int = 3
 
     def total(self, steps: int) -> int:
-        """All passes of a step whose attack makes so many steps."""
+        """Returns the cost of a training step whose attack makes `steps` steps."""
         return self.per_attack_step * steps + self.beside + self.update
 
 
@@ -53,7 +53,7 @@ LOSSES = {"pgd": Passes(), "trades": Passes(beside=1, update=6), "mart": Passes(
 
 
 def total_flops(network: str, data: str, loss: str, config: Config) -> float:
-    """FLOPs of all training steps of a run."""
+    """Returns the FLOPs of all training steps of a run."""
     cost = FlopsCost(trace(models.create(network, 10), (32, 32, 3)))
     images = TRAIN_IMAGES[data] - config.data.validation_examples
     epochs = sum(config[stage].epochs for stage in ("pretrain", "prune", "finetune"))

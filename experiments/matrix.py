@@ -1,4 +1,4 @@
-"""A comparison as data: which methods, at which sparsities, from which seeds."""
+"""Describing a comparison: its methods, sparsities and seeds."""
 
 import dataclasses
 import re
@@ -12,16 +12,16 @@ Fields = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """What is compared.
+    """A comparison of methods.
 
     Attributes:
-        base: The configuration file that all cells start from.
-        fields: What all of them change in it, {'data.train_examples': 20000, ...}.
-        methods: By name, what each changes further.
-        targets: Shares of the weights to keep.
-        seeds: Seeds of every method and of the dense network.
-        more_seeds: By method, seeds beyond those.
-        more_targets: By method, targets beyond those.
+        base: Configuration file of all cells.
+        fields: Fields that all cells override, such as {'data.train_examples': 20000}.
+        methods: Fields that each method overrides, by the method's name.
+        targets: Fractions of the weights to keep, in (0, 1].
+        seeds: Seeds of all methods and of the dense network.
+        more_seeds: Additional seeds, by method.
+        more_targets: Additional targets, by method.
     """
 
     base: str
@@ -38,10 +38,10 @@ class Cell:
     """One run of the matrix.
 
     Attributes:
-        method: Its name in the matrix, or 'dense'.
-        target: Share of the weights to keep; 1 for the dense network.
-        seed: Of everything random.
-        fields: What it sets in the configuration.
+        method: Name of the method in the matrix, or 'dense'.
+        target: Fraction of the weights to keep, in (0, 1]; 1 for the dense network.
+        seed: Seed of the run.
+        fields: Fields of the configuration that the cell overrides.
     """
 
     method: str
@@ -51,18 +51,18 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """How a table's row names it."""
+        """Method, target and seed, as in a row of the table."""
         return self.method, f"{self.target:g}", str(self.seed)
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the cell's folder."""
         words = re.sub(r"[^a-z0-9]+", "-", self.method.lower())
         return f"{words}_{self.target:g}_{self.seed}"
 
 
 def cells(matrix: Matrix) -> Iterator[Cell]:
-    """All cells: seed by seed, the dense network of a seed before those that start from it."""
+    """Yields all cells, seed by seed; a seed's dense network comes first."""
     more_seeds = {seed for seeds in matrix.more_seeds.values() for seed in seeds}
     for seed in sorted({*matrix.seeds, *more_seeds}):
         yield Cell(DENSE, 1.0, seed, {"stages": ("pretrain", "evaluate")})

@@ -1,9 +1,9 @@
-"""The matrix method x sparsity x seed on Fashion-MNIST: what `experiments.compare` runs.
+"""The comparison of methods on Fashion-MNIST, for `experiments.compare`.
 
-The schedule is that of `configs/fashion_cnn.py`, in which the authors' own code was run once:
-10,000 training images, pretrain 8, prune 5 and finetune 8 epochs. Every method starts from the same
-dense network (of its seed), sees the same images and makes the same number of epochs; those that
-learn nothing while pruning finetune so much longer.
+It uses the schedule of `configs/fashion_cnn.py`, in which the authors' code was run once:
+10,000 training images, pretrain 8, prune 5 and finetune 8 epochs. For each seed all methods start
+from the same dense network, see the same images and train for the same number of epochs; one-shot
+methods, which have no epochs of pruning, finetune for 13.
 """
 
 from experiments.matrix import Matrix

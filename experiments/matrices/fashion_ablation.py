@@ -1,6 +1,6 @@
-"""What settings do, at 99 % sparsity, changed one at a time, a few two at a time.
+"""The effect of single settings, and of a few pairs, at 99 % sparsity.
 
-The column `validation_robust` is what settings may be chosen by.
+Settings may be chosen by the column `validation_robust`.
 """
 
 from collections.abc import Mapping
