@@ -141,7 +141,7 @@ def find(path: epath.PathLike) -> epath.Path:
         The folder with the item `variables` in it.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: If there is none.
     """
     path = absolute(path)
     candidates = [path, path / RESULT]
@@ -174,7 +174,7 @@ def load(path: epath.PathLike) -> dict[str, Any]:
         nested dicts of numpy arrays, and 'metadata' as a dict.
 
     Raises:
-        CheckpointError: if there is no readable checkpoint.
+        CheckpointError: If there is no readable checkpoint.
     """
     folder = find(path)
     try:
@@ -214,7 +214,7 @@ def check_fits(
         source: Where the checkpoint came from, for the error.
 
     Raises:
-        CheckpointError: listing the keys that are missing, extra and differently shaped.
+        CheckpointError: Listing the keys that are missing, extra and differently shaped.
     """
     have = _leaves({name: found.get(name, {}) for name in collections})
     want = _leaves({name: expected[name] for name in collections})
@@ -243,7 +243,7 @@ def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], source
         source: Where the checkpoint came from, for the error.
 
     Raises:
-        CheckpointError: naming the first value that differs.
+        CheckpointError: Naming the first value that differs.
     """
     for name, value in expected.items():
         as_read = json.loads(json.dumps(value))

@@ -67,7 +67,7 @@ def _level(slopes: Points, limits: Points, heights: Points, gap: PerExample) -> 
     Args:
         slopes: >= 0.
         limits: >= 0.
-        heights: slopes * limits.
+        heights: Slopes * limits.
         gap: >= 0.
     """
 

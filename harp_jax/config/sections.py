@@ -22,7 +22,7 @@ def attacks_to_run(config: Config) -> dict[str, Attack]:
     """The attacks of the evaluation, by name.
 
     Raises:
-        ConfigError: for a name that `evaluate.attacks` does not have, or settings that are wrong.
+        ConfigError: For a name that `evaluate.attacks` does not have, or settings that are wrong.
     """
     known = config.evaluate.attacks
     for name in config.evaluate.run:
@@ -143,7 +143,7 @@ def normalization(config: Config, channels: int) -> Normalization | None:
         (means, deviations), a number a channel.
 
     Raises:
-        ConfigError: for another number of channels.
+        ConfigError: For another number of channels.
     """
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     if not mean:

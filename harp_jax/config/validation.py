@@ -36,7 +36,7 @@ def validate(config: Config) -> None:
         config: The configuration of a run.
 
     Raises:
-        ConfigError: naming the first field that is wrong, its value and what is allowed.
+        ConfigError: Naming the first field that is wrong, its value and what is allowed.
     """
     choices = {
         "compute_dtype": COMPUTE_DTYPES,
@@ -81,7 +81,7 @@ def check_batches(config: Config, devices: int) -> None:
         devices: Number of devices of all processes.
 
     Raises:
-        ConfigError: naming the batch size that is no multiple.
+        ConfigError: Naming the batch size that is no multiple.
     """
     for field in ("batch_size", "evaluate.batch_size"):
         value = _get(config, field)

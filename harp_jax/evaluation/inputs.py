@@ -19,7 +19,7 @@ class Given(NamedTuple):
 
     Attributes:
         images: [N, H, W, C], uint8, or float32 in [0, 1].
-        labels: int32 [N].
+        labels: Int32 [N].
     """
 
     images: np.ndarray

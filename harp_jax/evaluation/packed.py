@@ -157,7 +157,7 @@ class PackedAttack:
             What was found.
 
         Raises:
-            InterruptedRunError: if a stop was requested.
+            InterruptedRunError: If a stop was requested.
         """
         owner = ""
         if path is not None:

@@ -53,7 +53,7 @@ class Progress:
         searching: Places of the examples in the middle of a round.
         memory: What their round needs, by name (see `attacks.base.State`), in their order; in the
             file each array is one beside the others.
-        found: float32 [N, H, W, C], the adversarial images so far, else the clean ones; None if
+        found: Float32 [N, H, W, C], the adversarial images so far, else the clean ones; None if
             they are not kept.
     """
 

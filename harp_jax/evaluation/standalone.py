@@ -34,7 +34,7 @@ class Result(NamedTuple):
         warnings: Sentences that say why the numbers may be too good; none if there is no doubt.
         seconds: What each of the names took, compilation included, over all resumed calls.
         images: Their number.
-        adversarial: float32 [N, H, W, C] in [0, 1], the misclassified image that was found for each
+        adversarial: Float32 [N, H, W, C] in [0, 1], the misclassified image that was found for each
             example, the clean image if there is none; None without `keep_images`.
     """
 

@@ -34,7 +34,7 @@ def compact(
         The smaller model and its variables, without scores and rates.
 
     Raises:
-        ValueError: for another kind of model.
+        ValueError: For another kind of model.
     """
     if type(model) not in _NARROWED:
         kinds = ", ".join(kind.__name__ for kind in _NARROWED)

@@ -59,7 +59,7 @@ def create(
         `[batch, num_classes]` for NHWC images in [0, 1].
 
     Raises:
-        ValueError: for an unknown name, granularity or type, fewer than two classes, or means and
+        ValueError: For an unknown name, granularity or type, fewer than two classes, or means and
             deviations that do not go together.
     """
     build = find(MODELS, name, "model")

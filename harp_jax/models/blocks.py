@@ -108,7 +108,7 @@ def normalize(images: Images, normalization: Normalization | None) -> Images:
         The normalised images.
 
     Raises:
-        ValueError: for another number of channels.
+        ValueError: For another number of channels.
     """
     if normalization is None:
         return images

@@ -69,7 +69,7 @@ class WideResNet(Network):
         """Logits of normalised images.
 
         Raises:
-            ValueError: for a depth that is not 10, 16, 22, ...
+            ValueError: For a depth that is not 10, 16, 22, ...
         """
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:

@@ -44,7 +44,7 @@ def shift_to_budget(
         The shifted logits and the shift (0 or negative); with 0 the logits met the budget already.
 
     Raises:
-        ValueError: if even the minimum rates keep more than the target allows.
+        ValueError: If even the minimum rates keep more than the target allows.
     """
     cost = as_cost(costs)
     budget = target * cost.total

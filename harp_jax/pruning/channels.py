@@ -91,7 +91,7 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
         Layers and groups.
 
     Raises:
-        ValueError: if a layer is called twice, or reads channels otherwise than one by one (grouped
+        ValueError: If a layer is called twice, or reads channels otherwise than one by one (grouped
             convolutions, concatenation, normalisation across channels).
     """
     layers = trace_layers(model, image_shape)

@@ -57,7 +57,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
         One entry a layer, in the order of the calls.
 
     Raises:
-        ValueError: if a layer is called twice, so that its kernel has two places in the network, or
+        ValueError: If a layer is called twice, so that its kernel has two places in the network, or
             if pooling leaves nothing of such images for it.
     """
     calls: dict[Path, tuple[int, ...]] = {}

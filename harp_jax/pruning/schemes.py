@@ -52,7 +52,7 @@ def scheme(
         The scheme.
 
     Raises:
-        ValueError: if the network does not take such images, or its channels cannot be pruned.
+        ValueError: If the network does not take such images, or its channels cannot be pruned.
     """
     if granularity == "weight":
         architecture = Architecture(tuple(trace_layers(model, image_shape)))

@@ -29,7 +29,7 @@ def initial_scores(kernel: Kernel, granularity: Granularity = "weight") -> Score
         Scores of the kernel's shape (weight) or `[in]` (channel). An all-zero kernel scores zero.
 
     Raises:
-        ValueError: for another granularity.
+        ValueError: For another granularity.
     """
     if granularity == "weight":
         return _scaled(kernel, fan_in=kernel.size // kernel.shape[-1])

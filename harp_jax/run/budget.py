@@ -31,7 +31,7 @@ def fit(
         The tree of logits, and a note for people where they had to be shifted.
 
     Raises:
-        ConfigError: if the network is above the target and prune.above_target is 'error'.
+        ConfigError: If the network is above the target and prune.above_target is 'error'.
     """
     prune, minimum = config.prune, minimum_rate(config)
     share, logits = cost.target_share(prune.target), leaves_by_path(variables["rates"])

@@ -54,9 +54,9 @@ def run(config: Config, workdir: epath.PathLike) -> None:
         workdir: Folder of this run; may be gs://.
 
     Raises:
-        ValueError: for bad input, in one line (ConfigError, DataError, CheckpointError).
-        TrainingDivergedError: if the loss is not finite.
-        InterruptedRunError: if the run was asked to stop; its state is saved.
+        ValueError: For bad input, in one line (ConfigError, DataError, CheckpointError).
+        TrainingDivergedError: If the loss is not finite.
+        InterruptedRunError: If the run was asked to stop; its state is saved.
     """
     validate(config)
     with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:

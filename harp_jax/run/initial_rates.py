@@ -57,7 +57,7 @@ def start_pruning(
         The variables with scores, rates and minimum rates.
 
     Raises:
-        ConfigError: if the strategy's file or checkpoint does not give the rates of this network.
+        ConfigError: If the strategy's file or checkpoint does not give the rates of this network.
     """
     target, minimum = config.prune.target, minimum_rate(config)
     fixed = "rates" not in method(config).trains
@@ -115,7 +115,7 @@ def read(config: Config, paths: list[Path]) -> Rates | None:
         The rate of every path, or None for a strategy that is a rule.
 
     Raises:
-        ConfigError: if it cannot be read, misses layers, has others, or has rates outside (0, 1].
+        ConfigError: If it cannot be read, misses layers, has others, or has rates outside (0, 1].
     """
     strategy = config.prune.strategy
     if strategy in STRATEGIES:

@@ -120,8 +120,8 @@ def fit(
         The network to hand on.
 
     Raises:
-        TrainingDivergedError: if the loss is not finite; names the step and the last checkpoint.
-        InterruptedRunError: if a stop was requested; the state is saved.
+        TrainingDivergedError: If the loss is not finite; names the step and the last checkpoint.
+        InterruptedRunError: If a stop was requested; the state is saved.
     """
     loop = _Loop(stage, plan, programs, dataset, directory, state)
     try:

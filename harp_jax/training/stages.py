@@ -101,7 +101,7 @@ def split(
         (trainable, frozen): nested dicts that `merge` puts together again.
 
     Raises:
-        ValueError: if a collection belongs to no group.
+        ValueError: If a collection belongs to no group.
     """
     leaves = leaves_by_path(variables)
     norms = {path[:-1] for path in leaves if path[-1] == "scale"}
