@@ -1,12 +1,12 @@
-"""Checkpoints with Orbax: written atomically, read back with or without the model code.
+"""Checkpoints with Orbax: written atomically, readable with or without the model code.
 
-A checkpoint is a folder of items: `variables` (params, batch_stats and, when pruned, scores, rates,
-minimum_rates), `metadata` (JSON) and, where a stage can be resumed from it, `training` (step, key,
+A checkpoint is a folder of items: `variables` (params, batch_stats and, if pruned, scores, rates,
+minimum_rates), `metadata` (JSON) and, if a stage can resume from it, `training` (step, key,
 optimiser state, sums, Free-AT's perturbation). A stage's folder holds
 
     checkpoints/last/STEP   the newest state, to resume from
     checkpoints/best/STEP   the network with the best validation accuracy so far
-    result                  the network that the stage hands on; there once the stage is complete
+    result                  the network for the next stage; exists once the stage is complete
 """
 
 import json
@@ -25,14 +25,14 @@ RESULT = "result"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or does not fit; the message names the path."""
+    """Raised if a checkpoint is missing or does not fit; the message names its path."""
 
 
 class StageCheckpoints:
     """The `last` and `best` checkpoints of a stage that is being trained.
 
     Attributes:
-        directory: The folder they are in.
+        directory: Folder of both.
     """
 
     def __init__(self, directory: epath.PathLike):
@@ -44,22 +44,22 @@ class StageCheckpoints:
         }
 
     def save_best(self, step: int, variables: Variables, metadata: dict[str, Any]) -> None:
-        """Keeps the network of a step as the best; returns when it is on disk."""
+        """Saves the network of a step as the best one; returns when it is on disk."""
         items = {"variables": ocp.args.StandardSave(dict(variables))}
         self._save("best", step, items, metadata)
-        # `last` will say that this one exists, so it must.
+        # `last` will refer to this checkpoint, so it must exist first.
         self._managers["best"].wait_until_finished()
 
     def save_last(
         self, step: int, variables: Variables, training: Any, metadata: dict[str, Any]
     ) -> None:
-        """Saves all that a resumed run needs, in the background.
+        """Saves the state to resume from, in the background.
 
         Args:
             step: Number of the checkpoint.
             variables: All collections of the network.
-            training: The tree of what else a resumed run needs.
-            metadata: JSON-like.
+            training: All other state that a resumed run needs, a tree.
+            metadata: JSON-like description.
         """
         items = {
             "variables": ocp.args.StandardSave(dict(variables)),
@@ -69,7 +69,7 @@ class StageCheckpoints:
 
     def _save(self, name: str, step: int, items: dict[str, Any], metadata: dict[str, Any]) -> None:
         manager = self._managers[name]
-        if step in manager.all_steps():  # a resumed run comes by a second time, with the same bits
+        if step in manager.all_steps():  # a resumed run has repeated this step, with the same bits
             return
         manager.save(
             step, args=ocp.args.Composite(**items, metadata=ocp.args.JsonSave(metadata)), force=True
@@ -78,7 +78,15 @@ class StageCheckpoints:
     def restore_last(
         self, variables: Variables, training: Any
     ) -> tuple[dict[str, Any], Any, dict[str, Any]] | None:
-        """The newest of what `save_last` saved, or None; the arguments give the structure."""
+        """Restores the newest state of `save_last`; None if there is none.
+
+        Args:
+            variables: Structure and shapes of the variables.
+            training: Structure and shapes of the other state.
+
+        Returns:
+            Variables, other state and metadata.
+        """
         manager = self._managers["last"]
         step = manager.latest_step()
         if step is None:
@@ -94,7 +102,7 @@ class StageCheckpoints:
         return restored["variables"], restored["training"], restored["metadata"]
 
     def best(self) -> dict[str, Any] | None:
-        """What `load` reads from the best checkpoint, or None if there is none yet."""
+        """Loads the best checkpoint, as `load` does; None if there is none yet."""
         step = self._managers["best"].latest_step()
         return None if step is None else load(self.directory / "best" / str(step))
 
@@ -105,11 +113,11 @@ class StageCheckpoints:
 
 
 def save_result(stage_directory: epath.PathLike, variables: Variables, metadata: Any) -> None:
-    """Writes the network that a stage hands on, and so marks the stage as complete.
+    """Writes the result of a stage, which marks the stage as complete.
 
     Args:
-        stage_directory: The stage's folder in the workdir.
-        variables: All collections, as numpy arrays.
+        stage_directory: Folder of the stage in the workdir.
+        variables: All collections, as NumPy arrays.
         metadata: JSON-like description.
     """
     arguments = ocp.args.Composite(
@@ -120,28 +128,28 @@ def save_result(stage_directory: epath.PathLike, variables: Variables, metadata:
 
 
 def is_complete(stage_directory: epath.PathLike) -> bool:
-    """Whether a stage has handed on its network."""
+    """Returns whether a stage is complete."""
     result = epath.Path(stage_directory) / RESULT
     return result.exists() and ocp.utils.is_checkpoint_finalized(result)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """A path as Orbax needs it: absolute if it is local, as it is if it is a URL such as gs://..."""
+    """Makes a local path absolute, as Orbax needs it; a URL such as gs://... stays the same."""
     path = epath.Path(path).expanduser()
     return path if "://" in os.fspath(path) else path.absolute()
 
 
 def find(path: epath.PathLike) -> epath.Path:
-    """The checkpoint folder that a path means.
+    """Finds the checkpoint for a path.
 
     Args:
-        path: A checkpoint, a stage's folder, or a workdir (then its last complete stage).
+        path: A checkpoint, a folder of a stage, or a workdir (meaning its last complete stage).
 
     Returns:
-        The folder with the item `variables` in it.
+        The folder that contains the item `variables`.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is no checkpoint.
     """
     path = absolute(path)
     candidates = [path, path / RESULT]
@@ -164,14 +172,14 @@ def find(path: epath.PathLike) -> epath.Path:
 
 
 def load(path: epath.PathLike) -> dict[str, Any]:
-    """Reads a checkpoint as numpy arrays, without building the model.
+    """Reads a checkpoint as NumPy arrays, without building the model.
 
     Args:
-        path: A workdir (its last complete stage is read), a stage's folder, or a checkpoint.
+        path: A checkpoint, a folder of a stage, or a workdir (meaning its last complete stage).
 
     Returns:
-        'params', 'batch_stats' and, for a pruned network, 'scores', 'rates' and 'minimum_rates' as
-        nested dicts of numpy arrays, and 'metadata' as a dict.
+        Nested dicts of NumPy arrays: 'params', 'batch_stats' and, for a pruned network, 'scores',
+        'rates' and 'minimum_rates'; and 'metadata', a dict.
 
     Raises:
         CheckpointError: If there is no readable checkpoint.
@@ -205,16 +213,16 @@ def _map_leaves(function: Any, tree: Any) -> Any:
 def check_fits(
     found: Variables, expected: Variables, collections: tuple[str, ...], source: str
 ) -> None:
-    """Checks that a checkpoint's arrays are those of the network.
+    """Checks that a checkpoint has the network's arrays: the same keys and shapes.
 
     Args:
         found: Collections of the checkpoint.
-        expected: Collections of the network; arrays or shape structs.
-        collections: Which of them must agree.
-        source: Where the checkpoint came from, for the error.
+        expected: Collections of the network, arrays or shape structs.
+        collections: Names of the collections to compare.
+        source: Origin of the checkpoint, for the error message.
 
     Raises:
-        CheckpointError: Listing the keys that are missing, extra and differently shaped.
+        CheckpointError: If they differ; lists missing keys, extra keys and different shapes.
     """
     have = _leaves({name: found.get(name, {}) for name in collections})
     want = _leaves({name: expected[name] for name in collections})
@@ -235,15 +243,15 @@ def check_fits(
 
 
 def check_metadata(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
-    """Checks that a network is used as it was trained, which its arrays do not tell.
+    """Checks that a network is used with the settings of its training.
 
     Args:
-        found: Metadata of the checkpoint; what they do not say is not checked.
-        expected: The values of this run, by name.
-        source: Where the checkpoint came from, for the error.
+        found: Metadata of the checkpoint; settings that it lacks are not checked.
+        expected: Values of this run, by name.
+        source: Origin of the checkpoint, for the error message.
 
     Raises:
-        CheckpointError: Naming the first value that differs.
+        CheckpointError: If a value differs; names the first one.
     """
     for name, value in expected.items():
         as_read = json.loads(json.dumps(value))

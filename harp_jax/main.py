@@ -70,7 +70,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _logger() -> logging.Logger:
-    """Lines of this package on stderr; of the libraries below it only errors."""
+    """Logs lines of this package to stderr, and only errors of the libraries below it."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("harp_jax")
     logger.setLevel(logging.INFO)
@@ -88,7 +88,7 @@ def _keep_compiled_programs(directory: str) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Parses the flags; what is wrong with them or the configuration is one line, no traceback."""
+    """Parses the flags; errors in flags or configuration become one line without traceback."""
     try:
         others = flags.FLAGS(_with_recorded_config(arguments))
         missing = set(harp.default()) - set(_CONFIG.value)
@@ -98,12 +98,12 @@ def _parse(arguments: list[str]) -> list[str]:
             )
         _CONFIG.value.lock()
         return others
-    except flags.Error as error:  # of a file's own exception the last line
+    except flags.Error as error:  # the last line of an exception from a configuration file
         text = [line for line in str(error).splitlines() if line.strip()][-1]
         text = re.sub(r"^[\w.]+Error: ", "", text)
     except (AttributeError, KeyError) as error:
         what: Any = error
-        while isinstance(what, Exception) and what.args:  # one error around another
+        while isinstance(what, Exception) and what.args:  # unwrap nested errors
             what = what.args[0]
         what = str(what).partition(". Other fields present")[0]
         text = f"--config: {what}; allowed are the fields of harp_jax/config/defaults.py"
@@ -114,7 +114,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _with_recorded_config(arguments: list[str]) -> list[str]:
-    """Without --config, the configuration is the one that the workdir's run recorded."""
+    """Adds the configuration recorded in the workdir if --config is not given."""
     names = [argument.lstrip("-").partition("=")[0] for argument in arguments]
     workdir = None
     for place, argument in enumerate(arguments):
@@ -127,7 +127,7 @@ def _with_recorded_config(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the command line and exits."""
     flags.mark_flag_as_required("config")
     app.run(_main, flags_parser=_parse)
 

@@ -1,4 +1,4 @@
-"""Names of things that a user may bring along: a row of a table, or "module:attribute"."""
+"""Looking up a name: a row of a table of the package, or "module:attribute" of the user's."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ OWN = "package.module:NAME"
 
 
 def find(table: Mapping[str, T], name: Any, field: str) -> T:
-    """What a name stands for.
+    """Looks up a name.
 
     Args:
-        table: The package's own, by name.
-        name: A key of the table; or 'package.module:NAME', which is imported.
-        field: Where the name comes from, for errors.
+        table: Entries of the package, by name.
+        name: A key of the table, or 'package.module:NAME', which is imported.
+        field: Field of the configuration that holds the name, for error messages.
 
     Returns:
-        The table's entry or the module's attribute.
+        The entry of the table or the attribute of the module.
 
     Raises:
-        ValueError: In one line, for a name that is not in the table, a module that cannot be
-            imported (the reason is said) or has no such attribute.
+        ValueError: If the table has no such name, or the module cannot be imported (with the
+            reason) or has no such attribute; in one line.
     """
     if isinstance(name, str) and ":" in name:
         return _imported(name, field)
@@ -35,7 +35,7 @@ def _imported(name: str, field: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{field}={name!r}: cannot import {module_name!r} ({reason}); allowed are modules on"

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: made from plain values, checked field by field."""
+"""Settings as frozen dataclasses: built from plain values, checked field by field."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,23 +8,23 @@ T = TypeVar("T")
 
 
 def check(settings: object, field: str, allowed: bool, what: str) -> None:
-    """Refuses a value of a dataclass; for its `__post_init__`.
+    """Checks a field of a dataclass, in its `__post_init__`.
 
     Args:
-        settings: Has the attribute `field`.
-        field: Name of the setting.
+        settings: Dataclass with the attribute `field`.
+        field: Name of the field.
         allowed: Whether its value is allowed.
-        what: The allowed values, in words.
+        what: Allowed values, in words.
 
     Raises:
-        ValueError: Names the field, its value and what is allowed.
+        ValueError: If the value is not allowed; names field, value and allowed values.
     """
     if not allowed:
         raise ValueError(f"{field}={getattr(settings, field)!r}: allowed are {what}")
 
 
 def defaults(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass that have a default, with it."""
+    """Returns the defaults of a dataclass, by field; fields without a default are left out."""
     return {
         field.name: field.default
         for field in dataclasses.fields(kind)
@@ -33,19 +33,19 @@ def defaults(kind: type) -> dict[str, Any]:
 
 
 def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
-    """Makes a dataclass of plain values.
+    """Builds a dataclass from plain values.
 
     Args:
-        kind: A frozen dataclass whose fields are int, float or str and checked by itself.
-        values: By field; those left out have their default.
-        section: Where the values come from, for errors.
+        kind: A frozen dataclass with fields of type int, float or str, which checks them itself.
+        values: Values by field; fields that are left out get their default.
+        section: Section of the configuration with the values, for error messages.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: Names the first field that is unknown, missing, of another type or refused by
-            the dataclass, its value and what is allowed.
+        ValueError: If a field is unknown, missing, of another type or refused by the dataclass;
+            names the first such field, its value and the allowed values.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     for name, value in values.items():

@@ -1,4 +1,9 @@
-"""Adversarial attacks: frozen dataclasses called as `attack(logits_fn, images, labels, key)`."""
+"""Adversarial attacks: frozen dataclasses called as `attack(logits_fn, images, labels, key)`.
+
+One file per attack; `base` has the protocols. A new attack is a file and a row in `ATTACKS`, or a
+class of your own. Pure functions of a network, images and a key. `losses` and the rooms above it
+may import this one.
+"""
 
 from typing import Any
 

@@ -21,45 +21,46 @@ APGD_OBJECTIVES = ("ce", "dlr", "dlr_targeted")
 MOMENTUM = 0.75
 
 Number = Int[Array, ""] | int
-# Images -> losses, whether they are misclassified, gradients.
+# Images -> losses, flags of misclassified images, gradients.
 Evaluation = Callable[[Images], tuple[PerExample, Selection, Images]]
 
 
 class Found(NamedTuple):
-    """What an attack has found so far, per example."""
+    """Best points of an attack so far, per example."""
 
     adversarial: Images
     broken: Selection
-    loss: PerExample  # the largest of all runs so far; -inf before the first
+    loss: PerExample  # largest loss of all runs so far; -inf before the first run
 
 
 @dataclasses.dataclass(frozen=True)
 class APGD:
-    """APGD: steps with momentum, halved where they do not pay, restarted from the best point.
+    """APGD: steps with momentum; the step size is halved when the loss stops growing.
 
-    A run starts at a random point at distance `epsilon` (before the box), with steps of
-    2 * epsilon. At checkpoints an example's step is halved, and the example goes back to its best
-    point, if its loss grew in at most `rho` of the steps since the last one, or if neither its best
-    loss nor its step changed since then.
+    A run starts at a random point at distance `epsilon` (before clipping to [0, 1]), with steps of
+    size 2 * epsilon. At checkpoints an example's step is halved, and it restarts from its best
+    point, if its loss grew in at most a fraction `rho` of the steps since the last checkpoint, or
+    if neither its best loss nor its step has changed since then.
 
     'dlr_targeted' (APGD-T) makes `restarts` runs for each of the `targets` most likely wrong
-    classes of the clean image. An example is returned as the first point that is misclassified, a
-    misclassified image as it is; of an example that withstands all runs, the point with the
-    largest loss is.
+    classes of the clean image. The result is the first misclassified point of an example, which is
+    the clean image if that is misclassified. If all points are classified correctly, the result is
+    the point with the largest loss.
 
-    As in the published implementation the checkpoints are whole numbers of steps (all fractions of
-    `steps` rounded down), "at most `rho`" includes equality, and the second condition waits for
-    the second checkpoint. The first step's loss is compared with the start's, as in the paper; the
+    As in the published implementation, checkpoints are whole numbers of steps (fractions of `steps`
+    are rounded down), "at most `rho`" includes equality, and the second condition applies from the
+    second checkpoint on. The first step's loss is compared with the start's, as in the paper; the
     implementation compares it with zero.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         norm: 'linf' or 'l2'.
         objective: 'ce', 'dlr' or 'dlr_targeted', see `objectives`.
-        steps: Number of gradient steps of a run, >= 1; a run costs one evaluation more.
-        restarts: Number of runs, for each target if there are targets; >= 1.
-        targets: Number of target classes, >= 1, at most all wrong ones; of 'dlr_targeted' only.
-        rho: Share of successful steps up to which the step is halved, in (0, 1).
+        steps: Number of gradient steps of a run, >= 1; a run evaluates steps + 1 points.
+        restarts: Number of runs, >= 1; per target class for 'dlr_targeted'.
+        targets: Number of target classes of 'dlr_targeted', >= 1; all wrong classes if there are
+            fewer.
+        rho: Largest fraction of successful steps at which the step is halved, in (0, 1).
     """
 
     epsilon: float
@@ -82,7 +83,7 @@ class APGD:
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
-        """Attacks a batch with all runs; see `Attack`.
+        """Attacks a batch; see `Attack`.
 
         Returns:
             Adversarial images in [0, 1], within `epsilon` of the clean ones.
@@ -94,17 +95,17 @@ class APGD:
         return lax.fori_loop(0, self.rounds(logits.shape[-1]), run, start).adversarial
 
     def rounds(self, classes: int) -> int:
-        """Number of runs of an attack on a network with so many classes."""
+        """Returns the number of runs against a network with `classes` classes."""
         if self.objective != "dlr_targeted":
             return self.restarts
         return self.restarts * min(self.targets, classes - 1)
 
     def start(self, task: Task) -> State:
-        """The clean images."""
+        """Returns the clean images as state."""
         return untouched(task)
 
     def advance(self, task: Task, state: State) -> State:
-        """A whole run; of examples that withstand it, the points with the largest loss."""
+        """Makes a whole run; unbroken examples end at their point with the largest loss."""
         logits_fn, images, labels, keys, number = task
         best = Found(state.adversarial, state.done, jnp.full(len(images), -jnp.inf))
         logits = logits_fn(images)
@@ -121,7 +122,7 @@ class APGD:
         number: Number,
         best: Found,
     ) -> Found:
-        """A run that leaves alone what is broken; `logits` are the clean images'."""
+        """Makes a run on the unbroken examples; `logits` are those of the clean images."""
         loss = OBJECTIVES[self.objective]
         if self.objective == "dlr_targeted":
             targets = wrong_class(logits, labels, number // self.restarts)
@@ -131,7 +132,7 @@ class APGD:
         return self._climb(_evaluation(logits_fn, labels, loss), images, start, best)
 
     def _climb(self, evaluate: Evaluation, images: Images, start: Images, best: Found) -> Found:
-        """Algorithm 1 from `start`, until all examples are broken."""
+        """Runs algorithm 1 from `start`; ends early if all examples are broken."""
         allowed = jnp.asarray(_allowed_increases(self.steps, self.rho))
 
         def unfinished(state: _State):
@@ -152,7 +153,7 @@ class APGD:
         )
 
     def _move(self, state: "_State", images: Images) -> Images:
-        """The next iterate: a projected step, mixed with the last movement, projected again."""
+        """Returns the next iterate: a projected step plus momentum, projected again."""
         project = functools.partial(
             norms.project, images=images, epsilon=self.epsilon, norm=self.norm
         )
@@ -164,28 +165,28 @@ class APGD:
 
 
 class _State(NamedTuple):
-    """The loop's variables; all but `step` have one entry per example."""
+    """State of the loop; all but `step` have one entry per example."""
 
     step: Int[Array, ""]
-    x: Images  # where the next step starts, with its gradient and the iterate before
+    x: Images  # start of the next step; then its gradient and the previous iterate
     gradient: Images
     previous: Images
-    loss: PerExample  # of the last iterate
+    loss: PerExample  # loss of the last iterate
     step_size: PerExample
-    best_x: Images  # point of the largest loss, with its gradient
+    best_x: Images  # point with the largest loss; then its gradient
     best_gradient: Images
     best_loss: PerExample
     increases: Int[Array, " batch"]  # steps since the last checkpoint that raised the loss
     checked_loss: PerExample  # best loss at the last checkpoint
-    halved: Selection  # at the last checkpoint
+    halved: Selection  # whether the step was halved at the last checkpoint
     adversarial: Images  # first misclassified point
     broken: Selection
 
 
 def _first_state(start: Images, best: Found, epsilon: float) -> _State:
-    """The state in which step 0 does not move: it evaluates the start.
+    """Returns a state whose step 0 only evaluates the start.
 
-    So the program holds the network once, not a second time before the loop.
+    So the compiled program contains the network once, not once more before the loop.
     """
     nothing = jnp.full(len(start), -jnp.inf)
     return _State(
@@ -209,7 +210,7 @@ def _first_state(start: Images, best: Found, epsilon: float) -> _State:
 def _recorded(
     state: _State, x: Images, loss: PerExample, wrong: Selection, gradient: Images
 ) -> _State:
-    """The state after an evaluation of `x`."""
+    """Returns the state after the evaluation of `x`."""
     improved = loss > state.best_loss
     return state._replace(
         x=x,
@@ -226,7 +227,7 @@ def _recorded(
 
 
 def _checked(state: _State, allowed: Int[Array, ""]) -> _State:
-    """Halves the steps that do not pay, if this is a checkpoint: `allowed` >= 0."""
+    """Halves the steps of stalled examples if this is a checkpoint (`allowed` >= 0)."""
     first, checkpoint = state.step == 0, allowed >= 0
     stuck = ~state.halved & (state.checked_loss >= state.best_loss)
     halve = checkpoint & ~first & (stuck | (state.increases <= allowed))
@@ -241,10 +242,10 @@ def _checked(state: _State, allowed: Int[Array, ""]) -> _State:
 
 
 def _allowed_increases(steps: int, rho: float) -> np.ndarray:
-    """For steps 0..steps: at most how many increases halve the step; -1 where nothing is checked.
+    """Returns, for steps 0..steps, the most increases that still halve the step; -1 elsewhere.
 
-    Checkpoints are 22 % of the steps apart, then 3 % less each time, down to 6 %; step 0 is one too
-    and only begins the count.
+    The first distance between checkpoints is 22 % of the steps; each next one is 3 % shorter, down
+    to 6 %. Step 0 is a checkpoint that only starts the count.
     """
     allowed = np.full(steps + 1, -1, np.int32)
     allowed[0] = 0
@@ -260,7 +261,7 @@ def _allowed_increases(steps: int, rho: float) -> np.ndarray:
 def _evaluation(
     logits_fn: LogitsFn, labels: Labels, objective: Callable[..., PerExample]
 ) -> Evaluation:
-    """One forward and one backward pass."""
+    """Builds a function that evaluates points by one forward and one backward pass."""
 
     def total(images):
         logits = logits_fn(images)
@@ -275,5 +276,5 @@ def _evaluation(
 
 
 def _untouched(images: Images, labels: Labels, logits: Logits) -> Found:
-    """What is known before the first run."""
+    """Returns the state before the first run."""
     return Found(images, logits.argmax(-1) != labels, jnp.full(len(images), -jnp.inf))

@@ -1,4 +1,4 @@
-"""AutoAttack (Croce & Hein, 2020): attacks in a row, none of them with anything to tune."""
+"""AutoAttack (Croce & Hein, 2020): a sequence of attacks without parameters to tune."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,38 +11,37 @@ from harp_jax.attacks.square import Square
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn
 
-SEPARATOR = "+"  # between the parts of a version of one's own
+SEPARATOR = "+"  # between the parts of a custom version
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoAttack:
-    """AutoAttack: several attacks, each on what the others left.
+    """AutoAttack: several attacks, each on the examples that are still classified correctly.
 
     An example counts as robust only if it withstands all of them. The defaults are the published
-    ones; fewer steps, targets or queries are for tests. The versions are
+    ones; use fewer steps, targets or queries only in tests. The versions are
 
     - 'standard': apgd-ce, apgd-t, fab-t, square;
     - 'plus': apgd-ce, apgd-dlr, fab (five runs each), square, apgd-t, fab-t;
     - 'rand': apgd-ce, apgd-dlr;
-    - parts of one's own choice in their order, e.g. 'apgd-t+square'; those with restarts make one
-      run.
+    - names of parts joined by '+', e.g. 'apgd-t+square'; each part makes one run.
 
-    The published 'rand' is for randomised networks: it averages 20 gradients at each point. A
-    function of images alone gives the same gradient 20 times, so here one is taken. A randomised
-    network is evaluated as the function that averages its outputs over keys that are fixed.
+    The published 'rand' is for randomised networks and averages 20 gradients at each point. Here
+    networks are deterministic functions, whose 20 gradients would be equal, so one is computed. To
+    evaluate a randomised network, pass a function that averages its outputs over fixed keys.
 
-    With few classes the losses and targets are those that exist: APGD-T and FAB-T go for all wrong
-    classes if there are fewer than `targets`, and where the DLR losses are not defined (fewer than
-    three classes, fewer than four if targeted) the difference of logits alone is ascended, see
-    `objectives`.
+    With few classes, APGD-T and FAB-T target all wrong classes if there are fewer than `targets`.
+    The DLR loss is not defined for two classes, the targeted DLR loss not for two or three; the
+    difference of two logits then replaces it (see `objectives`).
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         norm: 'linf' or 'l2'.
-        version: One of `VERSIONS`, or names of `PARTS` with '+' between them.
+        version: One of `VERSIONS`, or names of `PARTS` joined by '+'.
         steps: Number of steps of APGD and FAB, >= 1.
-        targets: Target classes of APGD-T and FAB-T, >= 1; at most all wrong ones are.
-        queries: Queries of the Square Attack, >= 1.
+        targets: Number of target classes of APGD-T and FAB-T, >= 1; all wrong classes if there are
+            fewer.
+        queries: Number of queries of the Square Attack, >= 1.
     """
 
     epsilon: float
@@ -64,7 +63,7 @@ class AutoAttack:
         check(self, "version", self.version in VERSIONS or known, allowed)
 
     def parts(self) -> dict[str, Part]:
-        """The attacks in their order, by the names under which they are reported."""
+        """Returns the attacks in order, by the names used in reports."""
         names = VERSIONS.get(self.version) or self.version.split(SEPARATOR)
         restarts = 5 if self.version == "plus" else 1
         return {name: PARTS[name](self, restarts) for name in names}
@@ -75,14 +74,13 @@ class AutoAttack:
         """Attacks a batch; see `Attack`.
 
         Returns:
-            For each example the first misclassified point that was found, in [0, 1] and within
-            `epsilon` of the clean image: the image itself if it is one; the image, too, if none
-            was found.
+            The first misclassified point of each example, in [0, 1] and within `epsilon` of the
+            clean image. It is the clean image if that is misclassified, or if no part broke it.
         """
         keys = norms.per_example_keys(key, len(images))
         points = images
         for place, part in enumerate(self.parts().values()):
-            # What is broken goes in as it is, is taken for a misclassified image and comes out so.
+            # Broken examples are passed as adversarial images, which parts return unchanged.
             found = part(logits_fn, points, labels, norms.fold_keys(keys, place))
             fooled = misclassified(logits_fn, found, labels)
             points = norms.select(fooled, found, images)
@@ -100,7 +98,7 @@ def _apgd(objective: str) -> Callable[[AutoAttack, int], Part]:
     return lambda of, restarts: APGD(of.epsilon, of.norm, objective, of.steps, restarts)
 
 
-# (settings, restarts of the untargeted attacks) -> the part.
+# (settings, restarts of the untargeted attacks) -> part.
 PARTS: dict[str, Callable[[AutoAttack, int], Part]] = {
     "apgd-ce": _apgd("ce"),
     "apgd-dlr": _apgd("dlr"),

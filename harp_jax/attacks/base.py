@@ -1,7 +1,7 @@
-"""What an attack is, what a part of AutoAttack is, and the settings that attacks share.
+"""Protocols of an attack and of a part of AutoAttack, and checks of shared settings.
 
-An attack of one's own is a frozen dataclass with a radius `epsilon` and the call of `Attack`. It
-needs nothing else: in an evaluation it is one part like any other (see `as_part`).
+An attack of your own is a frozen dataclass with a radius `epsilon` and the call of `Attack`. It
+needs nothing else: `as_part` makes it a part of an evaluation.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Selection
 
 @runtime_checkable
 class Attack(Protocol):
-    """A pure function with its settings as frozen fields.
+    """An attack: a pure function whose settings are frozen fields.
 
-    A field `norm` ('linf' or 'l2') says in which norm `epsilon` is; without it, it is 'linf'.
+    The optional field `norm` is the norm of `epsilon`, 'linf' (the default) or 'l2'.
     """
 
     @property
@@ -34,13 +34,13 @@ class Attack(Protocol):
         """Attacks a batch.
 
         Args:
-            logits_fn: Images in [0, 1] -> logits; a network in inference mode.
+            logits_fn: Network in inference mode: images in [0, 1] -> logits.
             images: Clean images.
             labels: True classes.
-            key: One key, or one per example (then an example's noise does not depend on the batch).
+            key: One key, or one per example, so that its noise does not depend on the batch.
 
         Returns:
-            Adversarial images in [0, 1] within the attack's ball around `images`.
+            Adversarial images in [0, 1], within the attack's ball around `images`.
         """
         ...
 
@@ -49,11 +49,12 @@ class Task(NamedTuple):
     """One round of a part on a batch.
 
     Attributes:
-        logits_fn: Images in [0, 1] -> logits; a network in inference mode.
+        logits_fn: Network in inference mode: images in [0, 1] -> logits.
         images: Clean images.
         labels: True classes.
-        keys: One per example, the same in every round of a part.
-        number: Of the round, in [0, rounds); it may be traced, one program then serves all rounds.
+        keys: One key per example, the same in every round of a part.
+        number: Number of the round, in [0, rounds). It may be traced, so that one program serves
+            all rounds.
     """
 
     logits_fn: LogitsFn
@@ -64,12 +65,12 @@ class Task(NamedTuple):
 
 
 class State(NamedTuple):
-    """How far a round is, per example.
+    """State of a round, per example.
 
     Attributes:
         adversarial: Best points so far, within the part's ball.
         done: Whether the round is over.
-        memory: What else the next `advance` needs, arrays by name with a first axis of examples.
+        memory: Other arrays that the next `advance` needs, by name; first axis: examples.
     """
 
     adversarial: Images
@@ -79,52 +80,53 @@ class State(NamedTuple):
 
 @runtime_checkable
 class Part(Attack, Protocol):
-    """An attack that can be one of several in a row, on packed batches.
+    """An attack that can be part of a sequence, on packed batches.
 
-    It goes through `rounds`; examples that are still robust are packed anew between them. A round
-    is `start`, then `advance` until `State.done` holds for all examples. The rounds in their order,
-    each on the examples that those before did not break, break exactly what a call breaks.
+    It has a number of `rounds`. Between rounds, examples that are still robust are packed into new
+    batches. A round calls `start`, then `advance` until `State.done` holds for all examples. All
+    rounds together, each on the examples that are still robust, break exactly the examples that a
+    direct call of the attack breaks.
     """
 
     @property
     def uses_gradients(self) -> bool:
-        """Whether it differentiates the network."""
+        """Whether the attack differentiates the network."""
         ...
 
     @property
     def in_pieces(self) -> bool:
         """Whether a round takes several calls of `advance`.
 
-        Examples at different places of their round then share a batch. Otherwise the first call
-        ends the round for all.
+        If so, examples at different points of their round share a batch. Otherwise the first call
+        ends the round for all examples.
         """
         ...
 
     def rounds(self, classes: int) -> int:
-        """Number of rounds against a network with so many classes, >= 1."""
+        """Returns the number of rounds, >= 1, against a network with `classes` classes."""
         ...
 
     def start(self, task: Task) -> State:
-        """The state before the first call of `advance`."""
+        """Returns the state before the first call of `advance`."""
         ...
 
     def advance(self, task: Task, state: State) -> State:
-        """The state after some more work; examples that are done stay as they are."""
+        """Continues a round; examples that are done do not change."""
         ...
 
 
 @runtime_checkable
 class Ensemble(Attack, Protocol):
-    """An attack that is several parts in a row, each on what those before left."""
+    """An attack of several parts, each on the examples that are still robust."""
 
     def parts(self) -> dict[str, Part]:
-        """The parts in their order, by the names under which they are reported."""
+        """Returns the parts in order, by the names used in reports."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeAttack:
-    """Any attack as a part: one round, one call.
+    """Any attack as a part of one round, which is one call.
 
     Attributes:
         attack: The attack.
@@ -135,17 +137,17 @@ class WholeAttack:
 
     @property
     def epsilon(self) -> float:
-        """The attack's."""
+        """Radius of the attack."""
         return self.attack.epsilon
 
     @property
     def norm(self) -> str:
-        """The attack's."""
+        """Norm of the attack."""
         return norm_of(self.attack)
 
     @property
     def uses_gradients(self) -> bool:
-        """What the attack says of itself, else True."""
+        """The attack's field `uses_gradients`; True if it has none."""
         return getattr(self.attack, "uses_gradients", True)
 
     def __call__(
@@ -155,54 +157,54 @@ class WholeAttack:
         return self.attack(logits_fn, images, labels, key)
 
     def rounds(self, classes: int) -> int:
-        """One."""
+        """Returns 1."""
         del classes
         return 1
 
     def start(self, task: Task) -> State:
-        """The clean images."""
+        """Returns the clean images as state."""
         return untouched(task)
 
     def advance(self, task: Task, state: State) -> State:
-        """The whole attack."""
+        """Runs the whole attack."""
         del state
         return finished(self.attack(task.logits_fn, task.images, task.labels, task.keys))
 
 
 def as_part(attack: Attack) -> Part:
-    """The attack itself if it is a part, else a part of one round."""
+    """Returns the attack itself if it is a part, else a part of one round."""
     return attack if isinstance(attack, Part) else WholeAttack(attack)
 
 
 def norm_of(attack: Attack) -> str:
-    """The norm of an attack's ball: its field `norm`, or 'linf' if it has none."""
+    """Returns the norm of an attack's ball: its field `norm`, or 'linf' if it has none."""
     return getattr(attack, "norm", "linf")
 
 
 def untouched(task: Task) -> State:
-    """The clean images, done where they are misclassified."""
+    """Returns the clean images as state; misclassified ones are done."""
     return State(task.images, misclassified(task.logits_fn, task.images, task.labels), {})
 
 
 def finished(adversarial: Images) -> State:
-    """The end of a round for all examples."""
+    """Returns the state at the end of a round."""
     return State(adversarial, jnp.ones(len(adversarial), bool), {})
 
 
 def misclassified(logits_fn: LogitsFn, images: Images, labels: Labels) -> Selection:
-    """Which images are not given their label."""
+    """Returns flags of the images whose predicted class is not their label."""
     return logits_fn(images).argmax(-1) != labels
 
 
 def check_settings(attack: Any, *counts: str) -> None:
-    """Refuses a radius, a norm or a count out of range; for an attack's `__post_init__`.
+    """Checks radius, norm and counts of an attack, in its `__post_init__`.
 
     Args:
-        attack: Has the fields 'epsilon', 'norm' and `counts`.
-        counts: Names of fields that are whole numbers >= 1.
+        attack: Attack with the fields 'epsilon', 'norm' and `counts`.
+        *counts: Names of fields that must be whole numbers >= 1.
 
     Raises:
-        ValueError: Names the field, its value and what is allowed.
+        ValueError: If a field is out of range; names it, its value and the allowed values.
     """
     check(attack, "epsilon", attack.epsilon >= 0, "numbers >= 0")
     check(attack, "norm", attack.norm in norms.NORMS, ", ".join(norms.NORMS))

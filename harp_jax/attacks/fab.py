@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack (Croce & Hein, 2020): the smallest change that fools."""
+"""Fast adaptive boundary attack (Croce & Hein, 2020): a small change that is misclassified."""
 
 import dataclasses
 import functools
@@ -24,54 +24,54 @@ from harp_jax.types import (
     Selection,
 )
 
-# A step of a run: its number, (current points, what was found) -> the next points, what was found.
+# A step of a run: number, (current points, closest so far) -> (next points, closest so far).
 Step = Callable[[Array, tuple[Images, "Found"]], tuple[Images, "Found"]]
 
-# Points -> gradients and values of the affine functions whose zeros are the planes to go for.
+# Points -> gradients and values of affine functions; their zeros are the planes to step to.
 Aim = Callable[[Images], tuple[Images, PerExample]]
 
-# Distances that count as nothing, in the weighing of two of them.
+# Distances below this count as zero when two are weighed against each other.
 _TINY = 1e-8
-# Slopes that do not count, where a distance is divided by one.
+# Slopes below this count as zero when a distance is divided by one.
 _SMALLEST_SLOPE = 1e-12
 
 
 class Found(NamedTuple):
-    """What a search has found, per example."""
+    """Closest adversarial images of a search, per example."""
 
-    adversarial: Images  # the clean image where nothing was found
+    adversarial: Images  # the clean image if none was found
     broken: Selection  # whether `adversarial` is misclassified
-    distance: PerExample  # of the two; infinite where nothing was found
+    distance: PerExample  # distance from the clean image; inf if none was found
 
 
 @dataclasses.dataclass(frozen=True)
 class FAB:
-    """FAB: searches the nearest point that is classified wrongly.
+    """FAB: searches for the nearest misclassified point.
 
-    The network's boundary towards a class is taken as the plane that it would be if the network
-    were linear. Each step goes past this plane from the current point and, with a weight of at most
-    `alpha_max`, from the image itself; where that fools the network, whichever class it names, it
-    goes on from a point nearer to the image. FAB-T goes for one class at a time, the most likely
-    wrong ones of the clean image; untargeted FAB for the plane that is nearest at each step, which
-    takes a gradient for every class.
+    The decision boundary to a class is approximated by the plane of the linearised network. Each
+    step projects the current point and the image onto this plane, mixes both (the weight of the
+    image is at most `alpha_max`), and overshoots the plane a little. If the new point is
+    misclassified, the search continues from a point nearer to the image. FAB-T runs once for each
+    of the most likely wrong classes of the clean image. Untargeted FAB chooses the nearest plane at
+    each step, which needs a gradient for every class.
 
-    Defaults are those of AutoAttack's standard version. As there, and unlike in the paper, no
-    binary search between the image and the point found follows.
+    Defaults are those of AutoAttack's standard version. As there, and unlike in the paper, there is
+    no final binary search between the image and the closest point.
 
-    The radius `epsilon` does not steer the first run: it is what `__call__` accepts, and bounds
-    where further runs start.
+    The radius `epsilon` does not affect the first run. It is the largest distance that `__call__`
+    accepts, and it bounds the starting points of further runs.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale, >= 0.
-        norm: 'linf' or 'l2', in which distances are small.
-        steps: Number of steps of a run, >= 1; each takes a gradient and a further forward pass.
-        targets: Number of classes to go for, >= 1; at most all wrong ones are. Of FAB-T only.
-        restarts: Runs, for each class if there are targets; >= 1. The first starts at the image,
-            the others at random points half as far from it as `epsilon` or the closest point found,
-            if that is less.
+        norm: Norm of the distances, 'linf' or 'l2'.
+        steps: Number of steps of a run, >= 1; each takes a gradient and another forward pass.
+        targets: Number of target classes of FAB-T, >= 1; all wrong classes if there are fewer.
+        restarts: Number of runs, >= 1; per target class for FAB-T. The first starts at the image,
+            the others at random points. Their distance is half of `epsilon` or half of the smallest
+            distance so far, whichever is less.
         alpha_max: Largest weight of the projection from the image, in [0, 1].
-        eta: How far to go towards the plane's other side, >= 1; 1 ends on the plane.
-        beta: The share of the way from the image to keep after a success, in (0, 1).
+        eta: Overshoot: factor of the step to the plane, >= 1; 1 ends on the plane.
+        beta: Fraction of the distance from the image that is kept after a success, in (0, 1).
         targeted: FAB-T; False for untargeted FAB.
     """
 
@@ -101,8 +101,8 @@ class FAB:
         """Attacks a batch; see `Attack`.
 
         Returns:
-            The closest adversarial images found, in [0, 1]; the clean image where it is
-            misclassified itself or nothing was found within `epsilon`.
+            The closest adversarial images, in [0, 1]. It is the clean image if that is
+            misclassified, or if no adversarial image was found within `epsilon`.
         """
         closest = self.closest(logits_fn, images, labels, key)
         return self._within(images, closest).adversarial
@@ -110,11 +110,11 @@ class FAB:
     def closest(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Found:
-        """The closest adversarial images, whatever their distance; arguments as for `__call__`.
+        """Finds the closest adversarial images at any distance; arguments as in `__call__`.
 
         Returns:
-            The images, in [0, 1], and their distances from the clean ones in `norm`: 0 where the
-            clean image is misclassified.
+            The images, in [0, 1], and their distances from the clean images in `norm`. The
+            distance is 0 if the clean image is misclassified.
         """
         keys = norms.per_example_keys(key, len(images))
         logits = logits_fn(images)
@@ -123,15 +123,15 @@ class FAB:
         return lax.fori_loop(0, self.rounds(logits.shape[-1]), run, start)
 
     def rounds(self, classes: int) -> int:
-        """Number of runs of an attack on a network with so many classes."""
+        """Returns the number of runs against a network with `classes` classes."""
         return self.restarts * (min(self.targets, classes - 1) if self.targeted else 1)
 
     def start(self, task: Task) -> State:
-        """The clean images."""
+        """Returns the clean images as state."""
         return untouched(task)
 
     def advance(self, task: Task, state: State) -> State:
-        """A whole run: the closest adversarial images within `epsilon`."""
+        """Makes a whole run; returns the closest adversarial images within `epsilon`."""
         logits_fn, images, labels, keys, number = task
         logits = logits_fn(images)
         best = _nothing_but(state.adversarial, state.done)
@@ -156,9 +156,9 @@ class FAB:
         number: Int[Array, ""] | int,
         best: Found,
     ) -> Found:
-        """The closer of `best` and what a run finds; `logits` are the clean images'."""
+        """Makes a run; returns the closer of its points and `best`; `logits` are the images'."""
         noise = norms.surface_noise(norms.fold_keys(keys, number), images, 0.5, self.norm)
-        # Examples that are not broken yet start within epsilon in `advance` too, without a `best`.
+        # In `advance` there is no `best`; unbroken examples then start within epsilon too.
         radius = norms.expand(jnp.minimum(best.distance, self.epsilon))
         at_random = jnp.clip(images + radius * noise, 0.0, 1.0)
         start = jnp.where(number % self.restarts == 0, images, at_random)
@@ -170,7 +170,7 @@ class FAB:
         return lax.fori_loop(0, self.steps, step, (start, best))[1]
 
     def _step(self, logits_fn: LogitsFn, images: Images, labels: Labels, aim: Aim) -> Step:
-        """A step of a run towards the planes of `aim`."""
+        """Builds a step towards the planes of `aim`."""
 
         def step(_, state):
             points, best = state
@@ -192,7 +192,7 @@ class FAB:
     def _cross(
         self, images: Images, points: Images, gradients: Images, leads: PerExample
     ) -> Images:
-        """Points past the planes: from the current ones, drawn a little towards the images."""
+        """Steps past the planes, from the current points mixed with the images."""
         flat_images, flat_points, normals = (
             x.reshape(len(images), -1) for x in (images, points, gradients)
         )
@@ -210,10 +210,10 @@ class FAB:
 
 
 def _at(goals: Labels, logits_fn: LogitsFn, labels: Labels) -> Aim:
-    """Aims at the boundaries towards given classes, one for each example."""
+    """Aims at the boundary to a given class, one per example."""
 
     def lead(points: Images) -> tuple[Scalar, PerExample]:
-        """How far the goals' logits are ahead of the labels': summed, and for each example."""
+        """Returns the goals' logits minus the labels' logits: their sum, and per example."""
         both = jnp.stack([labels, goals], axis=1)
         leads = jnp.diff(jnp.take_along_axis(logits_fn(points), both, axis=1))[:, 0]
         return leads.sum(), leads
@@ -222,7 +222,7 @@ def _at(goals: Labels, logits_fn: LogitsFn, labels: Labels) -> Aim:
 
 
 def _at_nearest(logits_fn: LogitsFn, labels: Labels, norm: str) -> Aim:
-    """Aims at the boundary that is nearest if the network is linear: at any class, one by one."""
+    """Aims at the nearest boundary of the linearised network, over all classes."""
     dual = {"linf": _l1_length, "l2": _l2_length}[norm]
 
     def aim(points: Images) -> tuple[Images, PerExample]:
@@ -256,5 +256,5 @@ def _l2_length(vectors: Images) -> PerExample:
 
 
 def _nothing_but(images: Images, wrong: Selection) -> Found:
-    """What is known before the first run: nothing is closer than a misclassified image itself."""
+    """Returns the state before the first run: misclassified images have the distance 0."""
     return Found(images, wrong, jnp.where(wrong, 0.0, jnp.inf))

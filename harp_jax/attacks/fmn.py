@@ -1,4 +1,4 @@
-"""Fast minimum-norm attack (Pintor et al., 2021, algorithm 1): how near the boundary is."""
+"""Fast minimum-norm attack (Pintor et al., 2021, algorithm 1): the distance to the boundary."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,24 +16,24 @@ from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Sc
 
 @dataclasses.dataclass(frozen=True)
 class FMN:
-    """FMN: for each image the nearest misclassified point that is found, without a fixed ball.
+    """FMN: searches for the nearest misclassified point, without a fixed ball.
 
-    Each step ascends the margin and projects onto a ball whose radius follows the boundary: it
-    shrinks by gamma while the example is misclassified, never above the best distance, and grows by
-    gamma while it is not; before the first success it is the first-order estimate of the distance.
-    Both gamma and the length of a step fall along a cosine. The start is the image itself, so
-    nothing is random.
+    Each step ascends the margin and projects onto a ball whose radius follows the boundary. The
+    radius shrinks by the fraction gamma while the example is misclassified (never above the best
+    distance) and grows by gamma while it is not. Before the first success the radius is the
+    first-order estimate of the distance. Gamma and step length decay along a cosine. The search
+    starts at the image, so nothing is random.
 
-    Unlike the published one the estimate is lengthened by gamma: where the network is linear the
-    estimate itself is a point on the boundary, at which rounding can hold an example for good.
+    Unlike in the published algorithm, the estimate is enlarged by gamma: for a linear network the
+    estimated point lies on the boundary, where rounding can keep an example from crossing it.
 
     Attributes:
-        norm: 'linf' or 'l2': of the distance. Steps follow the gradient in L2 in either case.
-        steps: Number of evaluations, >= 1, the first one of the image itself.
-        gamma_init: Relative change of the radius at first, in (0, 1).
-        gamma_final: ... at the end, in (0, 1).
-        alpha_init: L2 length of a step at first, on the [0, 1] scale, > 0.
-        alpha_final: ... at the end, > 0.
+        norm: Norm of the distance, 'linf' or 'l2'. Steps follow the L2 gradient in either case.
+        steps: Number of evaluations, >= 1; the first one is that of the image.
+        gamma_init: Relative change of the radius in the first step, in (0, 1).
+        gamma_final: Relative change of the radius in the last step, in (0, 1).
+        alpha_init: L2 length of the first step, on the [0, 1] scale, > 0.
+        alpha_final: L2 length of the last step, on the [0, 1] scale, > 0.
     """
 
     norm: str = "linf"
@@ -55,11 +55,11 @@ class FMN:
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> tuple[Images, PerExample]:
-        """Attacks a batch; arguments as of `Attack`, the key is not used.
+        """Attacks a batch; arguments as in `Attack`, the key is not used.
 
         Returns:
-            Misclassified images in [0, 1] and their distances from the clean ones, 0 where these
-            are misclassified themselves. Where none was found the clean image and the distance inf.
+            Misclassified images in [0, 1] and their distances from the clean images: 0 if the clean
+            image is misclassified; the clean image and inf if no misclassified image was found.
         """
         del key
         farthest = norms.length(jnp.maximum(images, 1.0 - images), self.norm)
@@ -100,28 +100,28 @@ class FMN:
 def security_curve(
     distances: PerExample, epsilons: Float[Array, " radii"]
 ) -> Float[Array, " radii"]:
-    """Robust accuracy as a function of the radius.
+    """Computes robust accuracy as a function of the radius.
 
     Args:
-        distances: At which each example is known to be misclassified, inf where it is at none.
+        distances: Smallest known distance at which each example is misclassified; inf if none is.
         epsilons: Radii, >= 0.
 
     Returns:
-        For each radius the share of examples that no known point within it breaks; at 0 it is the
+        For each radius the fraction of examples with a larger distance. At radius 0 it is the
         natural accuracy.
     """
     return (distances[None, :] > epsilons[:, None]).mean(-1)
 
 
 class _State(NamedTuple):
-    x: Images  # to be evaluated next
+    x: Images  # point to evaluate next
     epsilon: PerExample  # radius of the ball `x` was projected onto
     adversarial: Images  # nearest misclassified point
     distance: PerExample  # its distance; inf before the first
 
 
 def _recorded(state: _State, wrong: Selection, size: PerExample) -> _State:
-    """The state with the best point so far, after the evaluation of `x`."""
+    """Returns the state after the evaluation of `x`."""
     nearer = wrong & (size < state.distance)
     return state._replace(
         adversarial=norms.select(nearer, state.x, state.adversarial),
@@ -130,7 +130,7 @@ def _recorded(state: _State, wrong: Selection, size: PerExample) -> _State:
 
 
 def _to_boundary(margins: PerExample, gradient: Images, norm: str) -> PerExample:
-    """First-order estimate of the distance to the boundary: |margin| over the dual norm."""
+    """Estimates the distance to the boundary to first order: |margin| over the dual norm."""
     if norm == "linf":
         slope = jnp.abs(gradient).sum((1, 2, 3))
     else:

@@ -1,7 +1,7 @@
 """Balls around an image: random points in them, steepest ascent, projection onto them.
 
-Lengths are on the [0, 1] scale of the images and in `norm`, one of `NORMS`. Radii and step sizes
-are one number, or one per example in the shape that `expand` makes.
+Lengths are measured in `norm`, one of `NORMS`, on the [0, 1] scale of the images. A radius or step
+size is one number, or one per example in the shape of `expand`.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,29 @@ Length: TypeAlias = Float[Array, ""] | Float[Array, "#batch 1 1 1"] | float
 
 
 def per_example_keys(key: ExampleKeys, batch: int) -> Key[Array, " batch"]:
-    """One key per example: those given, or the one key folded with the example's place."""
+    """Returns one key per example: the given ones, or one key folded with the index."""
     if key.ndim == 1:
         return key
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(batch))
 
 
 def fold_keys(keys: Key[Array, " batch"], number: Array | int) -> Key[Array, " batch"]:
-    """The keys of another run: each folded with the run's number, which may be traced."""
+    """Folds each key with the number of a run, which may be traced."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def expand(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
-    """One value per example in a shape that broadcasts with images."""
+    """Reshapes one value per example so that it broadcasts with images."""
     return values[:, None, None, None]
 
 
 def select(chosen: Selection, images: Images, others: Images) -> Images:
-    """The chosen examples of `images`, the rest of `others`."""
+    """Takes the chosen examples from `images`, the rest from `others`."""
     return jnp.where(expand(chosen), images, others)
 
 
 def length(differences: Images, norm: str = "linf") -> PerExample:
-    """Length of each example's difference from its image."""
+    """Computes the length of each example's difference."""
     flat = differences.reshape(len(differences), -1)
     if norm == "linf":
         return jnp.abs(flat).max(-1)
@@ -51,7 +51,7 @@ def length(differences: Images, norm: str = "linf") -> PerExample:
 def uniform_noise(
     keys: Key[Array, " batch"], images: Images, epsilon: float, norm: str = "linf"
 ) -> Images:
-    """Noise uniform in the ball of radius `epsilon`; each example from its own key."""
+    """Draws noise uniformly in the ball of radius `epsilon`, each example from its own key."""
     shape = images.shape[1:]
     if norm == "linf":
         return _drawn(
@@ -66,10 +66,10 @@ def uniform_noise(
 def surface_noise(
     keys: Key[Array, " batch"], images: Images, epsilon: float, norm: str = "linf"
 ) -> Images:
-    """Noise of length exactly `epsilon`: APGD's start as published.
+    """Draws noise of length exactly `epsilon`, as the published APGD does for its start.
 
-    L_inf: uniform in the cube and scaled until its largest entry has size `epsilon`; L2: normal and
-    scaled. Each example from its own key.
+    L_inf: uniform noise, scaled so that its largest entry has size `epsilon`. L2: scaled normal
+    noise. Each example uses its own key.
     """
     shape = images.shape[1:]
     if norm == "linf":
@@ -79,7 +79,7 @@ def surface_noise(
 
 
 def excess(adversarial: Images, images: Images, epsilon: float, norm: str = "linf") -> PerExample:
-    """By how much each example leaves its ball or the box; <= 0 where it does not, nan for nan."""
+    """Returns how far each example lies outside its ball or [0, 1]; <= 0 inside, nan for nan."""
     pixels = adversarial.reshape(len(images), -1)
     outside = jnp.maximum(-pixels.min(-1), pixels.max(-1) - 1.0)
     return jnp.maximum(outside, length(adversarial - images, norm) - epsilon)
@@ -88,24 +88,24 @@ def excess(adversarial: Images, images: Images, epsilon: float, norm: str = "lin
 def ascend(
     images: Images, gradient: Images, step_size: Length, norm: str = "linf"
 ) -> Float[Array, "..."]:
-    """One step of steepest ascent by `step_size`: along the gradient's sign, or its direction (L2).
+    """Steps by `step_size` along the steepest ascent: the gradient's sign, or its direction (L2).
 
-    A zero gradient moves nothing.
+    A zero gradient gives no step.
     """
     direction = jnp.sign(gradient) if norm == "linf" else _unit(gradient)
     return images + step_size * direction
 
 
 def project(adversarial: Images, images: Images, epsilon: Length, norm: str = "linf") -> Images:
-    """Nearest point of the ball around `images`, then of the box [0, 1].
+    """Projects onto the ball around `images`, then onto the box [0, 1].
 
-    The box holds the images, so the second does not leave the ball.
+    The images are in the box, so the second projection does not leave the ball.
     """
     if norm == "linf":
         return jnp.clip(jnp.clip(adversarial, images - epsilon, images + epsilon), 0.0, 1.0)
     differences = adversarial - images
     size = expand(length(differences, "l2"))
-    # Where there is nothing to shorten the factor is exactly 1; zero size divides by 1.
+    # The factor is exactly 1 inside the ball; zero length is divided by 1.
     factor = jnp.where(size > epsilon, epsilon / jnp.where(size > 0, size, 1.0), 1.0)
     return jnp.clip(images + factor * differences, 0.0, 1.0)
 
@@ -115,12 +115,12 @@ def _drawn(keys: Key[Array, " batch"], draw: Callable[[Array], Array]) -> Float[
 
 
 def _unit(vectors: Images) -> Images:
-    """The vectors' L2 directions; zero stays zero.
+    """Normalises vectors in L2; zero stays zero.
 
-    Scaled by the largest entry first: the squares of a confident network's gradients, say 1e-25,
-    are zero in float32.
+    They are divided by their largest entry first: the gradients of a confident network can be as
+    small as 1e-25, and their squares would be zero in float32.
     """
     largest = length(vectors, "linf")
     scaled = vectors / expand(jnp.where(largest > 0, largest, 1.0))
-    # A scaled vector is at least 1 long unless it is zero.
+    # The length of a scaled vector is at least 1, unless it is zero.
     return scaled / expand(jnp.maximum(length(scaled, "l2"), 1.0))

@@ -1,6 +1,6 @@
-"""What attacks ascend: losses per example, larger the nearer an example is to being misclassified.
+"""Losses that attacks maximise, per example: they grow as an example gets closer to an error.
 
-All are functions of the logits' static number of classes, 2 or more, and of one example at a time.
+Each depends on one example at a time. The number of classes is static, 2 or more.
 """
 
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from jaxtyping import Array, Int
 
 from harp_jax.types import Labels, Logits, PerExample
 
-# Keeps the ratios finite where all logits are equal.
+# Keeps the ratios finite if all logits are equal.
 _TINY = 1e-12
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
-    """Cross-entropy with the true classes, >= 0."""
+    """Computes the cross-entropy with the true classes, >= 0."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def margin(logits: Logits, labels: Labels) -> PerExample:
-    """Largest wrong logit minus the true one: positive where the example is misclassified."""
+    """Computes the largest wrong logit minus the true one; positive if misclassified."""
     true = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     return jnp.where(true, -jnp.inf, logits).max(-1) - _logit(logits, labels)
 
 
 def dlr(logits: Logits, labels: Labels) -> PerExample:
-    """Difference of logits ratio (Croce & Hein, 2020, eq. 6): margin / (z_pi1 - z_pi3).
+    """Computes the difference of logits ratio (Croce & Hein, 2020, eq. 6).
 
-    z_pi1 >= z_pi2 >= z_pi3 are the sorted logits. The ratio does not change when the logits are
-    shifted or scaled. Two logits have no such ratio other than the constants 1 and -1; with two
-    classes it is therefore the margin, which a scale multiplies but which gives a steepest ascent
-    the same directions, and an example's points the same order, at every scale.
+    It is margin / (z_pi1 - z_pi3), with the sorted logits z_pi1 >= z_pi2 >= z_pi3. Shifting or
+    scaling the logits does not change it. With two classes any such ratio is the constant 1 or -1,
+    so the result is the margin. Scaling the logits multiplies the margin, but changes neither the
+    direction of steepest ascent nor the order of an example's points.
     """
     if logits.shape[-1] < FEWEST_CLASSES["dlr"]:
         return margin(logits, labels)
@@ -42,16 +42,17 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
 
 
 def dlr_targeted(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
-    """Targeted DLR (eq. 7): (z_target - z_label) / (z_pi1 - (z_pi3 + z_pi4) / 2).
+    """Computes the targeted DLR loss (Croce & Hein, 2020, eq. 7).
 
-    It is positive only where the example is misclassified. With fewer than four classes it is the
-    difference alone, for the reason given at `dlr`; with z_pi3 for the missing z_pi4 the ratio
-    would be the constant -1 wherever the true class is the first of three and the target the last.
+    It is (z_target - z_label) / (z_pi1 - (z_pi3 + z_pi4) / 2), and positive only if the example is
+    misclassified. With fewer than four classes it is the numerator alone, for the reason given at
+    `dlr`: with three classes and z_pi3 in place of z_pi4, the ratio would be the constant -1
+    whenever the true class ranks first and the target last.
 
     Args:
-        logits: Of the adversarial images.
+        logits: Logits of the adversarial images.
         labels: True classes.
-        targets: The wrong classes to reach.
+        targets: Target classes, different from the labels.
 
     Returns:
         The loss of each example.
@@ -64,15 +65,15 @@ def dlr_targeted(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
 
 
 def wrong_class(logits: Logits, labels: Labels, rank: Labels | Int[Array, ""] | int) -> Labels:
-    """The wrong class of rank `rank`, counted from 0 at the most likely one.
+    """Returns the wrong class of a given rank; rank 0 is the most likely one.
 
     Args:
-        logits: Usually those of the clean images.
+        logits: Logits, usually of the clean images.
         labels: True classes.
-        rank: In [0, classes - 2], one for all examples or one each; may be traced.
+        rank: Rank in [0, classes - 2], one for all examples or one per example; may be traced.
 
     Returns:
-        A class other than the label for each example; of equal logits, the lower class first.
+        A class other than the label, per example. Of equal logits the lower class comes first.
     """
     true = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     order = jnp.argsort(jnp.where(true, -jnp.inf, logits), axis=-1, descending=True)
@@ -80,7 +81,7 @@ def wrong_class(logits: Logits, labels: Labels, rank: Labels | Int[Array, ""] | 
     return jnp.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
 
 
-# The untargeted ones, (logits, labels) -> [batch], and the targeted, which takes targets too.
+# Untargeted: (logits, labels) -> [batch]. The targeted loss also takes targets.
 OBJECTIVES: dict[str, Callable[..., PerExample]] = {
     "ce": cross_entropy,
     "margin": margin,
@@ -88,7 +89,7 @@ OBJECTIVES: dict[str, Callable[..., PerExample]] = {
     "dlr_targeted": dlr_targeted,
 }
 UNTARGETED = ("ce", "margin", "dlr")
-# With fewer classes these are a difference of two logits.
+# With fewer classes these losses are a difference of two logits.
 FEWEST_CLASSES = {"dlr": 3, "dlr_targeted": 4}
 
 

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., 2018), its single-step form FGSM and its C&W form."""
+"""PGD (Madry et al., 2018), its single-step form FGSM, and PGD on the C&W loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,18 +20,19 @@ Objective = Callable[[Logits, Labels], PerExample]
 class PGD:
     """PGD from random points of the ball.
 
-    As in the authors' code, the random start is not clipped to [0, 1] before its first gradient;
-    every step then projects onto the ball and the box. With one restart the last iterate is
-    returned; with more, per example, the one that is misclassified with the largest loss.
+    As in the authors' code, the random start is not clipped to [0, 1] before its first gradient.
+    Every step projects onto the ball and onto [0, 1]. One restart returns the last iterate. Several
+    restarts return the best of their last iterates per example: misclassified ones first, then the
+    largest loss.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         step_size: Length of a step in the norm, on the [0, 1] scale.
         steps: Number of gradient steps, >= 1.
         restarts: Number of independent runs, >= 1.
-        random_start: Start at a uniform point of the ball instead of at the image.
+        random_start: Whether to start at a uniform point of the ball instead of the image.
         norm: 'linf' or 'l2'.
-        objective: What is ascended: 'ce', 'margin' or 'dlr', see `objectives`.
+        objective: Loss to maximise: 'ce', 'margin' or 'dlr', see `objectives`.
     """
 
     epsilon: float
@@ -59,16 +60,16 @@ class PGD:
 class CW:
     """PGD on the margin loss of Carlini & Wagner (2017), as the robust-pruning papers use it.
 
-    What is ascended is the largest wrong logit minus the true one, up to `confidence`: an example
-    that is misclassified by so much moves no further.
+    It maximises the largest wrong logit minus the true one, up to `confidence`. An example that is
+    misclassified by that margin moves no further.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         step_size: Length of a step in the norm, on the [0, 1] scale.
         steps: Number of gradient steps, >= 1.
-        restarts: Number of independent runs, >= 1, of which the best is kept as by `PGD`.
-        confidence: Margin that is enough, in logits, >= 0.
-        random_start: Start at a uniform point of the ball instead of at the image.
+        restarts: Number of independent runs, >= 1; the best is chosen as in `PGD`.
+        confidence: Margin at which the loss ends, in logits, >= 0.
+        random_start: Whether to start at a uniform point of the ball instead of the image.
         norm: 'linf' or 'l2'.
     """
 
@@ -131,7 +132,7 @@ def _search(
     labels: Labels,
     key: ExampleKeys,
 ) -> Images:
-    """All restarts of an attack; the best point of each example."""
+    """Runs all restarts; returns the best point of each example."""
     keys = norms.per_example_keys(key, len(images))
     gradient = _loss_gradient(objective, logits_fn, labels)
     if attack.restarts == 1:
@@ -150,7 +151,7 @@ def _search(
 def _run(
     attack: PGD | CW, gradient: Callable[[Images], Images], images: Images, keys: jax.Array
 ) -> Images:
-    """One restart: its last iterate."""
+    """Runs one restart; returns its last iterate."""
 
     def step(_, adversarial):
         moved = norms.ascend(adversarial, gradient(adversarial), attack.step_size, attack.norm)
@@ -172,7 +173,7 @@ def _loss_gradient(
 
 
 def _better(best: tuple[jax.Array, ...], found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Per example, the run that fools the network, then the one with the larger loss."""
+    """Takes, per example, the misclassified point, or else the one with the larger loss."""
     (_, best_wrong, best_loss), (_, wrong, loss) = best, found
     take = (wrong & ~best_wrong) | ((wrong == best_wrong) & (loss > best_loss))
     return tuple(

@@ -1,14 +1,14 @@
 """Projection onto a hyperplane within the box [0, 1]^d, in L_inf and in L2.
 
-The problem of the FAB attack (Croce & Hein, 2020): the shortest displacement of a point with which
-it stays in the box and an affine function, given by its value and gradient there, becomes zero.
+The FAB attack (Croce & Hein, 2020) needs the shortest displacement of a point that stays in the box
+and makes an affine function zero. The function is given by its value and gradient at the point.
 
 In either norm every coordinate moves towards the plane, by `level` (L_inf) or by
-`level * |normal|` (L2), until it hits the box. Together they bring the function nearer to zero by
-the sum of `slope * min(level, limit)`, which is concave, increasing and piecewise linear in the
-level: Newton's iteration from level 0 never passes the solution, leaves at least one more
-coordinate at the box in every step, and so ends after a few passes with the solution of a linear
-equation, exact up to rounding. Nothing is sorted, which takes XLA far longer on CPUs.
+`level * |normal|` (L2), until it reaches the box. Together they change the function by the sum of
+`slope * min(level, limit)`, which is concave, increasing and piecewise linear in the level. So
+Newton's iteration from level 0 never passes the solution, and each step brings at least one more
+coordinate to the box. It ends after a few steps with the solution of a linear equation, exact up to
+rounding. It avoids sorting, which is much slower with XLA on CPUs.
 """
 
 import jax.numpy as jnp
@@ -21,16 +21,16 @@ Points = Float[Array, "batch d"]
 
 
 def to_plane_linf(points: Points, normals: Points, values: PerExample) -> Points:
-    """Displacements, shortest in L_inf, that bring points onto their planes within [0, 1]^d.
+    """Finds the displacements, shortest in L_inf, onto planes within the box [0, 1]^d.
 
     Args:
-        points: In [0, 1].
-        normals: Gradients of the affine functions, of any scale.
-        values: The functions' values at `points`.
+        points: Points in [0, 1].
+        normals: Gradients of the affine functions, at any scale.
+        values: Values of the functions at `points`.
 
     Returns:
-        Displacements. Where a plane does not meet the box they lead to its corner nearest to the
-        plane; coordinates with a zero in the normal do not move.
+        Displacements. If a plane does not meet the box, they lead to the corner of the box nearest
+        to the plane. Coordinates where the normal is zero do not move.
     """
     side, weights, room, gap = _towards_plane(points, normals, values)
     level = _level(weights, room, weights * room, gap)[:, None]
@@ -38,7 +38,7 @@ def to_plane_linf(points: Points, normals: Points, values: PerExample) -> Points
 
 
 def to_plane_l2(points: Points, normals: Points, values: PerExample) -> Points:
-    """Displacements, shortest in L2; otherwise as `to_plane_linf`."""
+    """Finds the displacements that are shortest in L2; otherwise like `to_plane_linf`."""
     side, weights, room, gap = _towards_plane(points, normals, values)
     limits = room / jnp.where(weights > 0, weights, 1.0)
     level = _level(weights**2, limits, weights * room, gap)[:, None]
@@ -48,10 +48,10 @@ def to_plane_l2(points: Points, normals: Points, values: PerExample) -> Points:
 def _towards_plane(
     points: Points, normals: Points, values: PerExample
 ) -> tuple[Points, Points, Points, PerExample]:
-    """The sides (+-1) nearer to the planes, |normals|, the room up to the box there, |values|.
+    """Returns directions (+-1) to the planes, |normals|, distances to the box, and |values|.
 
-    The last and `normals` are scaled to a largest weight of 1: the squares of small gradients
-    would vanish in float32. A coordinate that does not count has no room.
+    |normals| and |values| are scaled so that the largest normal is 1, since squares of small
+    gradients would vanish in float32. Coordinates with a zero normal get the distance 0.
     """
     side = jnp.where((normals > 0) == (values < 0)[:, None], 1.0, -1.0)
     largest = jnp.abs(normals).max(-1)
@@ -62,13 +62,13 @@ def _towards_plane(
 
 
 def _level(slopes: Points, limits: Points, heights: Points, gap: PerExample) -> PerExample:
-    """The level with sum(slopes * min(level, limits)) = gap, infinite where none is enough.
+    """Solves sum(slopes * min(level, limits)) = gap for the level; inf if there is no solution.
 
     Args:
-        slopes: >= 0.
-        limits: >= 0.
-        heights: Slopes * limits.
-        gap: >= 0.
+        slopes: Slopes of the coordinates, >= 0.
+        limits: Levels at which the coordinates reach the box, >= 0.
+        heights: Products slopes * limits.
+        gap: Change that is needed, >= 0.
     """
 
     def newton(state):

@@ -1,8 +1,8 @@
 """The Square Attack (Andriushchenko et al., 2020): random search with square windows, no gradients.
 
-As AutoAttack's standard version runs it (Croce & Hein, 2020): margin loss, window sizes that follow
-a schedule in the number of queries itself, whatever their total. Every example has windows of its
-own; there, all examples of a batch share one.
+It follows AutoAttack's standard version (Croce & Hein, 2020): margin loss, and window sizes that
+depend on the number of queries done, not on their total. Every example has its own windows; in the
+published code all examples of a batch share one.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from harp_jax.attacks.base import State, Task, check_settings
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Selection
 
-# After so many queries the share of the image that a window covers halves once more.
+# Numbers of queries after which the area of a window is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-QUERIES = 250  # windows that one `advance` tries at most
+QUERIES = 250  # largest number of windows that one `advance` tries
 
-_TINY = 1e-12  # what a norm is at least, where something is divided by it
+_TINY = 1e-12  # lower bound of norms in divisions
 
 _Image = Float[Array, "height width channels"]
 _Bits = UInt32[Array, " n"]
 
 
 class SquareState(NamedTuple):
-    """How far the search of every example is.
+    """State of the search, per example.
 
     Attributes:
         adversarial: Best points so far.
-        margin: Largest wrong logit minus the label's, which the search raises.
-        fooled: Which of them are misclassified; their search is over.
+        margin: Largest wrong logit minus the label's logit; the search maximises it.
+        fooled: Flags of misclassified points; their search is over.
         query: Number of windows tried so far.
     """
 
@@ -51,16 +51,16 @@ class SquareState(NamedTuple):
 class Square:
     """Square Attack, in an L_inf or L2 ball; needs logits, not gradients.
 
-    A query changes one window (L_inf: to a corner of the ball; L2: its share of the perturbation
-    moves there from a second window) and keeps the change if that raises the margin, the largest
-    wrong logit minus the label's.
+    A query changes one window: in L_inf to a corner of the ball, in L2 by moving perturbation to it
+    from a second window. The change is kept if it increases the margin, the largest wrong logit
+    minus the label's logit.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         norm: 'linf' or 'l2'.
-        queries: Windows tried for an example in one run, >= 1; the start is one query more.
+        queries: Number of windows tried per example in one run, >= 1; the start is another query.
         restarts: Number of independent runs, >= 1.
-        p_init: Share of the image that the first windows cover, in (0, 1].
+        p_init: Fraction of the image that the first windows cover, in (0, 1].
     """
 
     epsilon: float
@@ -83,8 +83,8 @@ class Square:
         """Attacks a batch; see `Attack`.
 
         Returns:
-            The points of the largest margin found, in [0, 1] and within `epsilon` of the clean
-            images; images that are misclassified as they are come back unchanged.
+            The points with the largest margin, in [0, 1] and within `epsilon` of the clean images.
+            Misclassified clean images are returned unchanged.
         """
         keys = norms.per_example_keys(key, len(images))
 
@@ -105,17 +105,17 @@ class Square:
         return lax.fori_loop(0, self.restarts, run, nothing).adversarial
 
     def rounds(self, classes: int) -> int:
-        """One for each restart."""
+        """Returns the number of restarts."""
         del classes
         return self.restarts
 
     def start(self, task: Task) -> State:
-        """Stripes (L_inf) or tiles (L2) on the images; done where they are misclassified."""
+        """Adds stripes (L_inf) or tiles (L2) to the images; misclassified images are done."""
         logits_fn, images, labels, keys, number = task
         return self._shared(self._first(logits_fn, images, labels, norms.fold_keys(keys, number)))
 
     def advance(self, task: Task, state: State) -> State:
-        """Tries `QUERIES` more windows at most; how a search is cut changes nothing it finds."""
+        """Tries up to `QUERIES` more windows; the result does not depend on `QUERIES`."""
         logits_fn, images, labels, keys, number = task
         search = SquareState(
             state.adversarial, state.memory["margin"], state.done, state.memory["query"]
@@ -133,7 +133,7 @@ class Square:
     def _first(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, keys: Key[Array, " batch"]
     ) -> SquareState:
-        """The state before the first window; images that are misclassified stay as they are."""
+        """Returns the state before the first window; misclassified images are unchanged."""
         shape = images.shape[1:]
         draw = functools.partial(_bits, count=_start_bits(self.norm, shape))
         bits = jax.vmap(draw, (0, None))(keys, 0)
@@ -154,10 +154,10 @@ class Square:
         keys: Key[Array, " batch"],
         queries: Int[Array, ""] | int,
     ) -> SquareState:
-        """Tries so many further windows at most; examples may be at different queries.
+        """Tries up to `queries` more windows; examples may be at different query numbers.
 
-        An example ends when it is misclassified or has had the attack's `queries`, the loop when
-        all have ended.
+        An example ends when it is misclassified or has used all queries of the attack; the loop
+        ends when all examples have ended.
         """
         sizes = _window_sizes(self.p_init, self.norm, images.shape[1:3])
         propose = {"linf": _recolour, "l2": _move}[self.norm]
@@ -189,20 +189,20 @@ class Square:
 
 
 def _margin(logits_fn: LogitsFn, images: Images, labels: Labels) -> tuple[PerExample, Selection]:
-    """The margin of images, and which of them are misclassified."""
+    """Computes the margins of images and flags of misclassified ones."""
     logits = logits_fn(images)
     return objectives.margin(logits, labels), logits.argmax(-1) != labels
 
 
 def choose(take: Selection, new: SquareState, old: SquareState) -> SquareState:
-    """Per example, the one state or the other."""
+    """Chooses between two states, per example."""
     return jax.tree.map(
         lambda a, b: jnp.where(take[:, None, None, None] if a.ndim == 4 else take, a, b), new, old
     )
 
 
 def _bits(key: Key[Array, ""], query: Int[Array, ""] | int, count: int) -> _Bits:
-    """What is random in one query; number 0 is the start."""
+    """Draws the random bits of one query; number 0 is the start."""
     return jax.random.bits(jax.random.fold_in(key, query), (count,))
 
 
@@ -212,7 +212,7 @@ def _signs(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
 
 @functools.cache
 def _window_sizes(p_init: float, norm: str, shape: tuple[int, int]) -> tuple[int, ...]:
-    """Sides of the windows in pixels, before and after each of the halvings; L2's are odd."""
+    """Returns the sides of the windows in pixels, largest first; those of L2 are odd."""
     height, width = shape
     sides = []
     for level in range(len(HALVINGS) + 1):
@@ -224,14 +224,14 @@ def _window_sizes(p_init: float, norm: str, shape: tuple[int, int]) -> tuple[int
 
 
 def _span(first: UInt32[Array, ""], side: Int[Array, ""], length: int) -> Array:
-    """Which of `length` places are in a stretch of `side`, its first place drawn evenly."""
+    """Flags a random stretch of `side` positions out of `length`."""
     places = jnp.arange(length, dtype=jnp.uint32)
     first = first % (length + 1 - side).astype(jnp.uint32)
     return (places >= first) & (places < first + side.astype(jnp.uint32))
 
 
 def _stripes(epsilon: float, image: _Image, bits: _Bits) -> _Image:
-    """Vertical stripes, a sign for each column and channel."""
+    """Adds vertical stripes with a random sign per column and channel."""
     _, width, channels = image.shape
     return jnp.clip(image + epsilon * _signs(bits).reshape(1, width, channels), 0.0, 1.0)
 
@@ -244,9 +244,9 @@ def _recolour(
     level: Int[Array, ""],
     bits: _Bits,
 ) -> _Image:
-    """A window at plus or minus epsilon, a sign for each channel.
+    """Sets a window to plus or minus epsilon, with a random sign per channel.
 
-    The published step adds 2 epsilon and projects, which from any point of the ball ends there.
+    The published step adds 2 * epsilon and projects, which gives the same from any point.
     """
     height, width, _ = image.shape
     side = jnp.array(sizes)[level]
@@ -265,7 +265,7 @@ def _start_bits(norm: str, shape: tuple[int, ...]) -> int:
 
 @functools.cache
 def _bumps(side: int) -> np.ndarray:
-    """The published pattern of an L2 window: two halves of opposite signs, peaked, of norm 1."""
+    """Returns the published pattern of an L2 window: two peaks of opposite signs, norm 1."""
     pattern = np.zeros((side, side), np.float32)
     for rows, sign in ((slice(side // 2), 1.0), (slice(side // 2, side), -1.0)):
         pattern[rows] = sign * _pyramid(*pattern[rows].shape)
@@ -273,7 +273,7 @@ def _bumps(side: int) -> np.ndarray:
 
 
 def _pyramid(height: int, width: int) -> np.ndarray:
-    """Rectangles within one another, the k-th from the inside adding 1/k**2; norm 1."""
+    """Sums nested rectangles, the k-th from the inside with the value 1/k**2; norm 1."""
     values = np.zeros((height, width))
     middle = height // 2, width // 2
     for k in range(max(middle) + 1):
@@ -287,7 +287,7 @@ def _scaled(change: _Image, norm: Float[Array, ""] | float) -> _Image:
 
 
 def _tiles(epsilon: float, image: _Image, bits: _Bits) -> _Image:
-    """Tiles of the L2 pattern, each lying or standing, a sign for each tile and channel."""
+    """Adds tiles of the L2 pattern in random orientations, with a sign per tile and channel."""
     height, width, channels = image.shape
     side = max(height // 5, 1)
     down, across = height // side, width // side
@@ -305,7 +305,7 @@ def _tiles(epsilon: float, image: _Image, bits: _Bits) -> _Image:
 
 @functools.cache
 def _bump_table(sizes: tuple[int, ...], height: int, width: int) -> np.ndarray:
-    """The pattern of each size, lying and standing, in the last quarter of an empty field."""
+    """Returns the pattern of each size in both orientations, in the last quarter of zeros."""
     table = np.zeros((len(sizes), 2, 2 * height, 2 * width), np.float32)
     for level, side in enumerate(sizes):
         table[level, 0, height : height + side, width : width + side] = _bumps(side)
@@ -321,7 +321,7 @@ def _move(
     level: Int[Array, ""],
     bits: _Bits,
 ) -> _Image:
-    """Empties one window and gives what it held to another one, in a new pattern."""
+    """Moves the perturbation of one window to another one, in a new pattern."""
     height, width, channels = image.shape
     side = jnp.array(sizes)[level]
     rows, columns, from_rows, from_columns = (

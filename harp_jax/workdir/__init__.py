@@ -1,18 +1,18 @@
-"""The folder of a run: its files, how they are written and read, and whose it is.
+"""The folder of a run: its files, writing and reading them, and checking whose run it is.
 
     config.json             configuration, seed, versions, data, sources, devices, git revision
-    strategy.json           rates per layer that pruning started from
+    strategy.json           initial rate of each layer in the prune stage
     STAGE/checkpoints/      Orbax: `last` (to resume from) and `best`
-    STAGE/result/           the network that the stage hands on
-    STAGE/metrics.jsonl     a line an epoch; TensorBoard's files beside it
+    STAGE/result/           the network for the next stage
+    STAGE/metrics.jsonl     one line per epoch; TensorBoard's files are next to it
     results.json            the final table
-    results.previous.json   that of an evaluation with other attacks before
+    results.previous.json   the table of an earlier evaluation with other attacks
     examples.npz            images of the report, clean and attacked
-    robustness/             how far AutoAttack is with each network
-    report/index.html       the page
+    robustness/             progress of AutoAttack on each network
+    report/index.html       the report
 
-Files that a run writes are replaced as a whole, by the first process alone, so a kill leaves the
-old or the new one. Everything above the pure rooms may import this one.
+Only the first process writes. It replaces a file as a whole, so a kill leaves either the old or the
+new file. `attacks`, `methods`, `models` and the rooms above them may import this one.
 """
 
 from harp_jax.workdir.files import is_first_process, write_atomically, write_json

@@ -1,4 +1,4 @@
-"""The files of a run's folder by name, and how one is written."""
+"""The names of a workdir's files, and writing them atomically."""
 
 import json
 from typing import Any
@@ -18,22 +18,22 @@ LOCK = ".lock"
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes what all of them know."""
+    """Returns whether this is the first process, which alone writes files."""
     return jax.process_index() == 0
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
-    """Replaces a file as a whole; only the first process does.
+    """Replaces a file as a whole, in the first process only.
 
-    Written beside it and renamed: a kill leaves the old or the new content, and object stores,
-    which cannot append, take it too.
+    The content is written to a temporary file, which is then renamed. A kill leaves either the old
+    or the new content. This also works in object stores, which cannot append.
 
     Args:
-        path: The file; its folder is made if it is not there.
+        path: Path of the file; its folder is created if needed.
         content: Text or bytes.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     if not is_first_process():
         return
@@ -46,5 +46,5 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Replaces a JSON file, see `write_atomically`."""
+    """Replaces a JSON file; see `write_atomically`."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""Whether two configurations are of the same run.
+"""Deciding whether two configurations belong to the same run.
 
-A finished run outlives the next field of the configuration: a field that the older run did not know
-counts as its default, a field that is gone is not looked at, and both are said. A default whose
-meaning changed gets a row in `FORMER_DEFAULTS`, and `FORMAT` grows by one.
+A finished run stays usable when the configuration gets new fields. A field that the older run does
+not have counts as its default; a field that no longer exists is ignored; both are reported. If the
+meaning of a default changes, add a row to `FORMER_DEFAULTS` and increase `FORMAT` by one.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from flax import traverse_util
 
-FORMAT = 1  # of config.json; grows with every row of FORMER_DEFAULTS
-# Field -> (the format that changed it, what a run of an older format that does not have it did).
+FORMAT = 1  # of config.json; grows by one with every row of FORMER_DEFAULTS
+# Field -> (format that changed its default, value in runs of older formats without the field).
 FORMER_DEFAULTS: dict[str, tuple[int, Any]] = {}
 
 # Fields that may differ when a workdir is used again: they do not change the trained networks.
-# Paths to data and to sources are recorded; the run's identity has their digests instead.
+# Paths of data and sources are recorded too, but the run's identity contains their digests.
 FREE_FIELDS = (
     "stages",
     "devices",
@@ -32,12 +32,12 @@ Fields = Mapping[str, Any]
 
 
 class Comparison(NamedTuple):
-    """How the configuration of an earlier run compares with that of this one.
+    """Differences between the configurations of an earlier run and of this run.
 
     Attributes:
-        different: 'field=before, not now' for each field that makes them two runs.
-        new: Fields that the earlier run did not know.
-        gone: Fields that this version does not know.
+        different: Fields that make them different runs, each as 'field=before, not now'.
+        new: Fields that the earlier run does not have.
+        gone: Fields that this version does not have.
     """
 
     different: list[str]
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a nested configuration, by dotted name; an empty section has none."""
+    """Flattens a nested configuration to {dotted name: value}; empty sections vanish."""
     return dict(traverse_util.flatten_dict(dict(config), sep="."))
 
 
@@ -60,11 +60,11 @@ def compare(
     """Compares two configurations field by field.
 
     Args:
-        before: Fields of the earlier run, as `flat` gives them.
-        now: Those of this one.
-        defaults: Those of the defaults of this version.
-        form: The `FORMAT` of the earlier run, 0 where it does not say.
-        free: Fields, or sections, that may differ.
+        before: Fields of the earlier run, from `flat`.
+        now: Fields of this run.
+        defaults: Fields of the default configuration of this version.
+        form: `FORMAT` of the earlier run; 0 if it is not recorded.
+        free: Fields or sections that may differ.
 
     Returns:
         The comparison.
@@ -91,7 +91,7 @@ def compare(
 
 
 def _without_path(field: str, value: Any) -> Any:
-    """'idx:FOLDER' names a place; what lies there has a digest."""
+    """Removes the folder from 'idx:FOLDER', since its content has a digest."""
     if field == "data.name" and isinstance(value, str):
         return value.partition(":")[0] if value.startswith("idx:") else value
     return value

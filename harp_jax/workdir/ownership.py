@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and what made it."""
+"""Claiming a workdir for a run, and checking that configuration and data belong to it."""
 
 import contextlib
 import datetime
@@ -21,40 +21,42 @@ from harp_jax.workdir import files, identity
 _LOGGER = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
-TRAINED_ON = ("train", "validation")  # splits that a network depends on
+TRAINED_ON = ("train", "validation")  # splits on which a network depends
 
 
 class WorkdirError(ValueError):
-    """A folder that cannot be used for this run; the message says why, in one line."""
+    """Raised if a folder cannot be used for this run; the message is one line."""
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A configuration as it reads back from JSON."""
+    """Converts a configuration to the plain values that JSON would give back."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def earlier_run(
     workdir: epath.Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """The config.json of an earlier run in this workdir.
+    """Reads the config.json of an earlier run in this workdir.
 
     Args:
         workdir: Folder of the run.
-        config: The configuration of this run, as `plain` gives it.
-        defaults: That of the defaults of this version.
+        config: Configuration of this run, from `plain`.
+        defaults: Default configuration of this version, from `plain`.
 
     Returns:
-        Its content, or None if there is none.
+        Its content; None if there is no earlier run.
 
     Raises:
-        WorkdirError: If it is of another configuration (every differing field is named), or cannot
-            be read.
+        WorkdirError: If it cannot be read or has another configuration; names all fields that
+            differ.
     """
     earlier = read_claim(workdir)
     if earlier is None:
         return None
     free = identity.FREE_FIELDS
-    if config["data"]["select_on"] == "test":  # then its size has a say in what is the best
+    if (
+        config["data"]["select_on"] == "test"
+    ):  # then the size of the test split affects the choice of the best epoch
         free = tuple(field for field in free if field != "data.test_examples")
     before, now = identity.flat(earlier["config"]), identity.flat(config)
     form = earlier.get("format", 0)
@@ -73,10 +75,10 @@ def earlier_run(
 
 
 def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
-    """The content of a workdir's config.json, or None if there is none.
+    """Reads a workdir's config.json; returns None if there is none.
 
     Raises:
-        WorkdirError: If it cannot be read, or is of something else.
+        WorkdirError: If it cannot be read or is not a config.json of a run.
     """
     path = workdir / files.CONFIG
     try:
@@ -91,16 +93,16 @@ def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
 
 
 def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any) -> None:
-    """Refuses other training or validation images than the workdir's networks were made with.
+    """Checks that training and validation images are those of the workdir's networks.
 
     Args:
         workdir: Folder of the run.
-        earlier: Its config.json, if there is one; of a version that did not record data, nothing
-            is checked, and that is said.
+        earlier: Content of its config.json; None if there is none. If it was written by a version
+            that did not record the data, nothing is checked, and the log says so.
         data: 'name', 'version' and 'digests' of this run's data.
 
     Raises:
-        WorkdirError: Naming both.
+        WorkdirError: If the data differ; names both.
     """
     if earlier is None:
         return
@@ -119,14 +121,14 @@ def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any
 
 
 def trained_on_others(source: epath.Path, data: Mapping[str, Any]) -> str | None:
-    """Whether a source's run trained or chose networks on other images than this run does.
+    """Compares the training and validation images of a source's run with those of this run.
 
     Args:
-        source: A workdir, a stage's folder in it, or a checkpoint.
+        source: A workdir, a folder of a stage in it, or a checkpoint.
         data: 'digests' of this run's data.
 
     Returns:
-        A sentence; None where they are the same, or where the source does not say.
+        A sentence if they differ; None if they agree or the source has no digests.
     """
     for folder in (source, source.parent, source.parent.parent):
         before = (read_claim(folder) or {}).get("data")
@@ -151,14 +153,14 @@ def claim(
     """Writes config.json.
 
     Args:
-        config: The configuration of this run.
-        workdir: Folder of the run; made if it is not there.
-        earlier: What `earlier_run` gave.
-        devices: Number and kind of the devices, for the record.
+        config: Configuration of this run.
+        workdir: Folder of the run; created if needed.
+        earlier: Result of `earlier_run`.
+        devices: Number and kind of the devices, to be recorded.
         data: 'name', 'version' and 'digests' of the data.
 
     Returns:
-        What results.json repeats of it: config, seed, versions, devices.
+        The entries that results.json repeats: config, seed, versions, devices.
 
     Raises:
         WorkdirError: If the folder cannot be written.
@@ -194,14 +196,14 @@ def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
 
 @contextlib.contextmanager
 def held(workdir: epath.Path) -> Iterator[None]:
-    """Keeps a second run out of a local workdir.
+    """Locks a local workdir, so that no second run uses it.
 
     Args:
-        workdir: Folder of the run; made if it is not there.
+        workdir: Folder of the run; created if needed.
 
     Raises:
-        WorkdirError: If another process holds it, or the folder cannot be written. The system
-            releases a process' lock when it ends.
+        WorkdirError: If another process holds the lock, or the folder cannot be written. The
+            operating system releases the lock when its process ends.
     """
     if "://" in os.fspath(workdir) or jax.process_index() > 0:
         yield
@@ -219,7 +221,7 @@ def held(workdir: epath.Path) -> Iterator[None]:
                 f"workdir={str(workdir)!r}: another process is running in it; allowed are a new"
                 " folder, or to wait until it ends"
             ) from None
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             _LOGGER.warning("%s: cannot be kept from a second run", workdir)
         yield
 
@@ -230,7 +232,7 @@ def _versions() -> dict[str, str]:
 
 
 def _revision() -> str | None:
-    """The git revision of the code, if it runs from a checkout."""
+    """Returns the git revision of the code; None outside a git checkout."""
     command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What a finished workdir holds, read for its report."""
+"""Reading the files of a finished workdir, for its report."""
 
 import io
 import json
@@ -11,11 +11,11 @@ STAGES = {"pretrain": "dense (pretrain)", "prune": "pruned", "finetune": "finetu
 
 
 class ReportError(ValueError):
-    """The workdir does not hold what a report needs."""
+    """Raised if the workdir lacks files of the report or they cannot be read."""
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """The content of a JSON file, or a `ReportError`."""
+    """Reads a JSON file; raises a `ReportError` if that fails."""
     try:
         return json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
@@ -23,9 +23,9 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any]:
-    """results.json with its rows in the stages' order; a `ReportError` if there are none."""
+    """Reads results.json, rows in the order of stages; raises a `ReportError` without rows."""
     path = workdir / "results.json"
-    # A stage of one shot has a result and no epochs.
+    # The stage of a one-shot method has a result but no epochs.
     signs = ("metrics.jsonl", "result")
     pending = [s for s in STAGES if not any((workdir / s / sign).exists() for sign in signs)]
     advice = f"run stage {pending[0]!r}" if pending else "run the evaluation of stage 'finetune'"
@@ -40,7 +40,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any]:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The log's lines by epoch; of an epoch logged twice (a resumed run) the later line counts."""
+    """Reads metrics.jsonl by epoch; of an epoch logged twice (in a resumed run), the later row."""
     path = epath.Path(path)
     if not path.exists():
         return []
@@ -57,7 +57,7 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def read_examples(path: epath.Path) -> dict[str, np.ndarray]:
-    """The arrays of an archive, none if it is not there."""
+    """Reads the arrays of examples.npz; a missing file has none."""
     if not path.exists():
         return {}
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
