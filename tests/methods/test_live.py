@@ -103,13 +103,18 @@ def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(nam
         jax.tree.map(assert_array_equal, followed[key], variables[key])
 
 
-@jax.jit
-def step_of_tiny(variables, noise):
+@functools.cache
+def step_of_tiny():
     """A step whose update adds noise to the scores; beside it, the params that it has seen."""
     masking = live_masking(groups_of("tiny"))
-    params = masking.seen(variables)
-    scores = jax.tree.map(jnp.add, variables["scores"], noise)
-    return masking.follow({**variables, "scores": scores}, variables, params, 1), params
+
+    @jax.jit
+    def step(variables, noise):
+        params = masking.seen(variables)
+        scores = jax.tree.map(jnp.add, variables["scores"], noise)
+        return masking.follow({**variables, "scores": scores}, variables, params, 1), params
+
+    return step
 
 
 @settings(max_examples=20, deadline=None)
@@ -124,7 +129,7 @@ def test_the_dead_stay_dead_and_the_masks_waste_nothing_in_the_end(seed):
             lambda leaf, size=0.1 * (step < 4): size * generator.normal(size=leaf.shape),
             variables["scores"],
         )
-        variables, params = step_of_tiny(variables, jax.tree.map(jnp.float32, noise))
+        variables, params = step_of_tiny()(variables, jax.tree.map(jnp.float32, noise))
         dead |= dead_units("tiny", params)
         scores = leaves_by_path(variables["scores"])
         assert all(
