@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from harp_jax.models.bottleneck import resnet50
 from harp_jax.models.convnet import cnn, tiny
+from harp_jax.models.prunable import Prunable
 from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.models.wrn import wrn_28_4
@@ -41,12 +42,12 @@ def create(
 
     Args:
         name: One of `MODELS`, or "module:function" of your own. It is called with
-            `num_classes` and with those of the keyword arguments below that it takes.
+            `num_classes` and with those of the arguments after `granularity` that it takes.
         num_classes: Number of logits, >= 2.
-        granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity;
-            None makes it a dense network. Either one runs pruned or dense variables, since the
-            variables alone decide (see `harp_jax.pruning.layers`). These scores are each layer's
-            own; `harp_jax.pruning.channels` makes those that layers share.
+        granularity: 'weight' or 'channel' makes `init` add scores and rates of that granularity,
+            for each layer its own; None makes it a dense network. Scores that layers share come
+            from `harp_jax.pruning.channels`. Networks of `MODELS`, and any with a granularity,
+            apply the masks of pruned variables and take dense variables as they are.
         axis_name: Mapped axis over which BatchNorm synchronises its training statistics.
         normalization: (mean, deviation) of every channel of the images: the network subtracts and
             divides before its first layer, so that attacks still see pixels in [0, 1]. None: it
@@ -72,14 +73,14 @@ def create(
     if dtype not in COMPUTE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(COMPUTE_DTYPES)}")
     settings = {
-        "granularity": granularity,
         "axis_name": axis_name,
         "normalization": None if normalization is None else _checked(normalization),
         "dtype": jnp.dtype(dtype),
     }
     if name not in MODELS:
         settings = _taken(build, settings, name)
-    return build(num_classes=num_classes, **settings)
+    network = build(num_classes=num_classes, **settings)
+    return network if granularity is None else Prunable(network, granularity)
 
 
 def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -87,11 +88,7 @@ def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str)
     parameters = inspect.signature(build).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return settings
-    for setting, default in (
-        ("normalization", None),
-        ("dtype", jnp.float32),
-        ("granularity", None),
-    ):
+    for setting, default in (("normalization", None), ("dtype", jnp.float32)):
         value = settings[setting]
         if setting not in parameters and value != default:
             raise ValueError(

@@ -7,6 +7,7 @@ as large. With the n = batch * height * width of real training that is a differe
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,9 +16,8 @@ from flax.linen import initializers
 from jax.typing import DTypeLike
 
 from harp_jax import ops
-from harp_jax.pruning.layers import PrunableConv, PrunableDense
-from harp_jax.pruning.scores import Granularity
-from harp_jax.types import Images, Logits, Normalization, PRNGKey
+from harp_jax.pruning.layers import bake
+from harp_jax.types import Images, Logits, Normalization, PRNGKey, Variables
 
 Layer = Callable[..., nn.Module]
 
@@ -43,13 +43,11 @@ class Network(nn.Module, kw_only=True):
     is masked and then rounded.
 
     Attributes:
-        granularity: See `harp_jax.models.create`.
         axis_name: See `harp_jax.models.create`.
         normalization: See `harp_jax.models.create`.
         dtype: See `harp_jax.models.create`.
     """
 
-    granularity: Granularity | None = None
     axis_name: str | None = None
     normalization: Normalization | None = None
     dtype: DTypeLike = jnp.float32
@@ -63,25 +61,34 @@ class Network(nn.Module, kw_only=True):
         """Logits of normalised images, both of the compute type: what a network has of its own."""
         raise NotImplementedError
 
+    @nn.nowrap
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Runs the network, as `nn.Module.apply` does, with the masks applied to the kernels first.
+
+        Args:
+            variables: Of the pruned or of the dense network.
+            *args: See `nn.Module.apply`.
+            **kwargs: See `nn.Module.apply`.
+        """
+        return super().apply(bake(variables), *args, **kwargs)
+
     def conv(self) -> Layer:
         """3x3 convolutions of stride 1 and padding 1, no bias; every default can be overridden."""
         return functools.partial(
-            PrunableConv,
+            nn.Conv,
             kernel_size=(3, 3),
             padding=((1, 1), (1, 1)),
             use_bias=False,
             conv_general_dilated=ops.conv_general_dilated,
             kernel_init=he_normal_fan_out,
-            granularity=self.granularity,
             dtype=self.dtype,
         )
 
     def dense(self) -> Layer:
         """Dense layers with bias."""
         return functools.partial(
-            PrunableDense,
+            nn.Dense,
             kernel_init=uniform_fan_in,
-            granularity=self.granularity,
             dtype=self.dtype,
         )
 

@@ -119,15 +119,6 @@ def test_baked_network_equals_the_masked_one(granularity):
     assert [row.layer for row in rows] == ["conv1", "conv2", "dense1", "dense2"]
 
 
-def test_a_model_made_prunable_starts_as_good_as_dense():
-    images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
-    init = jax.jit(models.create("tiny", 10, granularity="weight").init)
-    variables = init(jax.random.key(0), images)
-    assert set(variables) == {"params", "batch_stats", "scores", "rates", "minimum_rates"}
-    kept = [row.kept / row.parameters for row in sparsity.layer_sparsity(variables)]
-    assert min(kept) > 0.98
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "weights", "parameters"),
     [

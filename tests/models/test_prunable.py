@@ -1,0 +1,85 @@
+"""Networks made prunable: their first variables, and the masks that they apply."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from harp_jax import models
+from harp_jax.pruning import sparsity
+from harp_jax.pruning.layers import bake, make_prunable, rates_of
+from harp_jax.pruning.scores import GRANULARITIES, initial_scores
+
+IMAGES = jnp.asarray(np.random.default_rng(0).random((4, 8, 8, 1)), jnp.float32)
+
+
+class Own(nn.Module):
+    """A user's network."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Conv(4, (3, 3), name="conv")(images)).reshape(len(images), -1)
+        return nn.Dense(self.num_classes, name="classes")(x)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("name", ["tiny", "test_prunable:Own"])
+def test_first_variables_are_the_dense_ones_with_scores_and_rates(name, granularity):
+    prunable, dense = (models.create(name, 10, chosen) for chosen in (granularity, None))
+    variables, plain = (jax.jit(m.init)(jax.random.key(0), IMAGES) for m in (prunable, dense))
+    assert set(variables) - set(plain) == {"scores", "rates", "minimum_rates"}
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)  # two programs
+    jax.tree.map(same, {key: variables[key] for key in plain}, dict(plain))
+    kernel, scores = (
+        variables[key]["classes" if "Own" in name else "dense2"]["kernel"]
+        for key in ("params", "scores")
+    )
+    same(scores, initial_scores(kernel, granularity))
+    kept = [row.kept / row.parameters for row in sparsity.layer_sparsity(variables)]
+    assert min(kept) > 0.98
+    assert min(rates_of(variables).values()) > 0.98
+
+
+@pytest.mark.parametrize("chosen", [None, *GRANULARITIES])
+def test_networks_apply_the_masks_of_the_variables_that_they_are_given(chosen):
+    model = models.create("tiny", 10, chosen)
+    dense = jax.jit(models.create("tiny", 10).init)(jax.random.key(0), IMAGES)
+    logits = jax.jit(lambda variables: model.apply(variables, IMAGES, train=False))
+    for granularity in GRANULARITIES:
+        paths = {(name, "kernel"): 0.5 for name in dense["params"] if "norm" not in name}
+        pruned = jax.jit(lambda tree: make_prunable(tree, paths, 0.0, granularity))(dense)  # noqa: B023
+        assert_array_equal(logits(pruned), logits(jax.jit(bake)(pruned)))
+        assert np.abs(logits(pruned) - logits(dense)).max() > 1e-3
+
+
+def test_a_users_prunable_network_applies_its_masks():
+    model = models.create("test_prunable:Own", 10, "weight")
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+    variables["rates"] = jax.tree.map(lambda logit: 0 * logit, variables["rates"])  # half of them
+    masked = jax.jit(model.apply)(variables, IMAGES)
+    expected = jax.jit(Own(10).apply)(jax.jit(bake)(variables), IMAGES)
+    assert_array_equal(masked, expected)
+    assert np.abs(masked - jax.jit(Own(10).apply)(variables, IMAGES)).max() > 1e-3
+
+
+def test_statistics_of_a_prunable_network_change_in_training():
+    model = models.create("tiny", 10, "channel")
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+    train = jax.jit(lambda tree: model.apply(tree, IMAGES, train=True, mutable=["batch_stats"]))
+    _, changed = train(variables)
+    assert set(changed) == {"batch_stats"}
+    before, after = (tree["batch_stats"]["norm1"]["mean"] for tree in (variables, changed))
+    assert np.abs(after - before).max() > 0
+
+
+def test_an_unknown_granularity_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse it first
+    with pytest.raises(ValueError, match="granularity='filter': allowed are None, weight, channel"):
+        models.create("tiny", 10, "filter")  # pyright: ignore[reportArgumentType]
