@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from harp_jax import models, ops
 from harp_jax.pruning.compression import compression_loss, soft_rate
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import PrunableConv, PrunableDense
+from harp_jax.pruning.layers import bake
 from harp_jax.pruning.masks import channel_mask, kept_channels, kept_weights, weight_mask
 from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
 from harp_jax.pruning.scores import initial_scores
@@ -126,7 +127,7 @@ def test_layers_and_all_their_gradients_are_the_authors(granularity, case):
     def loss(params, scores, logit, x):
         pruned = {"scores": scores, "rates": logit, "minimum_rates": arrays["k_min"]}
         pruned = {name: {"kernel": jnp.float32(leaf)} for name, leaf in pruned.items()}
-        y = layer.apply({"params": params, **pruned}, x)
+        y = layer.apply(bake({"params": params, **pruned}), x)
         return (y * image(arrays["c"])).sum(), y
 
     arguments = params, score(arrays["scores"]), arrays["k_score"], image(arrays["x"])
@@ -145,8 +146,8 @@ def test_layers_and_all_their_gradients_are_the_authors(granularity, case):
 
 def make_layer(arrays, shape):
     if len(shape) == 2:
-        return PrunableDense(shape[-1])
-    return PrunableConv(
+        return nn.Dense(shape[-1])
+    return nn.Conv(
         shape[-1],
         shape[:2],
         strides=int(arrays["stride"]),

@@ -1,4 +1,4 @@
-"""Linen layers whose kernel is multiplied by a mask, and the functions that add and apply masks.
+"""The variables of a pruned network: adds scores and rates to them, and applies the masks.
 
 A pruned network carries three collections beside `params` and `batch_stats`, each with one leaf at
 the path of every kernel:
@@ -9,14 +9,13 @@ the path of every kernel:
 - `minimum_rates`: the scalar a_min that turns the logit into a rate. It never trains; it is kept
   with the logits so that they can always be read rightly, from any checkpoint.
 
-Without them the very same modules are a plain dense network.
+Without them the variables are those of a plain dense network; `bake` makes these.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, no_type_check
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from flax import traverse_util
 
@@ -42,51 +41,6 @@ def masked_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar
         The masked kernel; differentiable in all of kernel, scores and logit (straight through).
     """
     return kernel * kernel_mask(scores, rate_from_logit(logit, minimum), kernel.shape)
-
-
-@no_type_check  # nn.Conv has a Protocol field that run-time type checkers cannot check
-class PrunableConv(nn.Conv):
-    """`nn.Conv` with its kernel masked wherever the variables hold scores for it.
-
-    Attributes:
-        granularity: 'weight' or 'channel' adds scores and rates at initialisation; None does not.
-    """
-
-    granularity: Granularity | None = None
-
-    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns the parameter, masked if it is the kernel."""
-        return _maybe_masked(self, name, super().param(name, init_fn, *args, **kwargs))
-
-
-@no_type_check
-class PrunableDense(nn.Dense):
-    """`nn.Dense` with its kernel masked wherever the variables hold scores for it.
-
-    Attributes:
-        granularity: 'weight' or 'channel' adds scores and rates at initialisation; None does not.
-    """
-
-    granularity: Granularity | None = None
-
-    def param(self, name: str, init_fn: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns the parameter, masked if it is the kernel."""
-        return _maybe_masked(self, name, super().param(name, init_fn, *args, **kwargs))
-
-
-def _maybe_masked(layer: PrunableConv | PrunableDense, name: str, value: Any) -> Any:
-    if name != "kernel":
-        return value
-    if layer.granularity is not None and layer.is_initializing():
-        granularity = layer.granularity
-        layer.variable("scores", name, lambda: initial_scores(value, granularity))
-        layer.variable("rates", name, lambda: logit_from_rate(1.0, 0.0))
-        layer.variable("minimum_rates", name, lambda: jnp.float32(0.0))
-    if not layer.has_variable("scores", name):
-        return value
-    return masked_kernel(
-        value, *(layer.get_variable(collection, name) for collection in PRUNING_COLLECTIONS)
-    )
 
 
 def leaves_by_path(tree: Variables) -> dict[Path, Any]:

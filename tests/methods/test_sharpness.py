@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from harp_jax import losses, parallel
 from harp_jax.data import to_unit
 from harp_jax.methods.sharpness import ascend
-from harp_jax.pruning.layers import PrunableDense, bake, kernel_paths, leaves_by_path, make_prunable
+from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, make_prunable
 from harp_jax.training import state as train_state
 from harp_jax.training.step import make_train_step
 
@@ -47,9 +47,9 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, images, train):
-        x = PrunableDense(8, name="dense1")(images.reshape(len(images), -1))
+        x = nn.Dense(8, name="dense1")(images.reshape(len(images), -1))
         x = nn.BatchNorm(use_running_average=not train, name="norm1")(x)
-        return PrunableDense(10, name="dense2")(nn.relu(x))
+        return nn.Dense(10, name="dense2")(nn.relu(x))
 
 
 @jax.jit
