@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from jax import lax
@@ -13,7 +14,22 @@ from harp_jax import models
 from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.models.wrn import WideResNet
+from harp_jax.pruning.costs import is_kernel_call, parameter_costs
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, tree_of_leaves
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_sizes_are_those_of_the_table(name):
+    row, model = networks.row(name), models.create(name, 10)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *row.shape)))["params"]
+    assert sum(parameter_costs(params).values()) == row.weights
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == row.parameters
+
+
+def test_the_table_has_no_other_networks_and_names_those_it_lacks():
+    assert networks.ROWS.keys() <= models.MODELS.keys()
+    with pytest.raises(pytest.fail.Exception, match="model 'mlp' has no row in ROWS of tests/net"):
+        networks.row("mlp")
 
 
 @pytest.fixture(scope="module")
@@ -168,16 +184,17 @@ def test_bottleneck_networks_are_those_of_the_paper():
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["cnn", "vgg16_bn", "resnet18", "wrn_28_4", "resnet50"])
+@pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_normalises_before_its_first_layer(name):
-    """The first convolution reads them so; the compiler drops all that comes after."""
-    mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3)), jnp.float32)
+    """The first layer reads them so; the compiler drops all that comes after."""
+    shape = networks.row(name).shape
+    mean, deviation = (0.5, 0.4, 0.3)[: shape[-1]], (0.2, 0.3, 0.25)[: shape[-1]]
+    images = jnp.asarray(np.random.default_rng(0).random((2, *shape)), jnp.float32)
     model = models.create(name, 10, normalization=[mean, deviation])
     shapes, read = jax.eval_shape(model.init, jax.random.key(0), images), []
 
     def watch(call, args, kwargs, context):
-        if context.module.path == ("conv1",):
+        if is_kernel_call(context):
             read.append(args[0])
         return call(*args, **kwargs)
 
@@ -185,7 +202,7 @@ def test_every_network_normalises_before_its_first_layer(name):
         read.clear()
         with nn.intercept_methods(watch):
             model.apply(variables, images, train=False)
-        return read[0]
+        return read[0].reshape(images.shape)
 
     variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(1), leaf.shape), shapes)
     expected = (np.asarray(images) - np.array(mean)) / np.array(deviation)

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -17,7 +18,7 @@ from harp_jax.pruning.layers import bake, layer_name, leaves_by_path, rates_of, 
 from harp_jax.pruning.masks import channel_mask
 from harp_jax.training import optim
 
-SHAPES = {"tiny": (8, 8, 1), "cnn": (28, 28, 1), "vgg16_bn": (32, 32, 3), "resnet18": (32, 32, 3)}
+SHAPES = {name: row.shape for name, row in networks.ROWS.items()}
 SMALL = ResNet(10, stages=(1, 1), width=4)
 small = functools.cache(lambda: channels.trace(SMALL, (8, 8, 1)))
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from harp_jax.pruning.costs import is_kernel_call, kernel_path, trace_layers
 from harp_jax.pruning.masks import kept_channels
 
 few = settings(max_examples=10, deadline=None, derandomize=True)
-SHAPES = {"tiny": (8, 8, 1), "cnn": (28, 28, 1), "resnet18": (32, 32, 3)}
+SHAPES = {name: row.shape for name, row in networks.ROWS.items()}
 architecture_of = functools.cache(lambda name: trace(models.create(name, 10), SHAPES[name]))
 
 

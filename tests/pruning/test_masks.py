@@ -117,26 +117,3 @@ def test_baked_network_equals_the_masked_one(granularity):
     kernels = leaves_by_path(plain["params"])
     assert [row.kept for row in rows] == [int((kernels[path] != 0).sum()) for path in sizes]
     assert [row.layer for row in rows] == ["conv1", "conv2", "dense1", "dense2"]
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "weights", "parameters"),
-    [
-        ("cnn", (28, 28, 1), 98_192, 98_554),
-        ("tiny", (8, 8, 1), 3_592, 3_682),
-        ("vgg16_bn", (32, 32, 3), 15_302_848, 15_311_818),
-        ("resnet18", (32, 32, 3), 11_164_352, 11_173_962),
-        ("wrn_28_4", (32, 32, 3), 5_841_840, 5_849_050),
-        ("resnet50", (224, 224, 3), 23_475_392, 23_528_522),
-    ],
-)
-def test_parameter_counts(name, shape, weights, parameters):
-    model = models.create(name, 10)
-    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
-    assert sum(parameter_costs(params).values()) == weights
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-
-
-def test_every_model_has_its_parameters_counted():
-    (counted,) = (mark for mark in test_parameter_counts.pytestmark if mark.name == "parametrize")
-    assert {row[0] for row in counted.args[1]} == set(models.MODELS)

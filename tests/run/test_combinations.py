@@ -5,6 +5,7 @@ Takes hours on two cores, much of it compilation: `pytest -m hours`.
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 import runs
@@ -20,32 +21,19 @@ from harp_jax.pruning.scores import GRANULARITIES
 pytestmark = [pytest.mark.slow, pytest.mark.hours]
 
 TARGETS = {"weight": 0.2, "channel": 0.6}
-# Of the images, zeros around them included. Networks that end in a mean over all pixels take any
-# size; VGG16-BN needs 32 and the residual ones for ImageNet shrink them to a 32nd.
-SIZES = {"tiny": 8, "cnn": 28, "vgg16_bn": 32, "resnet18": 16, "wrn_28_4": 16, "resnet50": 62}
 TEST_IMAGES = 200
 # Ten classes guessed at random are right in 10 % of 200 images, and in 20 % once in 50,000 times.
 ABOVE_CHANCE = 0.2
-# Of one network, or of one with one loss. BatchNorm's statistics have to follow before a network is
-# judged; an epoch has 20 steps. MART's gradients are several times as long as the others'.
-SETTINGS = {
-    "vgg16_bn": {"finetune.epochs": 2},
-    "resnet50": {
-        "pretrain.epochs": 8,
-        "pretrain.learning_rate": 0.005,
-        "finetune.epochs": 6,
-    },
-    "resnet50 mart": {"pretrain.learning_rate": 0.001, "finetune.learning_rate": 0.002},
-}
 
 
 def command(workdir, temporary, model, loss, stages, **more):
+    row = networks.row(model)
     fields = {
         "model": model,
         "loss": loss,
         "devices": 1,
         "batch_size": 32,
-        "data.pad_to": SIZES[model],
+        "data.pad_to": row.padded,
         "data.train_examples": 640,
         "data.validation_examples": 64,
         "data.test_examples": TEST_IMAGES,
@@ -61,8 +49,8 @@ def command(workdir, temporary, model, loss, stages, **more):
         "evaluate.batch_size": 64,
         "evaluate.run": "()",
         "stages": stages,
-        **SETTINGS.get(model, {}),
-        **SETTINGS.get(f"{model} {loss}", {}),
+        **row.settings,
+        **row.settings_by_loss.get(loss, {}),
         **more,
     }
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
@@ -98,8 +86,9 @@ def test_a_whole_run(model, loss, granularity, tmp_path, tmp_path_factory):
     assert list(rows) == ["prune", "finetune"]
     assert rows["finetune"]["natural"] > ABOVE_CHANCE
     network, data = models.create(model, 10), load("digits", seed=0, validation_examples=64)
-    check_budget(rows["finetune"], network, SIZES[model], granularity)
-    check_baked(network, tmp_path, data.test.images[:8], SIZES[model])
+    size = networks.row(model).padded
+    check_budget(rows["finetune"], network, size, granularity)
+    check_baked(network, tmp_path, data.test.images[:8], size)
 
 
 def check_budget(row, network, size, granularity):
