@@ -1,7 +1,7 @@
-"""Every setting of a run: defaults, the parts that they describe, and the checks.
+"""Every setting of a run: its default, its checks, and the objects that it describes.
 
-The only room that knows both the fields of a configuration and what they stand for. `run`,
-`export`, `report` and `main` may import it; nothing that trains, attacks or prunes does.
+This is the only room that turns the fields of a configuration into attacks, losses and methods.
+`export`, `report` and the rooms above them may import this one.
 """
 
 from harp_jax.config.defaults import default

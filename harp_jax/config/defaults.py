@@ -26,7 +26,7 @@ STEPS = ("epsilon", "step_size")
 
 
 def default() -> Config:
-    """The configuration that every experiment overrides."""
+    """Returns the configuration that every experiment overrides."""
     config: Config = ConfigDict()
     config.seed = 0  # with the config itself, all that a run depends on
     config.stages = ALL_STAGES  # which to run, always in this order; finished ones skipped
@@ -137,7 +137,7 @@ def default() -> Config:
 
 
 def _sections() -> dict[str, dict[str, Any]]:
-    """The settings that a loss or method has for itself alone, by its name, at their defaults."""
+    """Returns the defaults of the settings that only one loss or method has, by its name."""
     own = {name: defaults(kind) for name, kind in (LOSSES | METHODS).items()}
     return {
         name: settings
@@ -147,9 +147,10 @@ def _sections() -> dict[str, dict[str, Any]]:
 
 
 def _attacks(training: Config) -> Config:
-    """Attacks to evaluate with, by name; epsilon and step_size follow those of training.
+    """Returns the attacks of the evaluation, by name; they follow the radius of training.
 
-    One way only: what an attack of the evaluation is given stays with it.
+    Setting the epsilon or step_size of training changes those of the attacks here, not the other
+    way round.
     """
 
     def following(*names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The configuration of a run that is there already: its config.json over the defaults.
+"""Returns the configuration of an existing run: its config.json over the defaults.
 
 The command line uses it where no --config is given:
 
@@ -15,7 +15,7 @@ from harp_jax.workdir.ownership import WorkdirError, read_claim
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """The recorded configuration; fields that it does not know are at their defaults.
+    """Returns the recorded configuration; fields that it lacks have their defaults.
 
     Args:
         workdir: Folder of a run.
@@ -46,7 +46,7 @@ def _take(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's lists as the tuples that they were, its objects as sections."""
+    """Converts JSON's lists to tuples and its objects to sections."""
     if isinstance(value, list):
         return tuple(map(_plain, value))
     return ConfigDict(value) if isinstance(value, dict) else value

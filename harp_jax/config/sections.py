@@ -1,4 +1,4 @@
-"""The parts of a run that a configuration describes: attacks, losses, the method, normalisation."""
+"""Builds what a configuration describes: attacks, losses, the method, the normalisation."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -15,14 +15,14 @@ Config: TypeAlias = Any
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work; the message names the field, its value and what is allowed."""
+    """Raised for a setting that cannot work; names the field, its value and what is allowed."""
 
 
 def attacks_to_run(config: Config) -> dict[str, Attack]:
-    """The attacks of the evaluation, by name.
+    """Builds the attacks of the evaluation, by name.
 
     Raises:
-        ConfigError: For a name that `evaluate.attacks` does not have, or settings that are wrong.
+        ConfigError: For a name that is not in `evaluate.attacks`, or wrong settings.
     """
     known = config.evaluate.attacks
     for name in config.evaluate.run:
@@ -33,7 +33,7 @@ def attacks_to_run(config: Config) -> dict[str, Attack]:
 
 
 def make_attack(settings: Config, field: str) -> Attack:
-    """The attack that a config section describes.
+    """Builds the attack that a config section describes.
 
     Args:
         settings: 'type' (a key of `ATTACKS`, or 'module:Class') and that attack's fields.
@@ -65,7 +65,7 @@ def _build(kind: Any, values: Mapping[str, Any], section: str) -> Any:
 
 
 def _own(config: Config, name: str) -> tuple[str, dict[str, Any]]:
-    """The section that a loss or method has for itself alone: its name and what it holds."""
+    """Returns the name and the content of the section that only one loss or method has."""
     _, is_foreign, attribute = name.partition(":")
     if is_foreign:
         return f"own.{attribute}", dict(config.own.get(attribute, {}))
@@ -73,18 +73,18 @@ def _own(config: Config, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def validation_attack(config: Config) -> PGD:
-    """The attack of validation, from which each loss makes its own for training."""
+    """Builds the attack of validation, from which each loss makes its own for training."""
     attack: Any = make_attack({"type": "PGD", **config.attack}, "attack")
     return attack
 
 
 def loss_name(config: Config, stage: str) -> str:
-    """The name of a stage's training loss."""
+    """Returns the name of a stage's training loss."""
     return config[stage].loss or config.loss
 
 
 def loss(config: Config, stage: str) -> Loss:
-    """The training loss of a stage, with its settings.
+    """Builds the training loss of a stage, with its settings.
 
     Raises:
         ConfigError: For an unknown loss, an unknown field or a value out of range.
@@ -97,10 +97,10 @@ def loss(config: Config, stage: str) -> Loss:
 
 
 def method(config: Config) -> Method:
-    """The pruning method, with its settings, wrapped as `prune.live` and `prune.sharpness` say.
+    """Builds the pruning method, wrapped as `prune.live` and `prune.sharpness` say.
 
-    Fields that methods share (`gamma0`) stand in `config.prune`; those of one alone in the section
-    of its name.
+    Fields that methods share (`gamma0`) are in `config.prune`, the others in the section with the
+    method's name.
 
     Raises:
         ConfigError: For an unknown method, an unknown field or a value out of range.
@@ -133,14 +133,14 @@ def check_sections(config: Config) -> None:
 
 
 def normalization(config: Config, channels: int) -> Normalization | None:
-    """What the network subtracts from images and divides them by, or None.
+    """Returns the means and deviations that normalise images, or None.
 
     Args:
         config: A valid configuration.
-        channels: Of the images.
+        channels: Number of channels of the images.
 
     Returns:
-        (means, deviations), a number a channel.
+        (means, deviations), one number a channel.
 
     Raises:
         ConfigError: For another number of channels.
@@ -153,7 +153,7 @@ def normalization(config: Config, channels: int) -> Normalization | None:
 
 
 def minimum_rate(config: Config) -> float:
-    """Smallest compression rate that a layer can reach, a_min = alpha * target."""
+    """Computes the smallest compression rate of a layer, a_min = alpha * target."""
     return config.prune.alpha * config.prune.target
 
 

@@ -1,4 +1,4 @@
-"""The checks of a configuration that come before anything compiles."""
+"""Checks a configuration before anything compiles."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def validate(config: Config) -> None:
         config: The configuration of a run.
 
     Raises:
-        ConfigError: Naming the first field that is wrong, its value and what is allowed.
+        ConfigError: For the first wrong field; names it, its value and what is allowed.
     """
     choices = {
         "compute_dtype": COMPUTE_DTYPES,
@@ -74,14 +74,14 @@ def validate(config: Config) -> None:
 
 
 def check_batches(config: Config, devices: int) -> None:
-    """Checks that batches can be cut over the devices.
+    """Checks that batches divide evenly over the devices.
 
     Args:
         config: A valid configuration.
         devices: Number of devices of all processes.
 
     Raises:
-        ConfigError: Naming the batch size that is no multiple.
+        ConfigError: For a batch size that is not a multiple of the number of devices.
     """
     for field in ("batch_size", "evaluate.batch_size"):
         value = _get(config, field)

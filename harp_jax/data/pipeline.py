@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 
 
 def batches_per_epoch(split: Split, batch_size: int) -> int:
-    """Number of full batches in a training epoch; each epoch leaves out another remainder."""
+    """Counts the full batches of a training epoch; each epoch leaves out another remainder."""
     return len(split) // batch_size
 
 

@@ -1,8 +1,9 @@
-"""Robust accuracy that can be relied on: of any function in one call, or of a run's stages.
+"""Measures robust accuracy: of any function in one call, or of the networks of a run.
 
-`evaluate` attacks a function from images to logits; `PackedAttack` is what it and the evaluation of
-a run are made of. `checks` says what to doubt of a number. May be imported by `training` and what
-lies above it; knows no configuration and no workdir.
+`evaluate` attacks a function from images to logits. It and the evaluation of a run are built on
+`PackedAttack`, which attacks a whole split. `checks` warns of numbers that may be too good.
+Nothing here knows a configuration or a workdir. `training` and the rooms above it may import this
+one.
 """
 
 from harp_jax.evaluation.checks import CURVE, warnings

@@ -20,13 +20,13 @@ from harp_jax.types import Device, Variables
 
 
 class Score(NamedTuple):
-    """How well a split was classified.
+    """Accuracy on a split.
 
     Attributes:
-        accuracy: Share of the examples that are classified rightly, in [0, 1].
-        balanced: Mean over the classes that occur of the share of each, in [0, 1].
-        excess: By how much a perturbation left its ball or the box, at most; 0 but for rounding,
-            nan if one is not a number.
+        accuracy: Share of the examples that are classified correctly, in [0, 1].
+        balanced: Mean of the accuracies of all classes that occur, in [0, 1].
+        excess: Largest distance of a perturbation outside its ball or the box; 0 up to rounding,
+            nan if a perturbation is nan.
     """
 
     accuracy: float
@@ -40,7 +40,7 @@ class Score(NamedTuple):
         examples: Shaped[np.ndarray, " classes"],
         excess: float = 0.0,
     ) -> "Score":
-        """The score of so many correct ones among so many examples of each class."""
+        """Computes the score from the numbers of correct and of all examples of each class."""
         there = examples > 0
         shares = correct[there] / examples[there]
         return cls(float(correct.sum() / examples.sum()), float(shares.mean()), float(excess))
@@ -54,9 +54,9 @@ class Measurement(NamedTuple):
     """The compiled functions that measure a network, for all stages of a run and its evaluation.
 
     Attributes:
-        bake: `bake` for replicated variables: masks are applied once, before a whole evaluation.
-        under: Attack, or None for clean images -> the accuracy under it. Asked again for the same
-            attack it gives the same program.
+        bake: `bake` for replicated variables; it applies the masks once, before an evaluation.
+        under: (attack, or None for clean images) -> the function that measures accuracy under it.
+            The same attack gets the same program.
     """
 
     bake: Callable[[Any], Any]
@@ -66,7 +66,7 @@ class Measurement(NamedTuple):
 def make_measurement(
     model: nn.Module, *, seed: int, batch_size: int, devices: Sequence[Device]
 ) -> Measurement:
-    """Builds what measures a network.
+    """Builds the functions that measure a network.
 
     Args:
         model: The network.
@@ -75,7 +75,7 @@ def make_measurement(
         devices: Local devices.
 
     Returns:
-        Functions that compile at their first use and, for the same shapes, never again.
+        Functions that compile at their first use, and only once for the same shapes.
     """
     under = functools.partial(
         make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices
@@ -102,7 +102,7 @@ def make_accuracy(
 
     Returns:
         (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
-        bar) -> score, in which every example of the split counts once.
+        bar) -> score. Every example of the split counts once.
     """
 
     def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

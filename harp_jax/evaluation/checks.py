@@ -1,7 +1,7 @@
-"""What speaks against a measured robust accuracy: gradient masking, attacks that fail, bad points.
+"""Finds reasons to doubt a measured robust accuracy: gradient masking, failed attacks, bad points.
 
-What was measured goes in, sentences for its reader come out. The signs are those of Athalye et al.
-(2018), Carlini et al. (2019) and of AutoAttack's own checks.
+It turns measurements into sentences for the reader of a report. The signs are those of Athalye et
+al. (2018), of Carlini et al. (2019) and of AutoAttack's own checks.
 """
 
 import itertools
@@ -24,16 +24,16 @@ Row = Mapping[str, Any]
 
 
 def warnings(row: Row, attacks: Mapping[str, Attack], classes: int) -> list[str]:
-    """What a reader of a row's robust accuracies has to know.
+    """Returns the warnings about a row's robust accuracies.
 
     Args:
-        row: 'robust', 'checks' and, where there are any, 'autoattack' and 'curve', as the
-            evaluation of a run writes them.
+        row: A row as the evaluation of a run writes it. The entries 'robust', 'checks',
+            'autoattack' and 'curve' are used; the last two are optional.
         attacks: The attacks, by name.
         classes: Number of classes.
 
     Returns:
-        A sentence for each doubt; none if there is no doubt.
+        A sentence for each reason to doubt the accuracies; none if there is no reason.
     """
     sentences = of_points(row["checks"]["largest_excess"])
     for name, found in row.get("autoattack", {}).items():
@@ -46,10 +46,11 @@ def warnings(row: Row, attacks: Mapping[str, Attack], classes: int) -> list[str]
 
 
 def of_points(excess: float | None) -> list[str]:
-    """Whether points are where they have to be.
+    """Checks that adversarial points lie in their ball and the box.
 
     Args:
-        excess: By how much one left its ball or the box, at most; None or nan for no number.
+        excess: Largest distance of a point outside its ball or the box; None or nan if it is not a
+            number.
     """
     if excess is None or math.isnan(excess):
         return ["an adversarial image holds values that are no numbers"]
@@ -61,12 +62,12 @@ def of_points(excess: float | None) -> list[str]:
 def of_parts(
     name: str, found: Mapping[str, Any], parts: Mapping[str, Part], classes: int
 ) -> list[str]:
-    """What the parts of an attack say about each other and the network.
+    """Returns the warnings that follow from comparing the parts of an attack.
 
     Args:
-        name: Of the attack.
-        found: 'after' (the share that is right after 'natural' and each part), 'images' (their
-            number), 'zero_gradients' and 'deterministic', see `packed.Outcome`.
+        name: Name of the attack.
+        found: 'after' (accuracy after 'natural' and each part), 'images' (number of images),
+            'zero_gradients' and 'deterministic', see `packed.Outcome`.
         parts: The parts, by name.
         classes: Number of classes.
     """
@@ -93,7 +94,7 @@ def of_parts(
 def _of_gradients(
     name: str, after: Mapping[str, float], images: int, parts: Mapping[str, Part]
 ) -> list[str]:
-    """Which parts without gradients broke what those before them, with gradients, did not."""
+    """Warns if parts without gradients broke images that earlier gradient attacks did not."""
     sentences, names = [], list(after)
     for place, part_name in enumerate(names[1:], start=1):
         part = parts[part_name]
@@ -118,7 +119,7 @@ def _of_pgd(
     attacks: Mapping[str, Attack],
     parts: Mapping[str, Part],
 ) -> list[str]:
-    """Where a long PGD is much weaker than APGD on the same loss, its steps do not fit the loss."""
+    """Warns if a long PGD is much weaker than APGD on the same loss: its steps do not fit."""
     first = next(iter(parts))
     if getattr(parts[first], "objective", "") != "ce":
         return []

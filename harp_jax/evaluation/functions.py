@@ -1,8 +1,8 @@
-"""A function of images alone as a function of its weights too, so that programs do not hold them.
+"""Turns the arrays that a function has captured into an argument.
 
-A network that is a Python function has its weights captured. Compiled as it is, every program would
-hold a copy of them as constants, which takes long to compile and much memory. Tracing shows the
-captured arrays; here they become an argument, as the variables of a linen module are.
+A network that is a Python function has captured its weights. Compiled directly, every program would
+hold a copy of them as constants, which costs compile time and memory. Tracing finds the captured
+arrays; they become an argument, like the variables of a linen module.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Opened(NamedTuple):
         network: (weights, images) -> logits.
         weights: The captured arrays, by their number as text.
         classes: Number of logits.
-        digest: Says what is computed, but for the values of the weights.
+        digest: Digest of the computation without the values of the weights.
     """
 
     network: Network
@@ -44,7 +44,7 @@ class Opened(NamedTuple):
 def open_up(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> Opened:
     """Takes the captured arrays out of a function.
 
-    What an inner compiled function has captured, and whole numbers, stay where they are.
+    Integer arrays and arrays that an inner compiled function has captured stay constants.
 
     Args:
         logits_fn: Images [n, height, width, channels] in [0, 1] -> logits [n, classes], for any n.
@@ -54,7 +54,7 @@ def open_up(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> Opened:
         The function of weights and images, and the weights.
 
     Raises:
-        ValueError: In one line, for a function that JAX cannot trace or with other outputs.
+        ValueError: If JAX cannot trace the function, or its outputs are not logits; in one line.
     """
     plain = _plain(logits_fn)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -77,13 +77,13 @@ def open_up(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> Opened:
 
 
 def _plain(logits_fn: LogitsFn) -> LogitsFn:
-    """The function itself of what `jax.jit` made, which would keep its constants to itself."""
+    """Returns the function inside one that `jax.jit` made, which would hide its constants."""
     compiled: Any = logits_fn
     return compiled.__wrapped__ if isinstance(logits_fn, jax.stages.Wrapped) else logits_fn
 
 
 def _traced(logits_fn: LogitsFn, image: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
-    """The function's program for one image, with outputs that are logits."""
+    """Traces the function for one image and checks that its outputs are logits."""
     try:
         traced = jax.make_jaxpr(logits_fn)(image)
     except Exception as error:  # whatever a user's function raises
@@ -103,7 +103,7 @@ def _traced(logits_fn: LogitsFn, image: jax.ShapeDtypeStruct) -> core.ClosedJaxp
 
 
 def _place(array: Any, captured: list[Any]) -> int | None:
-    """Where an array is among the captured ones: itself, or one of the same values."""
+    """Finds the place of an array among the captured ones, by identity or by equal values."""
     for place, other in enumerate(captured):
         if array is other:
             return place

@@ -1,4 +1,4 @@
-"""What `evaluate` is given: checked, and in the form that the programs take."""
+"""Checks the arguments of `evaluate` and converts them for the programs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,10 +27,10 @@ class Given(NamedTuple):
 
 
 def examples(images: Any, labels: Any) -> Given:
-    """Images and labels of any array type.
+    """Converts images and labels of any array type.
 
     Raises:
-        ValueError: For shapes or types that do not fit, and pixels outside [0, 1].
+        ValueError: For shapes or types that do not fit, or pixels outside [0, 1].
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 4 or images.size == 0:
@@ -59,7 +59,7 @@ def examples(images: Any, labels: Any) -> Given:
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
-    """Refuses labels that are no class."""
+    """Raises a ValueError for labels that are not classes."""
     if not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels: from {labels.min()} to {labels.max()}; allowed are 0 to {classes - 1},"
@@ -68,10 +68,10 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
 
 
 def fitting_batch(batch_size: int, examples: int, devices: int) -> int:
-    """The batch size, no larger than what holds all examples; a multiple of the devices.
+    """Returns the batch size, limited to the number of examples; a multiple of the devices.
 
     Raises:
-        ValueError: If the one that is given is not.
+        ValueError: If the given batch size is not such a multiple.
     """
     if batch_size < 1 or batch_size % devices:
         raise ValueError(f"batch_size={batch_size}: allowed are multiples of the {devices} devices")
@@ -83,19 +83,19 @@ def named_attacks(
     epsilon: float | None,
     norm: str | None,
 ) -> dict[str, Attack]:
-    """The attacks by name, in order.
+    """Returns the attacks by name, in order.
 
     Args:
         attacks: Names of AutoAttack's versions, and attacks; see `evaluate`.
-        epsilon: Radius for the names; None if all are attacks.
-        norm: Norm for the names, None for 'linf'.
+        epsilon: Radius of attacks given by name; None if there are none.
+        norm: Norm of attacks given by name; None for 'linf'.
 
     Returns:
-        Attacks; those without a name have that of their type.
+        Attacks by name; an attack without a name has the name of its type.
 
     Raises:
-        ValueError: For an unknown name, what is no attack, and a radius that is missing or
-            that nothing takes.
+        ValueError: For an unknown name, an object that is not an attack, and a radius that is
+            missing or not used.
     """
     entries = _entries(attacks)
     if not entries:
@@ -117,9 +117,9 @@ def named_attacks(
 
 
 def parts(attacks: Mapping[str, Attack]) -> dict[str, Part]:
-    """All parts of the attacks in their order, by name.
+    """Returns all parts of the attacks in order, by name.
 
-    The parts of an attack that is the only one keep their names; else they are 'attack/part'.
+    Parts keep their names if there is one attack; with several, names are 'attack/part'.
     """
     found: dict[str, Part] = {}
     for name, attack in attacks.items():

@@ -1,9 +1,9 @@
-"""An attack of several parts over a whole split: packed batches, progress that outlives a kill.
+"""Attacks a whole split with several parts: in packed batches, with progress that survives a kill.
 
-Only examples that are still robust are attacked. They are packed into full batches anew before
-every round of a part (a target of APGD-T and FAB-T) and every few hundred queries of Square, so a
-batch costs what its robust examples cost. What is found for an example depends on the example
-alone: neither the packing, the batch size nor the devices change it, up to float rounding.
+Only examples that are still robust are attacked. They are packed into full batches again before
+every round of a part (a target of APGD-T and FAB-T) and every few hundred queries of Square, so no
+time goes into broken examples. The result of an example depends on the example alone: the packing,
+the batch size and the devices do not change it, up to float rounding.
 """
 
 import functools
@@ -40,18 +40,18 @@ NATURAL = "natural"
 
 
 class Outcome(NamedTuple):
-    """What was found for every example of a split.
+    """Result of an attack for every example of a split.
 
     Attributes:
         names: 'natural', then the parts in their order.
-        broken_by: For each example the place in `names` of what misclassified it, or `ROBUST`.
-        seconds: What each of the names took, compilation included, over all resumed runs.
-        excess: By how much a perturbation left its ball or the box, at most; 0 but for rounding,
-            nan if one is not a number.
+        broken_by: For each example the place in `names` of the part that broke it, or `ROBUST`.
+        seconds: Time of each of the names, compilation included, over all resumed runs.
+        excess: Largest distance of a perturbation outside its ball or the box; 0 up to rounding,
+            nan if a perturbation is nan.
         zero_gradients: Share of the clean images where the cross-entropy has a zero gradient.
         deterministic: Whether two forward passes of the same images agree.
-        adversarial: The misclassified images that were found, the clean ones where there is none;
-            float32 [N, H, W, C] in [0, 1]. None unless they are kept.
+        adversarial: The misclassified image of each example, or the clean image if none was found;
+            float32 [N, H, W, C] in [0, 1]. None unless images are kept.
     """
 
     names: tuple[str, ...]
@@ -63,11 +63,11 @@ class Outcome(NamedTuple):
     adversarial: np.ndarray | None = None
 
     def robust(self, name: str) -> Bool[np.ndarray, " examples"]:
-        """Which examples are classified rightly after everything up to `name`."""
+        """Returns which examples are classified correctly after everything up to `name`."""
         return (self.broken_by == ROBUST) | (self.broken_by > self.names.index(name))
 
     def after(self) -> dict[str, float]:
-        """The share of the examples that is classified rightly after each of the names."""
+        """Returns the accuracy after each of the names."""
         return {name: float(self.robust(name).mean()) for name in self.names}
 
 
@@ -92,7 +92,7 @@ class PackedAttack:
 
     Attributes:
         parts: The parts, by name.
-        names: As in `Outcome`.
+        names: 'natural', then the parts in their order.
     """
 
     def __init__(
@@ -106,18 +106,18 @@ class PackedAttack:
         devices: Sequence[Device],
         keep: bool = False,
     ):
-        """Builds what compiles later, at its first use.
+        """Builds programs that compile at their first use.
 
         Args:
             network: (weights, images in [0, 1]) -> logits.
             parts: The parts of the attack in their order, by name.
-            identity: Says which attack and network it is, so that progress of others is not used;
-                the weights are compared anyway.
+            identity: Identity of the attack and the network, so that progress of others is not
+                used; the weights are compared in addition.
             seed: Seed of the noise, which is keyed by the example's place in the split.
             batch_size: Examples at once over all devices of all processes, at most; a multiple of
                 the number of devices.
             devices: Local devices.
-            keep: Keep the adversarial images.
+            keep: Whether to keep the adversarial images.
         """
         self.parts, self.names = dict(parts), (NATURAL, *parts)
         self._network, self._identity, self._keep = network, identity, keep
@@ -143,18 +143,18 @@ class PackedAttack:
         path: epath.Path | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        """Attacks every example of a split; goes on where a stopped or killed call was.
+        """Attacks every example of a split; continues a stopped or killed call.
 
         Args:
-            weights: The network's, replicated (see `parallel.replicate`); a nested dict.
+            weights: The network's weights, replicated (see `parallel.replicate`); a nested dict.
             examples: The examples.
-            label: In front of the progress bar.
-            path: File of the progress, written after every batch; None: there is none. It says of
-                what network, attack and data it is; one of others is overwritten.
-            stop_requested: Asked between batches.
+            label: Text in front of the progress bar.
+            path: File of the progress, written after every batch; None for no file. A file of
+                another network, attack or data set is overwritten.
+            stop_requested: Called between batches; True stops the attack.
 
         Returns:
-            What was found.
+            The result for every example.
 
         Raises:
             InterruptedRunError: If a stop was requested.
@@ -206,7 +206,7 @@ class PackedAttack:
         )
 
     def rounds(self, classes: int) -> list[tuple[str, int]]:
-        """What an example goes through, as (name, number of the round)."""
+        """Lists the rounds of an example, as (name, number of the round)."""
         attacks = [
             (name, number)
             for name, part in self.parts.items()
@@ -224,7 +224,7 @@ class PackedAttack:
         return Progress.none(len(examples.labels), len(self.names), memory, found)
 
     def _empty_memory(self, name: str, weights: Any, examples: Examples) -> Memory:
-        """What a part that works in pieces remembers, of no example."""
+        """Returns the memory, for zero examples, of a part that works in pieces."""
         part = self.parts[name]
         if not part.in_pieces:
             return {}
@@ -242,7 +242,7 @@ class PackedAttack:
         return {field: np.zeros((0, *of.shape[1:]), of.dtype) for field, of in shapes.items()}
 
     def _prepare(self, job: _Job, name: str) -> tuple[str, ...]:
-        """Makes room for a part's memory if no example is in the middle of a round; its names."""
+        """Makes room for a part's memory if no example is inside a round; returns the names."""
         if name == NATURAL:
             return ()
         empty = self._empty_memory(name, job.weights, job.examples)
@@ -255,9 +255,9 @@ class PackedAttack:
         return jax.eval_shape(self._network, _one(weights), image).shape[-1]
 
     def _packed_size(self, waiting: int) -> int:
-        """Batch size that spreads the waiting examples evenly, of few different ones.
+        """Chooses a batch size that spreads the waiting examples evenly, out of few sizes.
 
-        A size is compiled for each; with quarters at most a quarter of a batch is padding.
+        Every size is compiled. With sizes in quarters at most a quarter of a batch is padding.
         """
         everywhere = len(self._devices) * jax.process_count()
         part = -(-self._batch_size // _SIZES // everywhere) * everywhere
@@ -266,7 +266,7 @@ class PackedAttack:
         return min(max(parts, 1) * part, self._batch_size)
 
     def _spread(self, array: np.ndarray, size: int) -> np.ndarray:
-        """This process's part of a batch, by device; padding repeats the last example."""
+        """Returns this process's part of a batch, by device; padding repeats the last example."""
         slots = np.arange(size).reshape(jax.process_count(), len(self._devices), -1)
         return array[np.minimum(slots[jax.process_index()], len(array) - 1)]
 
@@ -278,7 +278,7 @@ class PackedAttack:
         return np.full(len(self._devices), number, np.int32)
 
     def _look(self, job: _Job, places: Places, size: int) -> None:
-        """One batch of the clean images."""
+        """Classifies one batch of the clean images."""
         progress, batch = job.progress, self._batch(job.examples, places, size)
         found = _flat(self._natural(job.weights, batch), len(places))
         progress.zero_gradients += found["zero_gradient"].sum()
@@ -290,14 +290,14 @@ class PackedAttack:
         progress.passed[places] += 1
 
     def _attack(self, job: _Job, places: Places, size: int, this: _Round) -> None:
-        """One batch of a whole round of a part."""
+        """Runs a whole round of a part on one batch."""
         batch = self._batch(job.examples, places, size)
         found = self._programs[this.name](job.weights, batch, self._numbers(this.number))
         job.progress.record(places, self.names.index(this.name), _flat(found, len(places)))
         job.progress.passed[places] += 1
 
     def _advance(self, job: _Job, queue: Places, this: _Round) -> None:
-        """A piece of a round for one batch: examples under way, then new ones if there is room."""
+        """Runs a piece of a round on one batch: examples inside a round, then new ones if room."""
         progress = job.progress
         held = len(progress.searching)
         size = self._packed_size(len(queue))
@@ -327,12 +327,12 @@ class PackedAttack:
 
 
 def _one(weights: Any) -> Any:
-    """Shapes of one copy of replicated weights."""
+    """Returns the shapes of one copy of replicated weights."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), weights)
 
 
 def _flat(found: Any, count: int) -> dict[str, Any]:
-    """What a program gathered, without the padding."""
+    """Returns the gathered outputs of a program without the padding."""
     return jax.tree.map(
         lambda array: np.asarray(array).reshape(-1, *array.shape[2:])[:count],
         parallel.to_host(found),

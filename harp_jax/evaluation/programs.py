@@ -1,8 +1,8 @@
-"""What runs on the devices: one function for each kind of batch of an attack over a split.
+"""Programs on the devices: one function for each kind of batch of an attack over a split.
 
-Each takes the network's weights and a batch ('images' uint8 or in [0, 1], 'labels' and 'index', the
-places in the split) and gives, for every example of the batch and on every device, 'broken' and
-'excess' (see `Outcome`), and more.
+Each takes the network's weights and a batch: 'images' (uint8 or in [0, 1]), 'labels' and 'index',
+the places in the split. Each returns 'broken', 'excess' (see `Outcome`) and more for every example
+of the batch, the same on every device.
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +21,14 @@ Batch = dict[str, jax.Array]
 
 
 class Program(NamedTuple):
-    """What a part's programs are made of.
+    """The settings of a part's programs.
 
     Attributes:
         network: (weights, images) -> logits.
         part: The part.
-        place: Its place among all parts, which its noise is keyed by.
-        seed: Of the noise.
-        keep: Whether adversarial images are given back.
+        place: Place of the part among all parts; the key of its noise depends on it.
+        seed: Seed of the noise.
+        keep: Whether adversarial images are returned.
     """
 
     network: Network
@@ -39,13 +39,13 @@ class Program(NamedTuple):
 
 
 def unit_images(batch: Batch) -> Images:
-    """The images of a batch on the [0, 1] scale."""
+    """Converts the images of a batch to the [0, 1] scale."""
     images = batch["images"]
     return to_unit(images) if images.dtype == jnp.uint8 else images
 
 
 def task(network: Network, seed: int, place: int, weights: Any, batch: Batch, number: Any) -> Task:
-    """The batch, with the keys that the part at `place` has in a call of the whole attack."""
+    """Returns the batch as a task, with the keys that the part at `place` has in the attack."""
     key = jax.random.key(seed)
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
     return Task(
@@ -58,7 +58,7 @@ def task(network: Network, seed: int, place: int, weights: Any, batch: Batch, nu
 
 
 def natural(network: Network, weights: Any, batch: Batch) -> Any:
-    """The clean images; also 'logits' and whether the cross-entropy has a 'zero_gradient'."""
+    """Classifies the clean images; also returns 'logits' and the flags 'zero_gradient'."""
     images, labels = unit_images(batch), batch["labels"]
 
     def loss(images: Images) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +76,7 @@ def natural(network: Network, weights: Any, batch: Batch) -> Any:
 
 
 def whole_round(program: Program, weights: Any, batch: Batch, number: jax.Array) -> Any:
-    """A round of a part; `number` is traced, one program serves all rounds."""
+    """Runs a round of a part; `number` is traced, so that one program serves all rounds."""
     work = task(program.network, program.seed, program.place, weights, batch, number)
     state = program.part.advance(work, program.part.start(work))
     return parallel.gather(_verdict(program, work, state))
@@ -90,10 +90,10 @@ def piece(
     held: dict[str, jax.Array],
     fresh: jax.Array,
 ) -> Any:
-    """One `advance` of a part for examples at any place of their round, or `fresh` ones.
+    """Calls `advance` once for examples at any point of their round, or `fresh` ones.
 
-    `held` is the memory of the others, with their best points as 'adversarial'; what is given back
-    as 'held' is that of all.
+    `held` is the memory of the examples that are not fresh, with their best points as
+    'adversarial'. The returned 'held' is the memory of all examples.
     """
     work = task(program.network, program.seed, program.place, weights, batch, number)
     memory = {name: array for name, array in held.items() if name != "adversarial"}
@@ -106,14 +106,14 @@ def piece(
 
 
 def choose(take: jax.Array, new: State, old: State) -> State:
-    """Per example, the one state or the other."""
+    """Chooses per example one of two states."""
     return jax.tree.map(
         lambda a, b: jnp.where(take.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old
     )
 
 
 def _verdict(program: Program, work: Task, state: State) -> dict[str, Any]:
-    """Whether examples are broken, by a forward pass of its own, and whether all is in order."""
+    """Finds which examples are broken, by a separate forward pass, and checks their points."""
     part, adversarial = program.part, state.adversarial
     found = {
         "broken": misclassified(work.logits_fn, adversarial, work.labels),

@@ -1,4 +1,4 @@
-"""How far an attack over a split is, in memory and in a small file."""
+"""Progress of an attack over a split, in memory and in a small file."""
 
 import dataclasses
 import hashlib
@@ -30,31 +30,31 @@ class Examples(Protocol):
 
     @property
     def images(self) -> np.ndarray:
-        """uint8, or float32 in [0, 1]; [N, H, W, C]."""
+        """Images [N, H, W, C], uint8 or float32 in [0, 1]."""
         ...
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 [N], in [0, classes)."""
+        """Labels, int32 [N], in [0, classes)."""
         ...
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a file of progress holds.
+    """The content of a file of progress.
 
     Attributes:
-        broken_by: As in `Outcome`.
-        passed: How many rounds each example has been through (see `PackedAttack.rounds`).
-        seconds: By name.
-        excess: As in `Outcome`, so far.
-        zero_gradients: Number of examples.
-        deterministic: As in `Outcome`.
-        searching: Places of the examples in the middle of a round.
-        memory: What their round needs, by name (see `attacks.base.State`), in their order; in the
-            file each array is one beside the others.
+        broken_by: See `Outcome`.
+        passed: Number of rounds that each example has finished (see `PackedAttack.rounds`).
+        seconds: Time by name.
+        excess: See `Outcome`; so far.
+        zero_gradients: Number of examples whose cross-entropy has a zero gradient.
+        deterministic: See `Outcome`.
+        searching: Places of the examples that are inside a round.
+        memory: Memory of their round (see `attacks.base.State`) by name, in the order of
+            `searching`. The file holds each of these arrays separately.
         found: Float32 [N, H, W, C], the adversarial images so far, else the clean ones; None if
-            they are not kept.
+            images are not kept.
     """
 
     broken_by: np.ndarray
@@ -71,7 +71,7 @@ class Progress:
     def none(
         cls, examples: int, names: int, memory: Memory, found: np.ndarray | None = None
     ) -> "Progress":
-        """Before the first batch; `memory` is that of no example."""
+        """Returns the progress before the first batch; `memory` has zero examples."""
         return cls(
             broken_by=np.full(examples, ROBUST, np.int8),
             passed=np.zeros(examples, np.int32),
@@ -85,16 +85,16 @@ class Progress:
         )
 
     def robust(self) -> float:
-        """Share of the examples that nothing has broken so far."""
+        """Computes the share of the examples that are not broken so far."""
         return float((self.broken_by == ROBUST).mean())
 
     def waiting(self, passed: int) -> Places:
-        """Robust examples that have been through `passed` rounds."""
+        """Finds the robust examples that have finished `passed` rounds."""
         chosen = (self.broken_by == ROBUST) & (self.passed == passed)
         return np.flatnonzero(chosen).astype(np.int32)
 
     def record(self, places: Places, by: int, found: Mapping[str, Any]) -> None:
-        """Takes over what was found in a batch."""
+        """Adds the results of a batch."""
         broken = found["broken"]
         self.broken_by[places[broken]] = by
         self.excess = np.maximum(self.excess, found["excess"].max(initial=0.0))
@@ -103,16 +103,16 @@ class Progress:
 
 
 def fingerprint(identity: str, seed: int, examples: Examples, weights: Any) -> str:
-    """What a file of progress belongs to.
+    """Computes a digest of the attack, network and data that a file of progress belongs to.
 
     Args:
-        identity: Says which attack and, if it is more than its weights, which network.
-        seed: Of the noise.
+        identity: Identity of the attack and, if the weights do not say it all, of the network.
+        seed: Seed of the noise.
         examples: The images and labels.
         weights: The network's arrays, a nested dict.
 
     Returns:
-        A digest.
+        The digest.
     """
     digest = hashlib.sha256(f"{FORMAT} {identity} {seed}".encode())
     arrays = {("images",): examples.images, ("labels",): examples.labels, **leaves_by_path(weights)}
@@ -124,7 +124,7 @@ def fingerprint(identity: str, seed: int, examples: Examples, weights: Any) -> s
 
 
 def read(path: epath.Path, wanted: str) -> Progress | None:
-    """What a file holds, if it is there, readable and of the wanted fingerprint."""
+    """Reads a file; returns None unless it is there, readable and has the wanted fingerprint."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Robust accuracy of any function from images to logits, in one call."""
+"""Measures the robust accuracy of any function from images to logits, in one call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,20 +22,20 @@ _PROBED = 64  # images whose outputs are looked at
 
 
 class Result(NamedTuple):
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
-        natural: Share of the images that are classified rightly, in [0, 1] (RobustBench's
+        natural: Share of the images that are classified correctly, in [0, 1] (RobustBench's
             `clean_acc`).
-        robust: Share of the images that are after all attacks, in [0, 1] (`robust_acc`).
-        after: The share that is left after 'natural' and each part of the attacks, in order.
-        broken_by: For each image what misclassified it first: a name of `after`, or '' if nothing
-            did.
-        warnings: Sentences that say why the numbers may be too good; none if there is no doubt.
-        seconds: What each of the names took, compilation included, over all resumed calls.
-        images: Their number.
-        adversarial: Float32 [N, H, W, C] in [0, 1], the misclassified image that was found for each
-            example, the clean image if there is none; None without `keep_images`.
+        robust: Share of the images that are classified correctly under all attacks, in [0, 1]
+            (`robust_acc`).
+        after: Accuracy after 'natural' and each part of the attacks, in order.
+        broken_by: For each image the name in `after` that misclassified it first, or ''.
+        warnings: Reasons why the accuracies may be too high; none if there is no reason.
+        seconds: Time of each of the names, compilation included, over all resumed calls.
+        images: Number of images.
+        adversarial: Float32 [N, H, W, C] in [0, 1], the misclassified image of each example, or the
+            clean image if none was found; None without `keep_images`.
     """
 
     natural: float
@@ -63,35 +63,36 @@ def evaluate(
 ) -> Result:
     """Measures the natural and the robust accuracy of a function from images to logits.
 
-    The attacks are made one after the other, each on the images that those before left. These are
-    packed into full batches over all devices. Several processes all make the same call.
+    The attacks run one after the other, each on the images that are still robust. These are packed
+    into full batches over all devices. With several processes, every process makes the same call.
 
-    What is found for an image does not depend on `batch_size` or on the devices, but for rounding.
+    Up to rounding, results do not depend on `batch_size` or on the devices.
 
     Args:
-        logits_fn: Images [n, height, width, channels] in [0, 1] -> logits [n, classes], for any n;
-            a JAX function, without randomness, of every image alone. The floating-point arrays that
-            it has captured are not compiled into the programs, whether it is compiled itself or
-            not.
+        logits_fn: Images [n, height, width, channels] in [0, 1] -> logits [n, classes], for any n.
+            A JAX function without randomness that treats every image by itself. Floating-point
+            arrays that it has captured are not compiled into the programs, even if the function is
+            compiled already.
         images: [N, height, width, channels], uint8 or floating point in [0, 1].
         labels: Whole numbers [N], in [0, classes).
-        attacks: 'autoattack' (or 'standard'), 'plus', 'rand', parts with '+' between them (see
-            `attacks.AutoAttack`), or any attack (see `attacks.base`); or several, in a sequence, or
-            by the names under which they are reported.
-        epsilon: Radius of the attacks that are given by name, on the [0, 1] scale.
-        norm: Their norm, 'linf' (the default) or 'l2'.
+        attacks: 'autoattack' (or 'standard'), 'plus', 'rand', parts joined by '+' (see
+            `attacks.AutoAttack`), or any attack (see `attacks.base`). Or several of them: a
+            sequence, or a dict by the names to report them under.
+        epsilon: Radius of attacks given by name, on the [0, 1] scale.
+        norm: Norm of attacks given by name, 'linf' (the default) or 'l2'.
         batch_size: Images at once, over all devices of all processes; a multiple of their number.
-        seed: Of the attacks' noise, which is keyed by the image's place in `images`.
-        progress: File that is written after every batch, '.npz'. After a kill the same call goes on
-            from there. A file of other images, labels, attacks or another function is overwritten;
-            the code of an attack of one's own is not compared. With `keep_images` it holds them.
-        keep_images: Give back the adversarial images, too.
+        seed: Seed of the attacks' noise, which is keyed by the image's place in `images`.
+        progress: File ('.npz') that is written after every batch. After a kill the same call
+            continues from it. A file of other images, labels, attacks or another function is
+            overwritten; the code of your own attacks is not compared. With `keep_images` the file
+            holds the images too.
+        keep_images: Whether to return the adversarial images too.
 
     Returns:
         The accuracies, and what broke each image.
 
     Raises:
-        ValueError: In one line, for arguments that do not fit; names the argument.
+        ValueError: If an argument does not fit; one line that names it.
     """
     chosen = inputs.named_attacks(attacks, epsilon, norm)
     parts = inputs.parts(chosen)
@@ -141,7 +142,7 @@ def _result(outcome: Outcome, sentences: list[str]) -> Result:
 
 
 def _of_outputs(opened: Opened, examples: inputs.Given) -> list[str]:
-    """Whether the outputs look like probabilities, whose cross-entropy hardly has gradients."""
+    """Warns if the outputs look like probabilities, whose cross-entropy has tiny gradients."""
     images = unit_images({"images": jnp.asarray(examples.images[:_PROBED])})
     outputs = np.asarray(jax.jit(opened.network)(opened.weights, images), np.float64)
     if outputs.min() >= -1e-5 and np.abs(outputs.sum(-1) - 1).max() < 1e-4:

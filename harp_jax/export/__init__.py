@@ -1,4 +1,7 @@
-"""A trained network out of its run: ready to call, or as the smaller network that it is."""
+"""Takes a trained network out of its run: as a function to call, or as a smaller network.
+
+`run` and the rooms above it may import this one.
+"""
 
 from harp_jax.export.compact import compact
 from harp_jax.export.loading import load

@@ -1,4 +1,4 @@
-"""A network whose channels were pruned, as the smaller dense network that it is."""
+"""Turns a network with pruned channels into the smaller dense network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,8 +27,8 @@ def compact(
 
     Args:
         model: A `ConvNet` or `VGG`, whose layers follow one another.
-        variables: Its variables, with the scores and rates of channels.
-        architecture: From `channels.trace` of the model.
+        variables: The model's variables, with the scores and rates of channels.
+        architecture: The result of `channels.trace` for the model.
 
     Returns:
         The smaller model and its variables, without scores and rates.

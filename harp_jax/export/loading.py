@@ -1,4 +1,4 @@
-"""A trained network, ready to call."""
+"""Loads a trained network as a function."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
     """Loads the network of a workdir, or of a complete stage in it.
 
     Args:
-        path: As for `harp_jax.checkpoint.load`: a workdir means its last complete stage.
-        model: For a network of a user's own, the 'module:function' that makes it. It has to be
-            given, since a checkpoint alone must not say what is imported and called.
+        path: A path that `harp_jax.checkpoint.load` takes; a workdir means its last complete stage.
+        model: The 'module:function' that makes a network of your own. You have to give it, because
+            a checkpoint must not decide what is imported and called.
 
     Returns:
-        (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits with the
-        masks already applied, and the checkpoint's metadata ('model', 'num_classes', 'image_shape',
+        (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits, with the
+        masks applied, and the checkpoint's metadata ('model', 'num_classes', 'image_shape',
         'stage', ...). It normalises and computes as in training, in the metadata's 'compute_dtype';
-        in float32 and without normalisation where the metadata do not say.
+        without these metadata it computes in float32 and does not normalise.
 
     Raises:
-        CheckpointError: If there is no checkpoint, it is of a stage that is not complete, or of a
-            network of another name.
+        CheckpointError: If there is no checkpoint, its stage is not complete, or its network has
+            another name than `model`.
     """
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")

@@ -1,4 +1,4 @@
-"""Training losses: functions on logits, and how a stage trains with each of them.
+"""Training losses: functions on logits, and classes that say how a stage trains with them.
 
 | name    | attack of the training step                         | passes, in order          |
 |---------|-----------------------------------------------------|---------------------------|
@@ -11,7 +11,7 @@
 
 Passes are in training mode; each updates BatchNorm's running statistics. A new loss is a file with
 a subclass of `Loss`, and a row here; or a class of your own, named as "module:Class" in
-`config.loss`. Imported by training and everything above it.
+`config.loss`. `checkpoint`, `evaluation` and the rooms above them may import this one.
 """
 
 from harp_jax.losses._fgsm import FgsmTraining

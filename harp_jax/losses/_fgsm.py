@@ -20,5 +20,5 @@ class FgsmTraining(PgdTraining):
     needs_radius: ClassVar = True
 
     def attack(self, configured: PGD) -> PGD:
-        """The configured PGD with that one step."""
+        """Returns the configured PGD with that one step."""
         return dataclasses.replace(configured, steps=1, step_size=FGSM_STEP * configured.epsilon)

@@ -1,4 +1,4 @@
-"""Free adversarial training (Shafahi et al., 2019), as far as it is a loss."""
+"""The loss of free adversarial training (Shafahi et al., 2019)."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,7 +14,7 @@ class Free(Loss):
     """Free-AT: each batch is replayed, and each backward pass also moves its perturbation.
 
     Its attack and its updates share their passes, so it has a step of its own,
-    `training.free_step`. Here is the loss of a replay: the cross-entropy of the perturbed images.
+    `training.free_step`. This class is the loss of a replay: the cross-entropy of perturbed images.
 
     Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
 
@@ -27,18 +27,18 @@ class Free(Loss):
     needs_radius: ClassVar = True
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "replays", self.replays >= 1, "whole numbers >= 1")
 
     @property
     def updates_per_batch(self) -> int:
-        """One a replay."""
+        """The number of replays: one update each."""
         return self.replays
 
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """One pass over the perturbed images; see `Loss.__call__`."""
+        """Makes one pass over the perturbed images; see `Loss.__call__`."""
         del clean
         logits = forward(adversarial)
         return natural(logits, labels), logits

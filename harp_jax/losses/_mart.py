@@ -22,23 +22,24 @@ _WEIGHT_FLOOR = 1.0000001
 def mart(
     clean_logits: Logits, adversarial_logits: Logits, labels: Labels, beta: float = 5.0
 ) -> Scalar:
-    """MART (Wang et al., 2020): boosted CE, and a divergence that misclassified images count in.
+    """Computes the loss of MART (Wang et al., 2020): boosted CE plus a weighted divergence.
 
     With p the probabilities of the clean and q those of the adversarial image, the mean of
 
         -log q_y - log(1.0001 - max of q over wrong classes)
             + beta * KL(p || q) * (1.0000001 - p_y).
 
-    Nothing is held fixed: the gradient flows through p, q and the weight.
+    The gradient flows through p, q and the weight 1.0000001 - p_y, which is large for misclassified
+    images.
 
     Args:
-        clean_logits: Of the clean images, training mode.
-        adversarial_logits: Of the adversarial images, training mode.
+        clean_logits: Logits of the clean images, training mode.
+        adversarial_logits: Logits of the adversarial images, training mode.
         labels: True classes.
         beta: Weight of the divergence, > 0.
 
     Returns:
-        A scalar; above -1e-4, since the boosted term can be that little below zero.
+        A scalar > -1e-4: the boosted term can be slightly negative.
     """
     log_clean, q = jax.nn.log_softmax(clean_logits), jax.nn.softmax(adversarial_logits)
     is_true = jax.nn.one_hot(labels, q.shape[-1], dtype=bool)
@@ -57,7 +58,7 @@ def _of_class(values: Logits, classes: Labels) -> PerExample:
 
 @dataclasses.dataclass(frozen=True)
 class Mart(Loss):
-    """Training with MART; its attack ascends the cross-entropy, from right beside the image.
+    """Training with MART; its attack ascends the cross-entropy from a point close to the image.
 
     Reference: Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified
     Examples", 2020.
@@ -69,17 +70,17 @@ class Mart(Loss):
     beta: float = 5.0
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "beta", self.beta > 0, "numbers > 0")
 
     def attack(self, configured: PGD) -> NearbyAscent:
-        """Ascends the cross-entropy in the configured ball."""
+        """Returns the ascent on the cross-entropy in the configured ball."""
         return beside(configured, _cross_entropy)
 
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """Two passes: clean, adversarial; see `Loss.__call__`."""
+        """Makes two passes: clean, adversarial; see `Loss.__call__`."""
         clean_logits, logits = forward(clean), forward(adversarial)
         return mart(clean_logits, logits, labels, self.beta), logits
 

@@ -11,10 +11,10 @@ from harp_jax.types import Images, Labels, Logits, Scalar
 
 
 def natural(logits: Logits, labels: Labels) -> Scalar:
-    """Mean cross-entropy on clean images.
+    """Computes the mean cross-entropy on clean images.
 
     Args:
-        logits: Of the clean images, training mode.
+        logits: Logits of the clean images, training mode.
         labels: True classes.
 
     Returns:
@@ -25,18 +25,18 @@ def natural(logits: Logits, labels: Labels) -> Scalar:
 
 @dataclasses.dataclass(frozen=True)
 class Natural(Loss):
-    """Natural training, on clean images; it leaves no robust accuracy to choose a network by."""
+    """Natural training, on clean images; natural accuracy chooses its network."""
 
     chosen_by: ClassVar = "natural"
 
     def attack(self, configured: PGD) -> None:
-        """None: nothing is attacked."""
+        """Returns None: training does not attack."""
         del configured
 
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """One pass over the clean images; see `Loss.__call__`."""
+        """Makes one pass over the clean images; see `Loss.__call__`."""
         del adversarial
         logits = forward(clean)
         return natural(logits, labels), logits

@@ -8,10 +8,10 @@ from harp_jax.types import Images, Labels, Logits, Scalar
 
 
 def pgd(adversarial_logits: Logits, labels: Labels) -> Scalar:
-    """PGD-AT (Madry et al., 2018): mean cross-entropy on adversarial images.
+    """Computes the loss of PGD-AT: the mean cross-entropy on adversarial images.
 
     Args:
-        adversarial_logits: Of the adversarial images, training mode.
+        adversarial_logits: Logits of the adversarial images, training mode.
         labels: True classes.
 
     Returns:
@@ -30,7 +30,7 @@ class PgdTraining(Loss):
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """One pass over the adversarial images; see `Loss.__call__`."""
+        """Makes one pass over the adversarial images; see `Loss.__call__`."""
         del clean
         logits = forward(adversarial)
         return pgd(logits, labels), logits

@@ -16,13 +16,13 @@ from harp_jax.types import Images, Labels, Logits, PerExample, Scalar
 def trades(
     clean_logits: Logits, adversarial_logits: Logits, labels: Labels, beta: float = 6.0
 ) -> Scalar:
-    """TRADES (Zhang et al., 2019): CE(clean) + beta * KL(p(clean) || p(adversarial)), means.
+    """Computes the loss of TRADES: mean CE(clean) + beta * KL(p(clean) || p(adversarial)).
 
     As in the authors' code the gradient flows through both arguments of the divergence.
 
     Args:
-        clean_logits: Of the clean images, training mode.
-        adversarial_logits: Of the adversarial images, training mode.
+        clean_logits: Logits of the clean images, training mode.
+        adversarial_logits: Logits of the adversarial images, training mode.
         labels: True classes.
         beta: Weight of robustness against accuracy, > 0.
 
@@ -34,14 +34,14 @@ def trades(
 
 
 def kl_divergence(logits: Logits, other_logits: Logits) -> PerExample:
-    """KL(softmax(logits) || softmax(other_logits)) of each example.
+    """Computes KL(softmax(logits) || softmax(other_logits)) of each example.
 
-    It and its gradients in both arguments are finite for all finite logits, since no probability
-    is divided by or put into a logarithm.
+    The divergence and its gradients in both arguments are finite for all finite logits: it neither
+    divides by a probability nor takes its logarithm.
 
     Args:
-        logits: Of the distribution that the mean is taken over.
-        other_logits: Of the one that it is compared with.
+        logits: Logits of the first distribution, which weights the mean.
+        other_logits: Logits of the second distribution.
 
     Returns:
         One number >= 0 per example, up to rounding.
@@ -52,7 +52,7 @@ def kl_divergence(logits: Logits, other_logits: Logits) -> PerExample:
 
 @dataclasses.dataclass(frozen=True)
 class Trades(Loss):
-    """Training with TRADES; its attack ascends the divergence, from right beside the image.
+    """Training with TRADES; its attack ascends the divergence from a point close to the image.
 
     Reference: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy",
     2019.
@@ -64,17 +64,17 @@ class Trades(Loss):
     beta: float = 6.0
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "beta", self.beta > 0, "numbers > 0")
 
     def attack(self, configured: PGD) -> NearbyAscent:
-        """Ascends the divergence in the configured ball."""
+        """Returns the ascent on the divergence in the configured ball."""
         return beside(configured, _divergence)
 
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """Three passes: clean, adversarial, clean; see `Loss.__call__`."""
+        """Makes three passes: clean, adversarial, clean; see `Loss.__call__`."""
         clean_logits, logits = forward(clean), forward(adversarial)
         # The authors' code takes the divergence's target from a second clean pass. Training-mode
         # logits do not depend on the running statistics, so it gives the first one's logits again,

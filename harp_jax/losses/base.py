@@ -1,4 +1,4 @@
-"""A training loss, and its settings."""
+"""The base class of training losses."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Loss:
 
     Attributes:
         updates_per_batch: Updates of the optimiser with each batch, >= 1.
-        chosen_by: The validation accuracy whose highest value chooses the network of a stage.
+        chosen_by: The validation accuracy that chooses the network of a stage by its maximum.
         needs_radius: Whether the attack's epsilon has to be above 0.
     """
 
@@ -30,29 +30,29 @@ class Loss:
 
     @property
     def updates_per_batch(self) -> int:
-        """Updates of the optimiser with each batch."""
+        """Number of updates of the optimiser with each batch, >= 1."""
         return 1
 
     def attack(self, configured: PGD) -> Attack | None:
-        """The attack of the training step.
+        """Returns the attack of the training step.
 
         Args:
             configured: The PGD of `config.attack`, which validation uses.
 
         Returns:
-            What finds the adversarial images; None for a loss of clean images alone.
+            The attack; None for a loss of clean images alone.
         """
         return configured
 
     def __call__(
         self, forward: Forward, clean: Images, adversarial: Images, labels: Labels
     ) -> tuple[Scalar, Logits]:
-        """The loss of a batch.
+        """Computes the loss of a batch.
 
         Args:
             forward: Runs the network in training mode.
             clean: Clean images.
-            adversarial: Those that the attack found, or the clean ones again.
+            adversarial: Images that the attack found, or the clean ones again.
             labels: True classes.
 
         Returns:

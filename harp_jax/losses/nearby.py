@@ -1,4 +1,4 @@
-"""The inner maximisation of TRADES and MART: ascent from a point right beside the image."""
+"""The inner maximisation of TRADES and MART: ascent from a point close to the image."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,14 +25,14 @@ class NearbyAscent:
 
     It starts at the image plus `START` times standard normal noise; every step goes along the
     gradient's sign (L_inf) or direction (L2) and is projected onto the ball and the box. The clean
-    logits are computed once: the network is in inference mode and fixed while it is attacked, so
-    that the authors' code, which computes them again at every step, gets the same ones each time.
+    logits are computed once. The authors' code computes them again at every step, with the same
+    result, since the network is in inference mode and does not change during the attack.
 
     Attributes:
         epsilon: Radius of the ball, on the [0, 1] scale.
         step_size: Length of a step, on the [0, 1] scale.
         steps: Number of gradient steps.
-        ascended: What grows.
+        ascended: Function of clean logits, adversarial logits and labels that the attack maximises.
         norm: 'linf' or 'l2'.
     """
 
@@ -58,13 +58,13 @@ class NearbyAscent:
 
 
 def normal_noise(keys: Key[Array, " batch"], images: Images) -> Images:
-    """Standard normal noise; each example from its own key."""
+    """Draws standard normal noise; each example has its own key."""
     shape = images.shape[1:]
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
 def beside(configured: PGD, ascended: Ascended) -> NearbyAscent:
-    """An ascent on another function, in the ball and with the steps of a PGD."""
+    """Builds an ascent on another function, in the ball and with the steps of a PGD."""
     return NearbyAscent(
         configured.epsilon, configured.step_size, configured.steps, ascended, configured.norm
     )

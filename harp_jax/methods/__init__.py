@@ -1,4 +1,4 @@
-"""The pruning methods by name: each a file, with all that it adds to the stages that all share.
+"""The pruning methods by name. Each is a file with everything that it adds to the common stages.
 
 | `prune.method` | scores                 | rates           | prune stage                          |
 |----------------|------------------------|-----------------|--------------------------------------|
@@ -9,12 +9,12 @@
 | magnitude      | of the weights         | of the strategy | one shot                             |
 | random         | drawn                  | of the strategy | one shot                             |
 
-All end in scores and rates, from which finetuning, evaluation and the report go on alike. `Live`
+Every method ends in scores and rates, which finetuning, evaluation and the report use. `Live`
 (`prune.live`) and `Sharpness` (`prune.sharpness`) wrap a method that learns masks.
 
 A new method is a file with a subclass of `Method`, and a row here; or a class of your own, named
-"module:Class" in `config.prune.method`. Methods know nothing of configurations, files or loops:
-training and everything above it import them.
+"module:Class" in `config.prune.method`. Methods know nothing of configurations, files or loops.
+`losses` and the rooms above it may import this one.
 """
 
 from harp_jax.methods.admm import Admm

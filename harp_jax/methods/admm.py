@@ -1,13 +1,13 @@
 """Robust-ADMM: weights that are pulled to a sparse network while they train.
 
 Ye et al., "Adversarial Robustness vs. Model Compression, or Both?" (ICCV 2019), after Zhang et al.,
-"A Systematic DNN Weight Pruning Framework using ADMM" (ECCV 2018). With W_l the weights of a layer,
-Z_l what they are pulled to and U_l the scaled dual variable, training minimises
+"A Systematic DNN Weight Pruning Framework using ADMM" (ECCV 2018). W_l are the weights of a layer,
+Z_l the sparse weights that they are pulled to, and U_l the scaled dual variable. Training minimises
 
     loss(W) + rho / 2 * sum_l ||W_l - Z_l + U_l||^2,
 
-and now and then Z_l becomes the nearest matrix to W_l + U_l with as many weights as the layer may
-keep, U_l grows by W_l - Z_l, and rho by a factor.
+and in regular rounds Z_l becomes the nearest array to W_l + U_l with as many weights as the layer
+may keep, U_l grows by W_l - Z_l, and rho grows by a factor.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from harp_jax.types import Kernel, Rate, Scalar, Variables
 
 
 class AdmmState(NamedTuple):
-    """State of `admm`: all that a resumed run needs.
+    """State of `admm`: everything that a resumed run needs.
 
     Attributes:
         count: Updates done.
         rho: Weight of the penalty.
-        rates: Fraction of the weights that each kernel may keep; a tree, as the next two.
-        sparse: Z, what the kernels are pulled to.
+        rates: Fraction of the weights that each kernel may keep; a tree like the next two.
+        sparse: Z, the sparse kernels that the kernels are pulled to.
         dual: U, the scaled dual variables.
     """
 
@@ -48,25 +48,25 @@ class AdmmState(NamedTuple):
 
 
 def keep_largest(weights: Kernel, rate: Rate) -> Kernel:
-    """The nearest array (Euclidean) with `masks.kept_weights(rate, n)` entries that are not zero.
+    """Finds the nearest array (Euclidean) of which `masks.kept_weights(rate, n)` stay.
 
     Args:
         weights: Any shape, n entries.
         rate: Fraction kept, in [0, 1].
 
     Returns:
-        The largest magnitudes where they were, zeros elsewhere; ties as in `masks.weight_mask`.
+        The weights of largest magnitude, zeros elsewhere; ties as in `masks.weight_mask`.
     """
     return weights * weight_mask(weights, rate)
 
 
 def next_round(state: AdmmState, weights: Any, growth: float) -> AdmmState:
-    """Z = the projection of W + U, then U = U + W - Z, and rho grows.
+    """Sets Z to the projection of W + U, then U to U + W - Z, and lets rho grow.
 
     U is not scaled back when rho grows, as in the published code of Ye et al.
 
     Args:
-        state: Before the round.
+        state: State before the round.
         weights: W, in the structure of `state.sparse`.
         growth: Factor of rho, >= 1.
 
@@ -84,12 +84,12 @@ def admm(
 ) -> optax.GradientTransformation:
     """Adds the gradient of the penalty, rho * (W - Z + U), to that of the training loss.
 
-    The first link of the weights' optax chain. Z starts as the projection of the first weights, U
-    at zero; a round ends after `steps_per_round` updates.
+    It is the first link of the weights' optax chain. Z starts as the projection of the first
+    weights, U at zero. A round ends after `steps_per_round` updates.
 
     Args:
-        rates: Fraction of the weights to keep, by path in the tree that is updated; what has no
-            path here is not pulled anywhere.
+        rates: Fraction of the weights to keep, by path in the tree that is updated; others
+            are not pulled.
         rho: First weight of the penalty, > 0.
         growth: Factor of rho from round to round, >= 1.
         steps_per_round: Updates between two rounds, >= 1.
@@ -149,13 +149,12 @@ UNMASKED = Masking(seen=lambda variables: variables["params"], follow=_follow)
 class Admm(Method):
     """Robust-ADMM: all weights train, each layer pulled to the nearest sparse one.
 
-    The defaults are those of Ye et al.'s code, which renews what the weights are pulled to after
-    every 20 of 200 epochs. In fewer or shorter epochs the weights come near to it with a larger
-    `rho` only.
+    The defaults are those of Ye et al.'s code, which renews the sparse weights after every 20 of
+    200 epochs. With fewer or shorter epochs the weights need a larger `rho` to come close to them.
 
     Attributes:
         rho: First weight of the penalty, > 0.
-        growth: Factor of rho whenever what the weights are pulled to is renewed, >= 1.
+        growth: Factor of rho at every renewal of the sparse weights, >= 1.
         every: Epochs from one renewal to the next, >= 1.
     """
 
@@ -168,13 +167,16 @@ class Admm(Method):
     granularities: ClassVar = ("weight",)
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "rho", self.rho > 0, "numbers > 0")
         check(self, "growth", self.growth >= 1, "numbers >= 1")
         check(self, "every", self.every >= 1, "whole numbers >= 1")
 
     def unstable(self, epochs: int, learning_rate: float) -> str | None:
-        """Descent follows a penalty of curvature rho only up to about 1 / learning rate."""
+        """Returns the allowed values of `rho` if it is too large for the learning rate.
+
+        Descent follows a penalty of curvature rho only up to about 1 / learning rate.
+        """
         rounds = (epochs - 1) // self.every
         last = math.log(self.rho * learning_rate) + rounds * math.log(self.growth)
         if last <= 0:
@@ -182,12 +184,12 @@ class Admm(Method):
         return f"values with rho * growth**{rounds} * prune.learning_rate <= 1"
 
     def links(self, setting: Setting, variables: Variables) -> Links:
-        """The gradient of the penalty, for the weights."""
+        """Returns the gradient of the penalty, for the weights."""
         rates = {("params", *path): rate for path, rate in rates_of(variables).items()}
         steps = self.every * setting.updates_per_epoch
         return {"penalty_gradient": admm(rates, self.rho, self.growth, steps)}
 
     def masking(self, setting: Setting, variables: Variables) -> Masking:
-        """No masks: the scores follow the weights."""
+        """Returns a masking without masks: the scores follow the weights."""
         del setting, variables
         return UNMASKED

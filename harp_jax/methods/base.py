@@ -1,4 +1,4 @@
-"""What a pruning method is, what it is told of a run, and how masks enter a training step."""
+"""The base class of pruning methods, the setting that they get, and masks in a training step."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ class Masking(NamedTuple):
 
     Attributes:
         seen: (all collections) -> the `params` that the passes compute with, differentiable.
-        follow: (variables after a step, those before it, the params that were seen, updates done in
-            this stage) -> the variables that the step hands on.
+        follow: (variables after a step, variables before it, the result of `seen`, updates done in
+            this stage) -> the variables that the step returns.
     """
 
     seen: Callable[[Variables], Any]
@@ -37,15 +37,15 @@ PLAIN = Masking(seen=lambda variables: bake(variables)["params"])
 
 
 class Setting(NamedTuple):
-    """What a method is told of the run.
+    """The facts of a run that a method gets.
 
     Attributes:
-        scheme: How the network is pruned.
+        scheme: The scheme of the network.
         target: Share of the dense cost that may stay, in (0, 1].
         minimum: Smallest rate of a layer, in [0, 1).
         updates_per_epoch: Updates of the optimiser in an epoch, >= 1.
         epochs: Epochs of the prune stage, >= 1.
-        seed: Of the run.
+        seed: The seed of the run.
     """
 
     scheme: Scheme
@@ -61,19 +61,19 @@ class Probe(Protocol):
     """The model, the training data and the gradients that a method may look at before it starts."""
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
-        """The network in inference mode."""
+        """Returns the network in inference mode."""
         ...
 
     def batches(self) -> Iterator[tuple[Images, Labels]]:
-        """This process's part of the batches of the first epoch, as they are in the data set."""
+        """Yields this process's part of the first epoch's batches, not augmented."""
         ...
 
     def gradient(self, variables: Variables, batches: int = 1) -> Any:
-        """The gradient of the training loss at the kernels that the masks let through.
+        """Computes the gradient of the training loss with respect to the masked kernels.
 
         Args:
             variables: All collections.
-            batches: Over how many of the first epoch's batches to take the mean, >= 1.
+            batches: Number of the first epoch's batches to average over, >= 1.
 
         Returns:
             A tree like `params`, the mean over all devices and processes.
@@ -88,10 +88,10 @@ class Method:
     Its fields are its settings, with defaults, checked in `__post_init__` (`settings.check`).
 
     Attributes:
-        stream: Part of the random key of the stage, a number of its own for good. Those of the
-            package are below 100.
-        trains: What the prune stage trains; nothing: the method chooses in one shot.
-        granularities: Those that it can prune.
+        stream: Part of the random key of the stage; each method has its own number, which never
+            changes. Those of the package are below 100.
+        trains: What the prune stage trains. If it is nothing, the method prunes in one shot.
+        granularities: Granularities that the method can prune.
     """
 
     stream: ClassVar[int] = 100
@@ -99,23 +99,24 @@ class Method:
     granularities: ClassVar[tuple[Granularity, ...]] = ("weight", "channel")
 
     def unstable(self, epochs: int, learning_rate: float) -> str | None:
-        """Whether the settings do not go with the prune stage's.
+        """Returns the allowed values if the settings do not fit the prune stage.
 
         Args:
-            epochs: Of the prune stage.
-            learning_rate: Of the prune stage.
+            epochs: Epochs of the prune stage.
+            learning_rate: Base learning rate of the prune stage.
 
         Returns:
-            The allowed values in words, or None where all is well.
+            The allowed values in words, or None if the settings fit.
         """
         del epochs, learning_rate
 
     def start(self, variables: dict[str, Any], setting: Setting, probe: Probe) -> dict[str, Any]:
-        """The variables that the prune stage starts from.
+        """Returns the variables that the prune stage starts from.
 
         Args:
-            variables: Of the dense network, with the scores of its weights and the first rates.
-            setting: Of the run.
+            variables: Variables of the dense network, with the scores of its weights and the first
+                rates.
+            setting: The setting of the run.
             probe: The model, the training data and its gradients.
 
         Returns:
@@ -125,25 +126,25 @@ class Method:
         return variables
 
     def links(self, setting: Setting, variables: Variables) -> Links:
-        """Further links of the stage's optimiser.
+        """Returns further links of the stage's optimiser.
 
         Args:
-            setting: Of the run.
-            variables: Those that the stage starts from.
+            setting: The setting of the run.
+            variables: The variables that the stage starts from.
 
         Returns:
-            By the name of an argument of `training.optim.optimizer`.
+            Links by the name of their argument of `training.optim.optimizer`.
         """
         del setting, variables
         return {}
 
     def masking(self, setting: Setting, variables: Variables) -> Masking:
-        """How masks enter the steps; the arguments are those of `links`."""
+        """Returns how masks enter the steps; the arguments are those of `links`."""
         del setting, variables
         return PLAIN
 
     def ascend(self, setting: Setting) -> Ascend | None:
-        """Where the gradient of a step is taken: None is at the scores as they are."""
+        """Returns a function that moves the scores for the gradient; None does not move them."""
         del setting
 
     @property

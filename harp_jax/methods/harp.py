@@ -23,11 +23,11 @@ class Rate(Method):
     trains: ClassVar = frozenset({"rates", "norm"})
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "gamma0", self.gamma0 > 0, "numbers > 0")
 
     def links(self, setting: Setting, variables: Variables) -> Links:
-        """The gradient of the compression loss, for the rates."""
+        """Returns the gradient of the compression loss, for the rates."""
         del variables
         link = add_compression_gradient(
             setting.scheme.cost,

@@ -1,17 +1,18 @@
-"""Live connections: the budget goes to weights that join the images with the classes.
+"""Live connections: spends the budget on weights that connect the images with the classes.
 
-A unit (a channel, or an output of a dense layer) is dead if nothing feeds it, all weights that
-write it being masked, or if nothing reads it. What comes out of it is a constant. Weights that read
-it add a constant to what the next layer's BatchNorm or bias sets anyway, and weights that write
-what nobody reads do nothing; yet all of them count. With live connections
+A unit (a channel, or an output of a dense layer) is dead if all weights that write it are masked,
+or if all weights that read it are masked. A unit that nothing writes has a constant output: weights
+that read it only add a constant, which the next layer's BatchNorm or bias sets anyway. A unit that
+nothing reads has no effect. Yet the weights of dead units count against the budget. With live
+connections
 
-- a dead unit is removed for good: the scores of all weights at it become zero, so that they rank
+- a dead unit is removed for good: the scores of all its weights become zero, so that they rank
   last, and a zero score has no gradient;
-- a rate learns from what a larger rate would add: from the weights that are masked, dead units'
-  excepted. HARP's gradient sums over all weights of the layer. Before a BatchNorm that hardly
-  differs, since the sum over the kept weights of a filter, whose scale does not matter, is zero. In
-  a classifier that sum is the gradient of the logits' scale, and it can hold a rate up where
-  nothing is left to be added.
+- a rate learns from the weights that a larger rate would add: the masked ones, except those of dead
+  units. HARP's gradient sums over all weights of the layer. Before a BatchNorm that makes little
+  difference: the scale of a filter does not matter there, so the sum over its kept weights is zero.
+  In a classifier that sum is the gradient of the logits' scale. It can keep a rate high although
+  no weight is left to add.
 """
 
 import dataclasses
@@ -29,10 +30,10 @@ from harp_jax.types import Variables
 
 
 def live_masking(groups: Sequence[Group]) -> Masking:
-    """Masks of single weights on live connections, see above.
+    """Builds masks of single weights on live connections, see above.
 
     Args:
-        groups: The units: channels that are written and read together (`channels.trace`). Those of
+        groups: The units: channels that are written and read together (`channels.trace`). Units of
             images and classes are always live.
 
     Returns:
@@ -59,6 +60,6 @@ class Live(Wrapped):
     """Spends the budget of a method that learns masks on live connections only, see above."""
 
     def masking(self, setting: Setting, variables: Variables) -> Masking:
-        """Masks on live connections."""
+        """Returns masks on live connections."""
         del variables
         return live_masking(setting.scheme.groups)

@@ -10,7 +10,7 @@ from harp_jax.methods.base import Method
 class Magnitude(Method):
     """The largest weights of each layer stay, at the rates of the strategy.
 
-    With `prune.strategy='global'` they are the largest weights of the network.
+    With `prune.strategy='global'` the largest weights of the whole network stay.
 
     Reference: Han et al., "Learning both Weights and Connections for Efficient Neural Networks",
     NeurIPS 2015.

@@ -1,4 +1,4 @@
-"""Random pruning: which weights or channels stay is drawn, how many of a layer is not."""
+"""Random pruning: draws the weights or channels that stay; the strategy sets how many."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 def random_scores(
     variables: dict[str, Any], architecture: Architecture, seed: int
 ) -> dict[str, Any]:
-    """Variables whose scores are drawn uniformly from [0, 1).
+    """Draws scores uniformly from [0, 1).
 
     Args:
-        variables: Of a network with scores.
-        architecture: Its layers; those that share channels get the same scores.
+        variables: Variables of a network with scores.
+        architecture: The network's layers; layers that share channels get the same scores.
         seed: The run's seed, >= 0.
 
     Returns:
@@ -35,7 +35,7 @@ def random_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Random(Method):
-    """Scores are drawn by the seed, at the rates of the strategy: a floor for the other methods."""
+    """Random scores at the rates of the strategy: the lower bound for the other methods."""
 
     stream: ClassVar = 7
 

@@ -1,4 +1,4 @@
-"""Score-space sharpness: the loss of the masks around the present scores, instead of theirs alone.
+"""Score-space sharpness: takes the loss at the worst masks around the current scores.
 
 S2AP (Piras et al., 2025, arXiv:2510.18381) learns scores s by min_s max_z L(M(s + z)), with the
 perturbation of every layer bounded by that layer's scores, ||z_l|| <= gamma * ||s_l||. To first
@@ -19,7 +19,7 @@ from harp_jax.types import Scores
 
 
 def ascend(scores: Any, gradient: Any, sharpness: float) -> Any:
-    """Scores moved up the loss: s_l + sharpness * ||s_l|| * g_l / ||g_l||, layer by layer.
+    """Moves scores up the loss, layer by layer: s_l + sharpness * ||s_l|| * g_l / ||g_l||.
 
     Args:
         scores: A tree of score arrays, one a layer.
@@ -28,7 +28,7 @@ def ascend(scores: Any, gradient: Any, sharpness: float) -> Any:
             >= 0.
 
     Returns:
-        The perturbed scores; those of a layer without a gradient stay.
+        The perturbed scores; the scores of a layer with zero gradient do not change.
     """
 
     def move(layer: Scores, direction: Scores) -> Scores:
@@ -41,23 +41,23 @@ def ascend(scores: Any, gradient: Any, sharpness: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sharpness(Wrapped):
-    """S2AP around a method that learns scores, for one more pass forward and back a step.
+    """S2AP around a method that learns scores; a step costs one more forward and backward pass.
 
     Reference: Piras et al., 2025, arXiv:2510.18381.
 
     Attributes:
-        method: The method.
+        method: The method inside.
         sharpness: See `ascend`, > 0.
     """
 
     sharpness: float
 
     def __post_init__(self):
-        """Checks the settings; a ValueError names what is wrong."""
+        """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "sharpness", self.sharpness > 0, "numbers > 0")
 
     def ascend(self, setting: Setting) -> Ascend:
-        """The ascent, the same for layers that share channels."""
+        """Returns the ascent, which is the same for layers that share channels."""
         tie: Any = setting.scheme.tie
 
         def perturbed(scores: Any, gradient: Any) -> Any:

@@ -9,7 +9,7 @@ from harp_jax.types import Variables
 
 @dataclasses.dataclass(frozen=True)
 class Wrapped(Method):
-    """Does what the method inside does; a subclass changes a part of it.
+    """A method that behaves as the one inside; a subclass changes a part of it.
 
     Attributes:
         method: The method inside.
@@ -19,30 +19,30 @@ class Wrapped(Method):
 
     @property
     def stream(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the method inside."""
+        """The stream of the method inside."""
         return self.method.stream
 
     @property
     def trains(self) -> frozenset[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the method inside trains."""
+        """The collections that the method inside trains."""
         return self.method.trains
 
     def unstable(self, epochs: int, learning_rate: float) -> str | None:
-        """As the method inside."""
+        """Calls the method inside."""
         return self.method.unstable(epochs, learning_rate)
 
     def start(self, variables: dict[str, Any], setting: Setting, probe: Probe) -> dict[str, Any]:
-        """As the method inside."""
+        """Calls the method inside."""
         return self.method.start(variables, setting, probe)
 
     def links(self, setting: Setting, variables: Variables) -> Links:
-        """As the method inside."""
+        """Calls the method inside."""
         return self.method.links(setting, variables)
 
     def masking(self, setting: Setting, variables: Variables) -> Masking:
-        """As the method inside."""
+        """Calls the method inside."""
         return self.method.masking(setting, variables)
 
     def ascend(self, setting: Setting) -> Ascend | None:
-        """As the method inside."""
+        """Calls the method inside."""
         return self.method.ascend(setting)

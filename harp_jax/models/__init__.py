@@ -1,4 +1,9 @@
-"""Networks, by name: `create(name, num_classes, granularity=None)`."""
+"""Networks, by name: `create(name, num_classes, granularity=None)`.
+
+Linen modules from images to logits. A new network is a file and a row in `MODELS`, or a function of
+your own, named as "module:function" in `config.model`. `losses` and the rooms above it may import
+this one.
+"""
 
 import inspect
 import math
@@ -50,10 +55,10 @@ def create(
             apply the masks of pruned variables and take dense variables as they are.
         axis_name: Mapped axis over which BatchNorm synchronises its training statistics.
         normalization: (mean, deviation) of every channel of the images: the network subtracts and
-            divides before its first layer, so that attacks still see pixels in [0, 1]. None: it
-            does not.
+            divides before its first layer, so that attacks still see pixels in [0, 1]. None
+            leaves the images as they are.
         dtype: Type of the features, one of `COMPUTE_DTYPES`. Variables, images and logits, and so
-            all their gradients, are float32 in any case.
+            all their gradients, are float32 always.
 
     Returns:
         A linen module: `model.apply(variables, images, train=False)` gives logits
@@ -61,7 +66,7 @@ def create(
 
     Raises:
         ValueError: For an unknown name, granularity or type, fewer than two classes, or means and
-            deviations that do not go together.
+            deviations that are not one each per channel or not usable.
     """
     build = find(MODELS, name, "model")
     if granularity is not None and granularity not in GRANULARITIES:
@@ -84,7 +89,7 @@ def create(
 
 
 def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """The settings that a user's function takes; those it cannot do without are refused."""
+    """Returns the settings that a user's function takes; refuses those that it should take."""
     parameters = inspect.signature(build).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return settings
@@ -99,7 +104,7 @@ def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str)
 
 
 def _checked(normalization: Sequence[Sequence[float]]) -> Normalization:
-    """A mean and a deviation for every channel, as a module's attribute: hashable."""
+    """Returns checked means and deviations as tuples, which a module's attribute has to be."""
     mean, deviation = (tuple(map(float, numbers)) for numbers in normalization)
     if len(mean) != len(deviation) or not all(map(math.isfinite, mean + deviation)):
         raise ValueError(
@@ -111,14 +116,14 @@ def _checked(normalization: Sequence[Sequence[float]]) -> Normalization:
 
 
 def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
-    """The network in inference mode as a function of the images alone, as attacks take it.
+    """Returns the network in inference mode as a function of the images, as attacks take it.
 
     Args:
         model: A network made by `create`.
         variables: Its variables, pruned or plain.
 
     Returns:
-        Images in [0, 1] -> logits.
+        A function from images in [0, 1] to logits.
     """
 
     def logits(images: Images) -> Logits:

@@ -27,7 +27,7 @@ uniform_fan_in = initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
 def uniform_bias(inputs: int) -> Callable[..., jax.Array]:
-    """PyTorch's default for the bias of a dense layer: an initialiser within +-1 / sqrt(inputs)."""
+    """Returns PyTorch's initialiser of a dense layer's bias: uniform in +-1 / sqrt(inputs)."""
     bound = inputs**-0.5
 
     def init(key: PRNGKey, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -37,10 +37,10 @@ def uniform_bias(inputs: int) -> Callable[..., jax.Array]:
 
 
 class Network(nn.Module, kw_only=True):
-    """What all networks share: normalised images in, float32 logits out.
+    """The base class of all networks: it normalises images and returns float32 logits.
 
-    Parameters, BatchNorm's statistics and masks are float32 whatever the compute type is: a kernel
-    is masked and then rounded.
+    Parameters, BatchNorm's statistics and masks are always float32: a kernel is masked and then
+    rounded to the compute type.
 
     Attributes:
         axis_name: See `harp_jax.models.create`.
@@ -53,27 +53,27 @@ class Network(nn.Module, kw_only=True):
     dtype: DTypeLike = jnp.float32
 
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
-        """Logits of images in [0, 1]."""
+        """Computes the logits of images in [0, 1]."""
         x = normalize(images, self.normalization)
         return self.classify(x.astype(self.dtype), train=train).astype(jnp.float32)
 
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images, both of the compute type: what a network has of its own."""
+        """Computes logits from normalised images, both of the compute type; a subclass does it."""
         raise NotImplementedError
 
     @nn.nowrap
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
-        """Runs the network, as `nn.Module.apply` does, with the masks applied to the kernels first.
+        """Applies the masks to the kernels, then runs the network as `nn.Module.apply` does.
 
         Args:
-            variables: Of the pruned or of the dense network.
+            variables: Variables of the pruned or of the dense network.
             *args: See `nn.Module.apply`.
             **kwargs: See `nn.Module.apply`.
         """
         return super().apply(bake(variables), *args, **kwargs)
 
     def conv(self) -> Layer:
-        """3x3 convolutions of stride 1 and padding 1, no bias; every default can be overridden."""
+        """Returns a maker of 3x3 convolutions: stride 1, padding 1, no bias, unless overridden."""
         return functools.partial(
             nn.Conv,
             kernel_size=(3, 3),
@@ -85,7 +85,7 @@ class Network(nn.Module, kw_only=True):
         )
 
     def dense(self) -> Layer:
-        """Dense layers with bias."""
+        """Returns a maker of dense layers with bias."""
         return functools.partial(
             nn.Dense,
             kernel_init=uniform_fan_in,
@@ -93,7 +93,10 @@ class Network(nn.Module, kw_only=True):
         )
 
     def norm(self, *, train: bool) -> Layer:
-        """BatchNorm: batch statistics over `axis_name` too if `train`, else the running ones."""
+        """Returns a maker of BatchNorms.
+
+        They use batch statistics, over `axis_name` too, if `train`, else the running ones.
+        """
         return functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -105,10 +108,10 @@ class Network(nn.Module, kw_only=True):
 
 
 def normalize(images: Images, normalization: Normalization | None) -> Images:
-    """(images - mean) / deviation, channel by channel.
+    """Computes (images - mean) / deviation, channel by channel.
 
     Args:
-        images: In [0, 1].
+        images: Images in [0, 1].
         normalization: Mean and deviation of every channel; None leaves the images as they are.
 
     Returns:
@@ -126,5 +129,5 @@ def normalize(images: Images, normalization: Normalization | None) -> Images:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling of stride 2."""
+    """Applies 2x2 max-pooling of stride 2."""
     return ops.max_pool(x, (2, 2), (2, 2))

@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features `[batch, height, width, channels]` -> features, smaller by the stride."""
+        """Maps features `[batch, height, width, channels]` to features, smaller by the stride."""
         strides = (self.stride, self.stride)
         pointwise = functools.partial(self.conv, kernel_size=(1, 1), padding=((0, 0), (0, 0)))
         y = pointwise(self.width, name="conv1")(x)
@@ -68,7 +68,7 @@ class BottleneckResNet(Network):
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images."""
+        """Computes the logits of normalised images."""
         conv, norm = self.conv(), self.norm(train=train)
         stem = functools.partial(conv, kernel_size=(7, 7), padding=((3, 3), (3, 3)))
         x = stem(self.width, strides=(2, 2), name="conv1")(x)

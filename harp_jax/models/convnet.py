@@ -24,7 +24,7 @@ class ConvNet(Network):
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images."""
+        """Computes the logits of normalised images."""
         conv, dense = self.conv(), self.dense()
         norm = self.norm(train=train)
         for number, width in enumerate(self.widths, start=1):

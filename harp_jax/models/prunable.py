@@ -37,10 +37,10 @@ class Prunable(nn.Module):
 
     @nn.nowrap
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the network's `apply` does, with the masks applied to the kernels first.
+        """Applies the masks to the kernels, then runs the network's `apply`.
 
         Args:
-            variables: With scores and rates, or without.
+            variables: Variables of the network, with or without scores and rates.
             *args: As the network's `apply` takes them.
             **kwargs: As the network's `apply` takes them.
         """

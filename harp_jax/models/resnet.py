@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features `[batch, height, width, channels]` -> features, smaller by the stride."""
+        """Maps features `[batch, height, width, channels]` to features, smaller by the stride."""
         strides = (self.stride, self.stride)
         y = self.conv(self.width, strides=strides, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
@@ -66,7 +66,7 @@ class ResNet(Network):
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images."""
+        """Computes the logits of normalised images."""
         conv = functools.partial(self.conv(), kernel_init=uniform_fan_in)
         dense = self.dense()
         norm = self.norm(train=train)

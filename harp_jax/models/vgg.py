@@ -37,7 +37,7 @@ class VGG(Network):
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images."""
+        """Computes the logits of normalised images."""
         conv = self.conv()
         dense = functools.partial(self.dense(), kernel_init=initializers.normal(0.01))
         norm = self.norm(train=train)

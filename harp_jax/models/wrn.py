@@ -29,7 +29,7 @@ class WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features `[batch, height, width, channels]` -> features, smaller by the stride."""
+        """Maps features `[batch, height, width, channels]` to features, smaller by the stride."""
         strides = (self.stride, self.stride)
         active = nn.relu(self.norm(name="norm1")(x))
         y = self.conv(self.width, strides=strides, name="conv1")(active)
@@ -66,7 +66,7 @@ class WideResNet(Network):
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
-        """Logits of normalised images.
+        """Computes the logits of normalised images.
 
         Raises:
             ValueError: For a depth that is not 10, 16, 22, ...

@@ -1,7 +1,7 @@
 """Convolution and max-pooling that are fast on every platform, XLA's CPU backend included.
 
-Pure functions of arrays, in place of those of `jax.lax` and Flax. The networks call them; every
-room above may import them; they import nothing of the package.
+Pure functions of arrays, in place of those of `jax.lax` and Flax. The networks call them. `data`,
+`parallel`, `pruning`, `workdir` and the rooms above them may import this one.
 """
 
 from harp_jax.ops.conv import conv_general_dilated

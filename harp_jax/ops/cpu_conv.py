@@ -197,7 +197,7 @@ def _pad(x: Features, padding: Padding) -> Array:
 
 
 def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """A 1x1 convolution is one matrix product over the pixels."""
+    """Computes a 1x1 convolution as one matrix product over the pixels."""
     x = _pad(x, padding)[:, :: strides[0], :: strides[1]]
     inputs, outputs = w.shape[2:]
     return (x.reshape(-1, inputs) @ w.reshape(inputs, outputs)).reshape(*x.shape[:3], outputs)

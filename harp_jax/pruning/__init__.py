@@ -1,7 +1,7 @@
 """The pruning core of HARP: rates, scores, masks, budgets. Pure functions on arrays and trees.
 
-What one needs to prune in a loop of one's own stands here; `docs/examples/own_loop.py` does it in
-seventy lines. Every room but `ops`, `types`, `data`, `parallel` and `workdir` may import this one.
+It exports what pruning in a training loop of your own needs; `docs/examples/own_loop.py` is such a
+loop. `attacks`, `methods`, `models` and the rooms above them may import this one.
 """
 
 from harp_jax.pruning.budget import kept_total, settle, shift_to_budget

@@ -1,4 +1,4 @@
-"""A budget kept to the weight: what rates keep, and rates brought onto it."""
+"""Counts what rates keep, and changes rates so that the masks keep to a budget exactly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from harp_jax.pruning.rates import logit_between, rate_from_logit
 
 
 def kept_total(logits: Mapping[Any, Any], minimum: float, costs: Any) -> int:
-    """What the masks of these logits keep (a whole number, all layers).
+    """Computes what the masks of these logits keep: a whole number, the sum over all layers.
 
     Args:
         logits: Rate logits by kernel path.
@@ -73,8 +73,8 @@ def shift_to_budget(
 def settle(logits: Mapping[Any, Any], minimum: float, costs: Any) -> dict[Any, jax.Array]:
     """Moves every rate to the middle of those that keep the same number.
 
-    A rate that training or a shift ended on can lie so near to the next number that another program
-    rounds it across: the mask would have a weight more or less there than where it was counted.
+    A rate can lie so close to a rounding boundary that another program rounds it to the other side:
+    its mask would then have one weight more or less than the mask that was counted.
 
     Args:
         logits: Rate logits by kernel path.
@@ -98,10 +98,11 @@ def settle(logits: Mapping[Any, Any], minimum: float, costs: Any) -> dict[Any, j
 def whole_counts(
     rates: Mapping[Path, float], sizes: Mapping[Path, int], budget: int, minimum: float
 ) -> dict[Path, int]:
-    """Whole numbers of weights near those of the rates that spend a budget exactly.
+    """Computes whole numbers of weights close to the rates that spend a budget exactly.
 
-    Every layer gets the whole part of what its rate keeps; what is left goes to the largest
-    fractions. What minima spend too much is taken from the layers that are nearest to their rates.
+    Every layer gets the whole part of what its rate keeps; the weights left over go to the layers
+    with the largest fractions. If minimum rates make the sum too large, the layers that are closest
+    to their rates give weights up.
 
     Args:
         rates: By path; together they spend about the budget.
@@ -126,5 +127,5 @@ def whole_counts(
 
 
 def lowest_counts(sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
-    """The fewest weights that a rate above the smallest one, in [0, 1), keeps of each layer."""
+    """Computes the fewest weights that a rate above `minimum`, in [0, 1), keeps of each layer."""
     return {path: min(round(minimum * size) + 1, size) for path, size in sizes.items()}

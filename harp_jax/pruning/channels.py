@@ -1,18 +1,19 @@
-"""Which layers share channels, and pruning them together.
+"""Finds which layers share channels, and prunes these channels together.
 
 A channel can be removed only from all layers that read it: then the layers that write it need not
-compute it either. In a plain chain a group of channels has one writer and one reader. Residual
-additions join what several layers write, and whoever reads the sum reads all of it, so they form
-one larger group with one set of kept channels, one score a channel and one rate.
+compute it either. In a plain chain a group of channels has one writer and one reader. A residual
+addition adds the outputs of several layers, and every layer that reads the sum reads all of them.
+Their channels form one larger group, with one set of kept channels, one score a channel and one
+rate.
 
 Groups are found by watching the network compute. The outputs of all layers are replaced by ones,
 and one channel of one layer by twos: where a layer's input then differs, that channel is read. All
 variables are ones too, so that no BatchNorm or activation between layers maps the two numbers to
-the same one. (NaN, as the sharper mark, does not outlive XLA's vectorised maxima.) Nothing is known
-of the architecture but that its layers are `nn.Conv` and `nn.Dense`.
+the same one. (NaN would be a clearer mark, but XLA's vectorised maxima drop it.) The architecture
+may be any whose layers are `nn.Conv` and `nn.Dense`.
 
-Scores and rates keep one leaf a reader, so that every layer stands for itself in checkpoints and in
-`bake`. The leaves of a group start equal, and `share_gradients` keeps them so.
+Every reader has leaves of its own for scores and rates, so that checkpoints and `bake` treat each
+layer by itself. The leaves of a group start equal, and `share_gradients` keeps them equal.
 """
 
 import dataclasses
@@ -44,7 +45,8 @@ class Group(NamedTuple):
         writers: Kernel paths of the layers whose outputs they are, in the order of the network.
         readers: Kernel paths of the layers whose inputs they are.
         norms: Paths of the BatchNorms that they pass.
-        prunable: False for the channels of the images, the classes, and what nobody reads.
+        prunable: False for the channels of the images, the classes, and channels that no layer
+            reads.
     """
 
     size: int
@@ -55,11 +57,11 @@ class Group(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """A network as pruning sees it.
+    """The layers of a network and the channels that they share.
 
     Attributes:
         layers: Its convolutions and dense layers, in the order of the network.
-        groups: Its channels; empty where they are of no interest (weight granularity).
+        groups: Its channels; empty at weight granularity, which does not need them.
     """
 
     layers: tuple[Layer, ...]
@@ -148,7 +150,7 @@ def _flows(
     layers: Sequence[Layer],
     channels: Mapping[Path, int],
 ) -> dict[Path, np.ndarray]:
-    """By reader, `[writers, inputs]`: inputs that the last channel of each writer flows into."""
+    """Finds, by reader, `[writers, inputs]`: the inputs that each writer's last channel reaches."""
     shapes = {_IMAGES: tuple(image_shape)} | {layer.path: layer.outputs for layer in layers}
     places = {name: place for place, name in enumerate(channels)}
     images = jnp.zeros((1, *image_shape))
@@ -189,7 +191,7 @@ def _flows(
 
 
 def _differ(one: jax.Array, other: jax.Array) -> jax.Array:
-    """In which channels two tensors differ by more than the rounding of two programs.
+    """Finds the channels in which two tensors differ by more than the rounding of two programs.
 
     Marks make a difference of about 1, also in bfloat16, where this tolerates 0.09.
     """
@@ -220,7 +222,7 @@ def make_prunable(
         variables: At least `params`; other collections are carried over.
         rates: Initial rate by kernel path; a group gets the mean of its readers'.
         minimum: Smallest rate a_min, in [0, 1).
-        architecture: With its groups.
+        architecture: The network's architecture, with its groups.
 
     Returns:
         New variables; the readers of channels that cannot be pruned have no scores.
@@ -242,7 +244,7 @@ def share_gradients(architecture: Architecture) -> optax.GradientTransformation:
     trees {collection: tree in the structure of `params`}, e.g. {'scores': ...}.
 
     Args:
-        architecture: With its groups.
+        architecture: The network's architecture, with its groups.
 
     Returns:
         A stateless gradient transformation.
@@ -271,7 +273,7 @@ class FlopsCost:
     groups that are not prunable are 1. The rate of a group is that of its first reader.
 
     Attributes:
-        architecture: With its groups.
+        architecture: The network's architecture, with its groups.
     """
 
     architecture: Architecture
@@ -283,7 +285,7 @@ class FlopsCost:
         return sum(layer.flops for layer in self.architecture.layers)
 
     def soft_share(self, rates: Any) -> Scalar:
-        """sum(flops_l * a_in * a_out) / sum(flops_l), with the continuous rates."""
+        """Computes sum(flops_l * a_in * a_out) / sum(flops_l) with the continuous rates."""
         readers = sorted(path for group in self.architecture.prunable for path in group.readers)
         by_path = dict(zip(readers, jax.tree.leaves(rates), strict=True))
         shares = [by_path[group.readers[0]] if group.prunable else 1.0 for group in self._groups]
@@ -294,7 +296,7 @@ class FlopsCost:
         return jnp.asarray(sum(terms), jnp.float32)
 
     def kept(self, rates: Mapping[Any, Rate]) -> int:
-        """FLOPs of the network of the channels that the masks keep."""
+        """Computes the FLOPs of the network that has only the channels that the masks keep."""
         return self._flops(
             [
                 int(kept_channels(rates[group.readers[0]], group.size))
@@ -305,16 +307,16 @@ class FlopsCost:
         )
 
     def equal_rates(self, path: Path, rate: Rate) -> tuple[float, float]:
-        """Half a channel less and more than the mask keeps."""
+        """Returns the rates of half a channel less and half a channel more than the mask keeps."""
         size = next(group.size for group in self._groups if path in group.readers)
         kept = int(kept_channels(rate, size))
         return (kept - 0.5) / size, (kept + 0.5) / size
 
     def target_share(self, rate: float) -> float:
-        """Share of the FLOPs of a network with round(rate * size) channels in every group.
+        """Computes the share of the FLOPs of a network with round(rate * size) channels a group.
 
-        Rounding is half to even, at least one channel stays. It is rounded up by one float64, so
-        that times `total` it allows that network.
+        Rounding is half to even, and at least one channel stays. The share is rounded up by one
+        float64, so that its product with `total` allows that network.
         """
         flops = self._flops(
             [
@@ -325,7 +327,7 @@ class FlopsCost:
         return min(1.0, float(np.nextafter(flops / self.total, 1.0)))
 
     def _flops(self, kept: Sequence[int]) -> int:
-        """FLOPs with these numbers of channels, by group."""
+        """Computes the FLOPs with these numbers of channels, by group."""
         sizes = [group.size for group in self._groups]
         return sum(
             layer.flops // (sizes[reads] * sizes[writes]) * kept[reads] * kept[writes]
@@ -338,7 +340,7 @@ class FlopsCost:
 
     @functools.cached_property
     def _ends(self) -> list[tuple[Layer, int, int]]:
-        """Every layer with the places of the groups that it reads and writes."""
+        """Yields every layer with the places of the groups that it reads and writes."""
         reads = {path: place for place, group in enumerate(self._groups) for path in group.readers}
         writes = {path: place for place, group in enumerate(self._groups) for path in group.writers}
         return [

@@ -21,12 +21,12 @@ REACHED_DECIMALS = 4
 
 
 def as_cost(costs: Any) -> Cost:
-    """Parameter counts as a `Cost`; a `Cost` as it is."""
+    """Returns parameter counts as a `Cost`, and a `Cost` unchanged."""
     return costs if isinstance(costs, Cost) else WeightCost(costs)
 
 
 def soft_rate(rates: Any, costs: Any) -> Scalar:
-    """Share of the dense cost that the (continuous) rates keep.
+    """Computes the share of the dense cost that the (continuous) rates keep.
 
     For parameter counts n_l it is sum(n_l * a_l) / sum(n_l).
 
@@ -41,10 +41,10 @@ def soft_rate(rates: Any, costs: Any) -> Scalar:
 
 
 def compression_loss(rates: Any, costs: Any, target: float) -> Scalar:
-    """L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5; on FLOPs: its appendix).
+    """Computes L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5; for FLOPs, its appendix).
 
-    It uses the continuous rates; what the masks really keep is `sparsity.layer_sparsity`. At
-    exactly the target the gradient is half the slope, above it the slope, below it zero.
+    It uses the continuous rates; `sparsity.layer_sparsity` counts what the masks really keep. The
+    gradient is the slope above the target, zero below it, and half the slope exactly at it.
 
     Args:
         rates: Compression rates in (0, 1], as a sequence or any tree of scalars.
@@ -58,7 +58,7 @@ def compression_loss(rates: Any, costs: Any, target: float) -> Scalar:
 
 
 def target_reached(loss: Scalar) -> Bool[Array, ""]:
-    """True where a compression loss rounds to zero."""
+    """Returns True where a compression loss rounds to zero."""
     return jnp.round(loss, REACHED_DECIMALS) == 0.0
 
 
@@ -78,16 +78,16 @@ class GammaState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepwiseGamma:
-    """See `stepwise_gamma`."""
+    """The rule of `stepwise_gamma`."""
 
     gamma0: float
 
     def init(self) -> GammaState:
-        """State of epoch 0: gamma = gamma0, not frozen."""
+        """Returns the state of epoch 0: gamma = gamma0, not frozen."""
         return GammaState(jnp.int32(0), jnp.float32(self.gamma0), jnp.bool_(False))
 
     def update(self, state: GammaState, loss_at_epoch_end: Float[Array, ""]) -> GammaState:
-        """State of the next epoch, given the compression loss at the end of this one."""
+        """Returns the next epoch's state, given the compression loss at the end of this one."""
         frozen = state.frozen | target_reached(jnp.asarray(loss_at_epoch_end))
         epoch = state.epoch + 1
         grown = jnp.float32(self.gamma0) * (epoch + 1).astype(jnp.float32)
@@ -95,10 +95,10 @@ class StepwiseGamma:
 
 
 def stepwise_gamma(gamma0: float) -> StepwiseGamma:
-    """The step-wise weight of the compression loss (HARP, Section 3.3).
+    """Builds the step-wise weight of the compression loss (HARP, Section 3.3).
 
     gamma is (epoch + 1) * gamma0. At the end of the first epoch in which the loss rounds to zero at
-    four decimals it freezes at that epoch's value for good.
+    four decimals, gamma stays at that epoch's value for good.
 
     Args:
         gamma0: First value and growth per epoch, > 0.

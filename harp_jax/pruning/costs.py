@@ -1,4 +1,4 @@
-"""What layers cost, in parameters and in FLOPs, and the costs that a budget can limit.
+"""Costs of layers in parameters and in FLOPs, and the costs that a budget can limit.
 
 FLOPs are the multiplications and additions of kernels on one image, two per multiply-accumulate.
 Additions of biases, BatchNorm, activations and pooling are not counted: pruning is about kernels,
@@ -23,7 +23,7 @@ FLOPS_PER_WEIGHT = 2  # a multiplication and an addition, at every position of t
 
 
 class Layer(NamedTuple):
-    """A convolution or dense layer as one image passes it.
+    """A convolution or dense layer, and its output for one image.
 
     Attributes:
         path: Path of its kernel in `params`.
@@ -47,7 +47,7 @@ class Layer(NamedTuple):
 
 
 def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
-    """The convolutions and dense layers of a network, from one abstract trace.
+    """Finds the convolutions and dense layers of a network by one abstract trace.
 
     Args:
         model: A network made by `harp_jax.models.create`.
@@ -58,7 +58,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
     Raises:
         ValueError: If a layer is called twice, so that its kernel has two places in the network, or
-            if pooling leaves nothing of such images for it.
+            if pooling leaves no pixels of such images for it.
     """
     calls: dict[Path, tuple[int, ...]] = {}
 
@@ -86,17 +86,17 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
 
 def is_kernel_call(context: Any) -> bool:
-    """Whether a method call that `nn.intercept_methods` sees is the pass through a kernel."""
+    """Returns whether a method call seen by `nn.intercept_methods` is a pass through a kernel."""
     return context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense)
 
 
 def kernel_path(module: nn.Module) -> Path:
-    """Path of a bound layer's kernel in `params`."""
+    """Returns the path of a bound layer's kernel in `params`."""
     return (*module.path, "kernel")
 
 
 def parameter_costs(params: Variables, paths: Sequence[Path] | None = None) -> dict[Path, int]:
-    """Number of weights of every kernel. Biases and BatchNorm are never pruned and not counted.
+    """Counts the weights of every kernel. Biases and BatchNorm are never pruned and not counted.
 
     Args:
         params: The `params` collection (arrays or shape structs).
@@ -111,11 +111,11 @@ def parameter_costs(params: Variables, paths: Sequence[Path] | None = None) -> d
 
 @runtime_checkable
 class Cost(Protocol):
-    """What a budget limits, as a function of the layers' compression rates."""
+    """A quantity that a budget limits, as a function of the layers' compression rates."""
 
     @property
     def unit(self) -> str:
-        """What is counted, in words."""
+        """The unit of the cost in words, e.g. 'weights'."""
         ...
 
     @property
@@ -124,7 +124,7 @@ class Cost(Protocol):
         ...
 
     def soft_share(self, rates: Any) -> Scalar:
-        """Share of `total` that continuous rates cost; differentiable.
+        """Computes the share of `total` that continuous rates cost; differentiable.
 
         Args:
             rates: A tree whose leaves are the rates of the pruned kernels in the tree order of
@@ -133,15 +133,15 @@ class Cost(Protocol):
         ...
 
     def kept(self, rates: Mapping[Any, Rate]) -> int:
-        """What the masks of these rates, by path, really cost: a whole number up to `total`."""
+        """Computes what the masks of these rates, by path, cost: a whole number up to `total`."""
         ...
 
     def equal_rates(self, path: Any, rate: Rate) -> tuple[float, float]:
-        """Ends of the rates that keep as many of a kernel's weights or channels as this one."""
+        """Returns the ends of the range of rates that keep as much of a kernel as this one."""
         ...
 
     def target_share(self, rate: float) -> float:
-        """Share of `total` that a budget at the overall rate `rate` allows."""
+        """Computes the share of `total` that a budget at the overall rate `rate` allows."""
         ...
 
 
@@ -159,25 +159,25 @@ class WeightCost:
 
     @property
     def total(self) -> int:
-        """All weights of the pruned kernels."""
+        """The number of all weights of the pruned kernels."""
         return sum(jax.tree.leaves(self.sizes))
 
     def soft_share(self, rates: Any) -> Scalar:
-        """sum(n_l * a_l) / sum(n_l)."""
+        """Computes sum(n_l * a_l) / sum(n_l)."""
         rates, sizes = jax.tree.leaves(rates), jax.tree.leaves(self.sizes)
         kept = sum(size * rate for size, rate in zip(sizes, rates, strict=True))
         return jnp.asarray(kept / sum(sizes), jnp.float32)
 
     def kept(self, rates: Mapping[Any, Rate]) -> int:
-        """Weights that the masks keep."""
+        """Counts the weights that the masks keep."""
         return sum(int(kept_weights(rate, self.sizes[path])) for path, rate in rates.items())
 
     def equal_rates(self, path: Any, rate: Rate) -> tuple[float, float]:
-        """From one weight less, exclusive, to the weights that the mask keeps."""
+        """Returns the rates of one weight less, exclusive, and of as many as the mask keeps."""
         size = self.sizes[path]
         kept = int(kept_weights(rate, size))
         return (kept - 1) / size, kept / size
 
     def target_share(self, rate: float) -> float:
-        """`rate` itself: the target is a share of the weights."""
+        """Returns `rate` itself: the target is a share of the weights."""
         return rate

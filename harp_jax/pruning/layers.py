@@ -1,4 +1,4 @@
-"""The variables of a pruned network: adds scores and rates to them, and applies the masks.
+"""Adds scores and rates to the variables of a network, and applies the masks.
 
 A pruned network carries three collections beside `params` and `batch_stats`, each with one leaf at
 the path of every kernel:
@@ -6,10 +6,11 @@ the path of every kernel:
 - `scores`: the kernel's shape (weight granularity) or `[channels]` of its input (channel
   granularity);
 - `rates`: the scalar logit of the layer's compression rate;
-- `minimum_rates`: the scalar a_min that turns the logit into a rate. It never trains; it is kept
-  with the logits so that they can always be read rightly, from any checkpoint.
+- `minimum_rates`: the scalar a_min that turns the logit into a rate. It never trains. It stands
+  beside the logits so that any checkpoint tells the rates.
 
-Without them the variables are those of a plain dense network; `bake` makes these.
+Variables without these collections are those of a plain dense network. `bake` returns such
+variables, with the masks applied to the kernels.
 """
 
 import re
@@ -29,7 +30,7 @@ Path = tuple[str, ...]
 
 
 def masked_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar) -> Kernel:
-    """The kernel that the network computes with: kernel * M(scores, rate).
+    """Computes the kernel that the network uses: kernel * M(scores, rate).
 
     Args:
         kernel: `[height, width, in, out]` or `[in, out]`.
@@ -44,24 +45,24 @@ def masked_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar
 
 
 def leaves_by_path(tree: Variables) -> dict[Path, Any]:
-    """The leaves of a nested dict, by path."""
+    """Returns the leaves of a nested dict, by path."""
     return dict(traverse_util.flatten_dict(dict(tree)))
 
 
 def tree_of_leaves(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    """The nested dict of leaves by path; the inverse of `leaves_by_path`."""
+    """Returns the nested dict of leaves by path; the inverse of `leaves_by_path`."""
     return traverse_util.unflatten_dict(dict(leaves))
 
 
 def layer_name(path: Path) -> str:
-    """Name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'."""
+    """Returns the name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'."""
     return "/".join(path[:-1])
 
 
 def kernel_paths(params: Variables) -> list[Path]:
-    """Paths of all prunable tensors: every convolution's and dense layer's kernel.
+    """Returns the paths of all prunable arrays: every convolution's and dense layer's kernel.
 
-    They come in natural order of their names (conv2 before conv10). The models name their layers so
+    They are in natural order of their names (conv2 before conv10). The models name their layers so
     that this is the order of the network.
     """
     paths = (path for path in leaves_by_path(params) if path[-1] == "kernel")
@@ -77,7 +78,7 @@ def make_prunable(
 ) -> dict[str, Any]:
     """Adds scores, rates and minimum rates to the variables of a dense network.
 
-    Every layer stands alone. For channels that layers share see `channels.make_prunable`.
+    Every layer has scores of its own. For channels that layers share see `channels.make_prunable`.
 
     Args:
         variables: At least `params`; other collections are carried over.
@@ -100,7 +101,7 @@ def add_scores(
 
     Args:
         variables: At least `params`; other collections are carried over.
-        scores: By kernel path; kernels without are not pruned.
+        scores: Scores by kernel path; kernels without scores are not pruned.
         rates: Initial compression rate of the same paths, in (minimum, 1].
         minimum: Smallest rate a_min, in [0, 1).
 
@@ -116,17 +117,17 @@ def add_scores(
 
 
 def rates_of(variables: Variables) -> dict[Path, Rate]:
-    """Compression rate of every pruned kernel, by path."""
+    """Computes the compression rate of every pruned kernel, by path."""
     logits, minima = leaves_by_path(variables["rates"]), leaves_by_path(variables["minimum_rates"])
     return {path: rate_from_logit(logits[path], minima[path]) for path in logits}
 
 
 def bake(variables: Variables, masked: Callable[..., Kernel] = masked_kernel) -> dict[str, Any]:
-    """The plain network: masks applied to the kernels, pruning collections gone.
+    """Applies the masks to the kernels and drops the pruning collections.
 
     Args:
-        variables: Variables of a pruned network; those of a dense one come back as they are.
-        masked: What masks a kernel, with the arguments of `masked_kernel`.
+        variables: Variables of a pruned network; those of a dense one are not changed.
+        masked: Function that masks a kernel, with the arguments of `masked_kernel`.
 
     Returns:
         Variables without 'scores', 'rates' and 'minimum_rates' that give the same outputs.

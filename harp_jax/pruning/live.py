@@ -1,4 +1,4 @@
-"""Live connections: which units and weights join the images with the classes."""
+"""Live connections: the units and weights that connect the images with the classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from harp_jax.types import Kernel, Scalar, Scores
 
 
 def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
-    """Which units of a group some weight writes and some weight reads.
+    """Finds the units of a group that at least one weight writes and at least one weight reads.
 
     Args:
-        group: Of the network.
+        group: A group of the network.
         kernels: Masked kernels by path, HWIO or IO.
 
     Returns:
@@ -31,15 +31,15 @@ def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
 
 
 def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
-    """How many of a network's weights join the images with the classes.
+    """Counts the weights that connect the images with the classes.
 
     Args:
-        params: Masked kernels among them (`layers.bake`).
+        params: The `params` collection with masked kernels (`layers.bake`).
         groups: All channels of the network (`channels.trace`).
 
     Returns:
-        By kernel path, the weights that are left when dead units are removed, and those that die of
-        that, until none is dead.
+        The number of live weights, by kernel path. Dead units are removed, then the units that
+        are dead without them, until no unit is dead.
     """
     kernels = {path: np.asarray(leaf) for path, leaf in leaves_by_path(params).items()}
     kernels = {path: kernels[path] for path in kernel_paths(params)}
@@ -56,7 +56,7 @@ def silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:
 
     Args:
         kernels: Arrays of the kernels' shapes by path; those that write or read the group change.
-        group: Of the network.
+        group: A group of the network.
         alive: A flag for every unit.
     """
     for path in group.writers:
@@ -68,12 +68,12 @@ def silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:
 
 
 def _by_unit(kernel: Any, size: int) -> Any:
-    """A kernel as `[features, units it reads, out]`: flattened features have units last."""
+    """Reshapes a kernel to `[features, units, out]`; flattened features have units last."""
     return kernel.reshape(-1, size, kernel.shape[-1])
 
 
 def live_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar) -> Kernel:
-    """`layers.masked_kernel` whose rate learns from the weights that it would add.
+    """Computes `layers.masked_kernel`; the rate learns from the weights that it would add.
 
     Args:
         kernel: `[height, width, in, out]` or `[in, out]`.

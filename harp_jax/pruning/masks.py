@@ -26,21 +26,21 @@ KeptCount = Callable[[jax.Array, int], jax.Array]
 
 
 def kept_weights(rate: Float[Array, "..."], size: int) -> Int[Array, "..."]:
-    """Number of weights that a rate keeps: size - int((1 - rate) * size), in float32.
+    """Computes the number of weights that a rate keeps: size - int((1 - rate) * size), in float32.
 
     Args:
         rate: Fraction kept, in [0, 1].
         size: Number of weights in the layer.
 
     Returns:
-        The kept count, in 0..size; truncation rounds the kept share up.
+        The kept count, in 0..size. Truncation of the removed share rounds the kept one up.
     """
     rate = jnp.asarray(rate, jnp.float32)
     return size - ((1.0 - rate) * jnp.float32(size)).astype(jnp.int32)
 
 
 def kept_channels(rate: Float[Array, "..."], size: int) -> Int[Array, "..."]:
-    """Number of input channels that a rate keeps: round half to even, but never a dead layer.
+    """Computes the number of input channels that a rate keeps: at least one, rounded half to even.
 
     Args:
         rate: Fraction kept, in [0, 1].
@@ -54,10 +54,10 @@ def kept_channels(rate: Float[Array, "..."], size: int) -> Int[Array, "..."]:
 
 
 def weight_mask(scores: Scores, rate: Float[Array, ""]) -> Mask:
-    """Mask that keeps the `kept_weights(rate, n)` connections of largest |score|.
+    """Computes the mask that keeps the `kept_weights(rate, n)` connections of largest |score|.
 
-    Ties are broken by index: of equal magnitudes the one that comes first in C order is kept, so
-    the count is always exact. The gradient is the straight-through one (HARP, Section 3.2): with g
+    Ties are broken by index: of equal magnitudes the first in C order is kept, so that the count is
+    always exact. The gradient is the straight-through one (HARP, Section 3.2): with g
     the cotangent of the mask, d/dscores = g * sign(scores) and d/drate = sum(g).
 
     Args:
@@ -65,26 +65,26 @@ def weight_mask(scores: Scores, rate: Float[Array, ""]) -> Mask:
         rate: Fraction kept, scalar in [0, 1]; may be traced.
 
     Returns:
-        float32 mask of 0.0 and 1.0 in the shape of `scores`.
+        Float32 mask of 0.0 and 1.0 in the shape of `scores`.
     """
     return _straight_through_mask(scores, jnp.asarray(rate, jnp.float32), kept_weights)
 
 
 def channel_mask(scores: Float[Array, " channels"], rate: Float[Array, ""]) -> Mask:
-    """`weight_mask` over input channels: keeps `kept_channels(rate, n)` of them.
+    """Computes the mask that keeps `kept_channels(rate, n)` input channels; see `weight_mask`.
 
     Args:
         scores: One score per input channel.
         rate: Fraction of channels kept, scalar in [0, 1]; may be traced.
 
     Returns:
-        float32 mask `[channels]` of 0.0 and 1.0.
+        Float32 mask `[channels]` of 0.0 and 1.0.
     """
     return _straight_through_mask(scores, jnp.asarray(rate, jnp.float32), kept_channels)
 
 
 def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_shape: Sequence[int]) -> Mask:
-    """Mask that multiplies a kernel; the scores' shape tells the granularity.
+    """Computes the mask that multiplies a kernel; the scores' shape tells the granularity.
 
     Args:
         scores: The kernel's shape (weight) or `[channels]` (channel). `channels` are the kernel's
@@ -121,15 +121,15 @@ _straight_through_mask.defvjp(_mask_forward, _mask_backward)
 
 
 def _bits(scores: jax.Array) -> jax.Array:
-    """Bit patterns of the magnitudes, in their order.
+    """Computes the bit patterns of the magnitudes, which have the same order.
 
-    Cheap enough to be computed again wherever they are used, rather than written and read.
+    Computing them again at each use is cheaper than writing and reading them.
     """
     return lax.bitcast_convert_type(jnp.abs(scores).astype(jnp.float32), jnp.uint32)
 
 
 def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:
-    """Which entries have the `count` largest magnitudes; of equal ones, the first in C order."""
+    """Finds the entries of the `count` largest magnitudes; of equal ones, the first in C order."""
     threshold, reached = _threshold(scores, count)
 
     def end_of_the_kept(_):
@@ -144,7 +144,7 @@ def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def _threshold(scores: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The `count`-th largest magnitude's bits, and how many entries reach it: `count` or more.
+    """Finds the bits of the `count`-th largest magnitude, and how many entries reach it.
 
     Its upper half is searched first, then the lower one among the entries that share the upper:
     16-bit numbers take half the memory traffic and half the instructions of 32-bit ones.
@@ -161,7 +161,7 @@ def _threshold(scores: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Arra
 def _search(
     entries: jax.Array, count: jax.Array, reached: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest uint16 that at least `count` of the uint16 entries reach, and how many do.
+    """Finds the largest uint16 that at least `count` entries reach, and how many reach it.
 
     Each pass over the entries fixes two bits. The three counts that this takes are summed at once,
     packed into one word. `reached` is the number that reach 0.
@@ -187,7 +187,7 @@ def _search(
 
 
 def _unpacked_sums(packed: jax.Array) -> list[jax.Array]:
-    """Sums of the three 5-bit numbers in each uint16, of 32 words at once in 10 bits each first."""
+    """Sums the three 5-bit numbers in each uint16; 32 words at once first, in 10 bits each."""
     packed = packed.astype(jnp.uint32)
     wide = (packed & 31) | ((packed & (31 << 5)) << 5) | ((packed & (31 << 10)) << 10)
     wide = wide.reshape(-1, 32).sum(1)

@@ -21,21 +21,21 @@ SMALLEST_SHARE = 1e-6
 
 
 def rate_from_logit(logit: ArrayLike, minimum: ArrayLike) -> Float[Array, "..."]:
-    """Compression rate of a logit.
+    """Computes the compression rate of a logit.
 
     Args:
         logit: Trainable logit(s) r, any real number.
         minimum: Smallest rate a_min, in [0, 1).
 
     Returns:
-        a_min + (1 - a_min) * sigmoid(logit), in (a_min, 1).
+        The rate a_min + (1 - a_min) * sigmoid(logit), in (a_min, 1).
     """
     minimum = jnp.asarray(minimum, jnp.float32)
     return jax.nn.sigmoid(jnp.asarray(logit, jnp.float32)) * (1.0 - minimum) + minimum
 
 
 def logit_from_rate(rate: ArrayLike, minimum: ArrayLike) -> Float[Array, "..."]:
-    """Logit of a compression rate: the inverse of `rate_from_logit`, kept finite.
+    """Computes the logit of a compression rate: the inverse of `rate_from_logit`, kept finite.
 
     Args:
         rate: Fraction(s) kept, in (0, 1]. Rates at or below `minimum`, and rates so near to 1 that
@@ -51,7 +51,7 @@ def logit_from_rate(rate: ArrayLike, minimum: ArrayLike) -> Float[Array, "..."]:
 
 
 def logit_between(low: float, high: float, minimum: float) -> Float[Array, ""]:
-    """Logit of the middle of a range of rates, or of the part of it that can be reached.
+    """Computes the logit of the middle of a range of rates, as far as logits reach.
 
     Args:
         low: Lower end, below 1.
@@ -66,10 +66,10 @@ def logit_between(low: float, high: float, minimum: float) -> Float[Array, ""]:
 
 
 def logit_from_count(count: int, size: int, minimum: float) -> Float[Array, ""]:
-    """Logit of a rate at which `masks.kept_weights` is an exact number.
+    """Computes the logit of a rate at which `masks.kept_weights` is `count`.
 
-    All rates in ((count - 1) / size, count / size] keep as many; the middle of those above the
-    minimum is taken, so that no rounding moves the number.
+    All rates in ((count - 1) / size, count / size] keep as many. The rate is the middle of those
+    above the minimum, so that no rounding changes the count.
 
     Args:
         count: Kept weights, above minimum * size, up to `size`.

@@ -1,4 +1,4 @@
-"""How a network is pruned at a granularity: all that differs between weights and channels."""
+"""Schemes: everything that differs between pruning weights and pruning channels."""
 
 import functools
 import math
@@ -17,14 +17,15 @@ from harp_jax.types import Variables
 
 
 class Scheme(NamedTuple):
-    """See `scheme`.
+    """How a network is pruned at a granularity; `scheme` builds it.
 
     Attributes:
         architecture: The network's layers and, for channels, how they are connected.
-        cost: What the budget limits.
+        cost: The cost that the budget limits.
         make_prunable: (variables of the dense network, rates by kernel path, minimum rate) ->
             variables with scores and rates.
-        tie: What keeps the scores and rates equal that layers share, or None if they share none.
+        tie: Gradient transformation that keeps equal the scores and rates that layers share; None
+            if layers share none.
         groups: The channels that weights write and read, for live connections; else empty.
     """
 
@@ -38,21 +39,21 @@ class Scheme(NamedTuple):
 def scheme(
     model: nn.Module, image_shape: Sequence[int], granularity: Granularity, live: bool = False
 ) -> Scheme:
-    """How to prune a network.
+    """Builds the scheme of a network.
 
     Args:
         model: A network made by `harp_jax.models.create`.
         image_shape: (height, width, channels).
         granularity: 'weight': single weights under a budget of weights. 'channel': the channels
             that layers read, under a budget of FLOPs.
-        live: Whether single weights are pruned on live connections, for which the channels have to
-            be traced too.
+        live: Whether single weights are pruned on live connections. The channels are then traced
+            too.
 
     Returns:
         The scheme.
 
     Raises:
-        ValueError: If the network does not take such images, or its channels cannot be pruned.
+        ValueError: If the network cannot take such images, or its channels cannot be pruned.
     """
     if granularity == "weight":
         architecture = Architecture(tuple(trace_layers(model, image_shape)))

@@ -13,7 +13,7 @@ GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
 
 def initial_scores(kernel: Kernel, granularity: Granularity = "weight") -> Scores:
-    """Scores that start pruning as magnitude pruning, on the scale of an initialised layer.
+    """Computes scores that start as magnitude pruning, on the scale of an initialised layer.
 
     Weight granularity: S = sqrt(6 / fan_in) * W / max|W|, with fan_in = kernel height * width *
     input channels (HYDRA, Section 4; used by HARP). The mask ranks |S|, so the sign is free.
@@ -39,7 +39,7 @@ def initial_scores(kernel: Kernel, granularity: Granularity = "weight") -> Score
 
 
 def channel_scores(kernels: Sequence[Kernel], channels: int) -> Scores:
-    """Initial scores of channels that several layers may read: of what they feed in all of them.
+    """Computes initial scores of channels from the kernels of all layers that read them.
 
     Args:
         kernels: `[height, width, in, out]` or `[in, out]`. `in` is `channels` or, for flattened

@@ -1,4 +1,4 @@
-"""Realised sparsity: what the masks keep, counted, not what the rates promise."""
+"""Realised sparsity: counts what the masks keep, which rates only approximate."""
 
 from typing import NamedTuple
 
@@ -38,13 +38,14 @@ def layer_sparsity(
 ) -> list[LayerSparsity]:
     """Counts kernel weights per layer. Biases and BatchNorm are not pruned and not counted.
 
-    A weight remains if its mask keeps it and, where the architecture's groups tell what becomes of
-    a layer's outputs, if some layer reads what it adds to: channels that nobody reads are removed
-    from the layers that write them, as they would be from the stored network.
+    A weight remains if its mask keeps it. Where the architecture has groups, some layer must also
+    read the weight's output: channels that no layer reads are removed from the layers that write
+    them, as in the stored network.
 
     Args:
         variables: Variables of a pruned or dense network.
-        architecture: Adds FLOPs and, with groups, the outputs that nobody reads.
+        architecture: The network's architecture. It adds FLOPs and, with groups, removes outputs
+            that no layer reads.
 
     Returns:
         One row per convolution and dense layer, in tree order.
@@ -76,14 +77,14 @@ def layer_sparsity(
 
 
 def channels_read(variables: Variables, group: Group) -> np.ndarray:
-    """Which channels of a group some reader keeps.
+    """Finds the channels of a group that at least one reader keeps.
 
     Args:
         variables: Variables of a network.
         group: One of its groups.
 
     Returns:
-        bool `[size]`; all True where the group cannot be pruned or the network is dense.
+        Bool `[size]`; all True where the group cannot be pruned or the network is dense.
     """
     scores = leaves_by_path(variables.get("scores", {}))
     if not group.prunable or any(path not in scores for path in group.readers):
@@ -93,7 +94,7 @@ def channels_read(variables: Variables, group: Group) -> np.ndarray:
 
 
 def _kept(scores: Scores, rate: Rate, size: int) -> int:
-    """Number of a kernel's `size` weights that its mask keeps."""
+    """Counts the weights that a mask keeps of a kernel with `size` weights."""
     if scores.ndim == 1:
         return int(_channels(scores, rate).sum()) * (size // scores.size)
     return int(_weights(scores, rate))

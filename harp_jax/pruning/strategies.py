@@ -1,4 +1,4 @@
-"""Compression rates per layer (strategies) at a given overall rate, by a rule."""
+"""Strategies: rules that give every layer a compression rate, for a given overall rate."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,12 +17,12 @@ _BISECTIONS = 100  # leaves nothing of an interval in float64
 
 
 def uniform(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
-    """The same rate in every layer (the authors' '010_uni' is `uniform` at 0.1).
+    """Gives every layer the same rate (the authors' '010_uni' is `uniform` at 0.1).
 
     Args:
-        kernels: Every kernel, by path; of each only its path is used.
+        kernels: Every kernel, by path; only the paths are used.
         rate: Fraction kept, in (0, 1].
-        minimum: Not needed: no rate is below the overall one.
+        minimum: Not used, since no rate is below the overall one.
 
     Returns:
         The rate of every path.
@@ -32,14 +32,14 @@ def uniform(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> R
 
 
 def erk(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
-    """Erdos-Renyi-kernel: large layers are sparser (Evci et al., 2020, Section 3).
+    """Gives rates by Erdos-Renyi-kernel: large layers are sparser (Evci et al., 2020, Section 3).
 
     Rates are in proportion to (height + width + in + out) / (height * width * in * out), for dense
     layers to (in + out) / (in * out). Layers whose rate would exceed 1 stay dense, the rest is
     scaled until the budget holds.
 
     Args:
-        kernels: Every kernel, by path; of each only its shape is used.
+        kernels: Every kernel, by path; only the shapes are used.
         rate: Fraction of all weights kept, in (0, 1].
         minimum: Smallest rate of a layer, in [0, rate]; layers below it get it, and the rest is
             scaled so that the budget still holds.
@@ -52,11 +52,11 @@ def erk(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates
 
 
 def lamp(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
-    """Layer-adaptive magnitude pruning: what one threshold for all layers keeps (Lee et al., 2021).
+    """Gives rates by one threshold for the LAMP scores of all layers (Lee et al., 2021).
 
     A weight's LAMP score is its square over the sum of the squares of all weights of its layer that
-    are at least as large. The weights of the highest scores in the whole network are counted, equal
-    scores in order of the layers; the largest weight of each layer has score 1.
+    are at least as large; the largest weight of each layer has score 1. A layer's rate counts its
+    weights among the highest scores of the whole network, equal scores in order of the layers.
 
     Args:
         kernels: Every kernel of the pre-trained network, by path.
@@ -72,10 +72,10 @@ def lamp(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rate
 
 
 def global_magnitude(kernels: Mapping[Path, Any], rate: float, minimum: float = 0.0) -> Rates:
-    """What one threshold for the magnitudes of all weights of the network keeps.
+    """Gives rates by one threshold for the magnitudes of all weights of the network.
 
-    The largest weights of the whole network are counted, equal ones in order of the layers. It may
-    leave a layer nothing: `minimum` guards that.
+    A layer's rate counts its weights among the largest of the whole network, equal ones in order of
+    the layers. A layer could keep no weight; `minimum` prevents that.
 
     Args:
         kernels: Every kernel of the pre-trained network, by path.
@@ -93,7 +93,7 @@ def global_magnitude(kernels: Mapping[Path, Any], rate: float, minimum: float = 
 def _one_threshold(
     scores: Mapping[Path, np.ndarray], sizes: Mapping[Path, int], rate: float, minimum: float
 ) -> Rates:
-    """The share of each layer in the highest scores of all layers; scores ascend within a layer."""
+    """Computes each layer's share of the highest scores; scores ascend within a layer."""
     left = max(round(rate * sum(sizes.values())), 1)
     threshold = np.partition(np.concatenate(list(scores.values())), -left)[-left]
     above = {path: len(s) - int(s.searchsorted(threshold, "right")) for path, s in scores.items()}
@@ -110,7 +110,7 @@ def _one_threshold(
 
 
 def _lamp_scores(kernel: np.ndarray) -> np.ndarray:
-    """LAMP scores of a kernel's weights, ascending, in float64."""
+    """Computes the LAMP scores of a kernel's weights, ascending, in float64."""
     squares = np.sort(np.square(kernel.ravel(), dtype=np.float64))
     at_least_as_large = squares[::-1].cumsum()[::-1]
     return squares / np.where(at_least_as_large > 0, at_least_as_large, 1.0)
@@ -123,10 +123,10 @@ def _sizes(kernels: Mapping[Path, Any]) -> dict[Path, int]:
 def _spend(
     shares: Mapping[Path, float], sizes: Mapping[Path, int], rate: float, minimum: float
 ) -> Rates:
-    """Rates in proportion to shares, within [minimum, 1], that keep `rate` of all weights.
+    """Computes rates in proportion to shares, in [minimum, 1], that keep `rate` of all weights.
 
-    One factor scales all shares; what leaves the bounds is moved onto them. What is kept grows with
-    the factor, so that it is found by bisection.
+    One factor scales all shares, which are then clipped to the bounds. The kept number grows with
+    the factor, so that bisection finds the factor.
     """
     budget = rate * sum(sizes.values())
 

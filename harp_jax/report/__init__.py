@@ -1,4 +1,7 @@
-"""The page that a run ends in, with its figures."""
+"""The report of a run: a page with its tables and figures.
+
+`run` and the rooms above it may import this one.
+"""
 
 from harp_jax.report.page import ReportError, write
 

@@ -1,4 +1,4 @@
-"""The figure of robust accuracy over the radius of the attack."""
+"""Draws robust accuracy over the radius of the attack."""
 
 import dataclasses
 from collections.abc import Sequence

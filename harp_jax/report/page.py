@@ -1,7 +1,7 @@
-"""A finished workdir as one page: tables, curves, layer-wise rates and attacked images.
+"""Writes the page of a finished workdir: tables, curves, layer-wise rates and attacked images.
 
-The page needs nothing but itself: figures are embedded, there are no scripts. What the workdir does
-not hold is left out of the page. Epochs count from 0, as in the logs.
+The page is one file with embedded figures and without scripts. Parts whose data the workdir lacks
+are left out. Epochs count from 0, as in the logs.
 """
 
 import base64
@@ -31,11 +31,11 @@ def write(workdir: epath.PathLike) -> epath.Path:
     """Writes `report/index.html` of a finished run.
 
     Args:
-        workdir: Folder with `results.json` and, where there are any, `config.json`,
+        workdir: Folder with `results.json` and, if they exist, `config.json`,
             `<stage>/metrics.jsonl` and `examples.npz`.
 
     Returns:
-        The path of the page. Its content depends on the files read alone.
+        The path of the page. Its content depends only on these files.
 
     Raises:
         ReportError: If `results.json` is missing or has no rows, or a file cannot be read.
@@ -93,7 +93,7 @@ def _template() -> jinja2.Template:
 
 
 def _headline(run: Record, results: Record) -> dict[str, Any]:
-    """Title and facts at the head of the page."""
+    """Builds the title and the facts at the head of the page."""
     config, rows = run.get("config", {}), results["rows"]
     model = str(config.get("model", ""))
     data = results.get("dataset", {}).get("name") or config.get("data", {}).get("name", "")
@@ -118,7 +118,7 @@ def _headline(run: Record, results: Record) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Record]) -> dict[str, Any] | None:
-    """The last network and the dense one, with the attack that hurts the last one most."""
+    """Summarises the last network and the dense one, under the attack worst for the last."""
     dense, last = rows[0], rows[-1]
     if last is dense or dense["stage"] != "pretrain":
         return None
@@ -128,14 +128,14 @@ def _summary(rows: Sequence[Record]) -> dict[str, Any] | None:
 
 
 def _flops(rows: Sequence[Record]) -> list[float]:
-    """Kept share of the FLOPs of every row, or nothing if a row has no count of them."""
+    """Computes the kept share of the FLOPs of every row; nothing if a row has no count."""
     if any("flops" not in row for row in rows):
         return []
     return [row["flops"] / row["total_flops"] for row in rows]
 
 
 def _precision(rows: Sequence[Record]) -> dict[str, str]:
-    """How many test images there were, and the largest standard error that follows."""
+    """Tells the number of test images and the largest standard error that follows."""
     counts = sorted({row["images"] for row in rows})
     errors = [
         math.sqrt(score * (1 - score) / row["images"])
@@ -147,7 +147,7 @@ def _precision(rows: Sequence[Record]) -> dict[str, str]:
 
 
 def _autoattacks(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """For each AutoAttack that was run, what each of its parts left to each network."""
+    """Builds a table per AutoAttack: the accuracy of each network after each of its parts."""
     for name in dict.fromkeys(name for row in rows for name in row.get("autoattack", {})):
         found = [
             (row, row["autoattack"][name]) for row in rows if name in row.get("autoattack", {})
@@ -175,7 +175,7 @@ def _embedded(figure: Figure) -> str:
 def _figures(
     rows: Sequence[Record], logs: Mapping[str, Log], examples: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, Figure]]:
-    """All figures that there are data for, by the name of their caption in the template."""
+    """Draws all figures that have data, by the name of their caption in the template."""
     layers = [layer for layer in rows[-1].get("layers", []) if layer["parameters"]]
     if rows[-1]["sparsity"] > 0 and layers:
         counts = [
@@ -230,7 +230,7 @@ def _first(lines: Log, flag: str) -> int | None:
 
 
 def _series(lines: Log, group: str, field: str) -> np.ndarray:
-    """One logged number by epoch, nan where it was not measured."""
+    """Returns one logged number by epoch; nan where it was not measured."""
     values = [(line.get(group) or {}).get(field) for line in lines]
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
@@ -275,7 +275,7 @@ def _shown_attack(examples: Mapping[str, np.ndarray]) -> str:
 
 
 def _training(rows: Sequence[Record], logs: Mapping[str, Log]) -> list[dict[str, str]]:
-    """How each stage was run: epochs, the chosen one, speed."""
+    """Lists how each stage was trained: its epochs, the chosen one, its speed."""
     evaluated = {row["stage"]: row for row in rows}
     table = []
     for stage in dict.fromkeys([*logs, *evaluated]):
@@ -302,7 +302,7 @@ def _environment(run: Record, results: Record) -> list[tuple[str, str]]:
 
 
 def _flat(tree: Record, prefix: str = "") -> list[tuple[str, str]]:
-    """The config's fields by dotted name, as flags spell them."""
+    """Returns the config's fields by dotted name, as flags spell them."""
     fields = []
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""The figure of clean and attacked images, with what the networks see in them."""
+"""Draws clean and attacked images, with the classes that the networks see in them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def attacked(
 
 
 def _verdict(axes: Axes, x: float, y: float, stage: StageExamples, column: int, label: int) -> None:
-    """Writes what a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
+    """Writes the class that a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
     style: dict[str, Any] = {"va": "top", "fontsize": 7.5}
     before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
     for offset, side, seen in ((-0.1, "right", before), (0.1, "left", after)):

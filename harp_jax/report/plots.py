@@ -1,4 +1,4 @@
-"""The figures of the report: plain numbers in, a matplotlib figure out.
+"""Draws the figures of the report: from plain numbers to a matplotlib figure.
 
 Figures are built from `matplotlib.figure.Figure` alone. `pyplot` keeps a global list of figures
 and looks for a display; without it a figure is a value, and the same data give the same bytes.
@@ -38,7 +38,7 @@ Epochs = Int[np.ndarray, " epoch"]
 
 @dataclasses.dataclass(frozen=True)
 class LayerCount:
-    """How many prunable weights of one layer are kept."""
+    """Number of kept prunable weights of one layer."""
 
     layer: str
     kept: int
@@ -47,7 +47,7 @@ class LayerCount:
 
 @dataclasses.dataclass(frozen=True)
 class StageCurves:
-    """What one stage logged, one value an epoch; accuracies in [0, 1], nan where not measured."""
+    """Logged values of one stage, one an epoch; accuracies in [0, 1], nan where not measured."""
 
     name: str
     epochs: Epochs
@@ -224,7 +224,7 @@ def to_png_bytes(figure: Figure) -> bytes:
 
 
 def _stage_panels(stages: Sequence[StageCurves], height: float) -> tuple[Figure, list[Axes]]:
-    """One empty panel a stage, side by side on one scale, the chosen epoch marked."""
+    """Draws one empty panel a stage, side by side on one scale, the chosen epoch marked."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = list(figure.subplots(1, len(stages), sharey=True, squeeze=False)[0])
     for axes, stage in zip(panels, stages, strict=True):
@@ -254,7 +254,7 @@ def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " 
 
 
 def calm(axes: Axes) -> None:
-    """Takes away from axes what does not carry data."""
+    """Removes from axes what does not carry data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color="#b9bfc4", linewidth=0.8)
     axes.tick_params(labelsize=7.5, labelcolor=INK, color="#b9bfc4", length=3)
@@ -278,7 +278,7 @@ def _plain_log_axis(axes: Axes) -> None:
 
 
 def percent_ticks() -> FuncFormatter:
-    """Labels of shares in percent."""
+    """Returns a formatter of shares in percent."""
     return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
 
 

@@ -1,4 +1,4 @@
-"""How the page words attacks, stages and numbers."""
+"""Words attacks, stages and numbers for the page."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point 
 
 
 def attack(settings: Record) -> str:
-    """An attack's settings in words: what is known in a fixed order, then the rest by name."""
+    """Words an attack's settings: known ones in a fixed order, then the others by name."""
     rest = dict(settings)
     words = [str(rest.pop("type"))] if "type" in rest else []
     if "norm" in rest:
@@ -33,7 +33,7 @@ def attack(settings: Record) -> str:
 
 
 def pixels(value: float) -> str:
-    """A length on the [0, 1] scale, as a fraction of 255 where that is the shorter way."""
+    """Words a length on the [0, 1] scale, as a fraction of 255 if that is shorter."""
     levels = value * 255
     if abs(value * 1000 - round(value * 1000)) > 1e-6 and abs(levels - round(levels)) < 1e-3:
         return f"{round(levels)}/255"
@@ -41,16 +41,16 @@ def pixels(value: float) -> str:
 
 
 def stage(stage: str) -> str:
-    """What a stage's network is called."""
+    """Names a stage's network."""
     return STAGES.get(stage, stage)
 
 
 def score(row: Record, accuracy: float | None) -> str:
-    """A row's accuracy in percent, no finer than its number of images allows; '' for None."""
+    """Words an accuracy in percent, no finer than the number of images allows; '' for None."""
     digits = 2 if row["images"] >= MEASURED_FINELY else 1
     return "" if accuracy is None else f"{100 * accuracy:.{digits}f} %"
 
 
 def sparsity(share: float) -> str:
-    """With as many digits as tell the kept share from its neighbours: 95.0 %, 99.95 %."""
+    """Words a sparsity with as many digits as the kept share needs: 95.0 %, 99.95 %."""
     return f"{100 * share:.{2 if share > 0.99 else 1}f} %"

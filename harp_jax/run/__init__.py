@@ -1,1 +1,4 @@
-"""A run: its stages in order, how each trains, its folder, its results."""
+"""A whole run: its stages in order, how each trains, and its results.
+
+`main` may import this one.
+"""

@@ -1,4 +1,4 @@
-"""A pruned network's rates, brought onto its budget at the end of the prune stage."""
+"""Brings a pruned network's rates onto its budget at the end of the prune stage."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ LARGE_SHIFT = -1.2
 def fit(
     config: Config, variables: Variables, cost: Cost, epoch: int | None
 ) -> tuple[Any, list[str]]:
-    """Rate logits whose masks keep at most what the target allows, in any program.
+    """Computes rate logits whose masks keep at most what the target allows, in any program.
 
     Args:
         config: A valid configuration.
-        variables: Of the chosen network, with 'rates'.
-        cost: What the budget limits.
-        epoch: The one that the network is of, None where nothing was trained.
+        variables: Variables of the chosen network, with 'rates'.
+        cost: The cost that the budget limits.
+        epoch: Epoch of the network; None if nothing was trained.
 
     Returns:
-        The tree of logits, and a note for people where they had to be shifted.
+        The tree of logits, and a note for readers if they were shifted.
 
     Raises:
         ConfigError: If the network is above the target and prune.above_target is 'error'.

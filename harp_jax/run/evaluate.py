@@ -1,4 +1,4 @@
-"""Natural and robust accuracy of every stage's network on the test split -> results.json."""
+"""Measures every stage's network on the test split and writes results.json."""
 
 import logging
 from collections.abc import Callable
@@ -20,15 +20,16 @@ _LOGGER = logging.getLogger(__name__)
 def evaluate(
     subject: Subject, header: dict[str, Any], stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Measures the networks of complete stages; goes on where a stopped evaluation was.
+    """Measures the networks of complete stages; continues a stopped evaluation.
 
     results.json is written after each stage's row, examples.npz (clean and adversarial images with
     predictions, under the last attack of the list) at the end.
 
     Args:
-        subject: What is measured, and with what.
-        header: What results.json holds beside the rows: config, seed, versions, devices.
-        stop_requested: Asked between measurements, and between the batches of AutoAttack.
+        subject: The run and the functions that measure it.
+        header: Entries of results.json beside the rows: config, seed, versions, devices.
+        stop_requested: Called between measurements, and between the batches of AutoAttack; True
+            stops the evaluation.
 
     Returns:
         The content of results.json.
@@ -83,7 +84,7 @@ def evaluate(
 def _rows_done(
     path: epath.Path, config: Config, settings: dict[str, Any], images: int, stages: list[str]
 ) -> list[dict[str, Any]]:
-    """Rows of an earlier, stopped evaluation that are the ones wanted now."""
+    """Returns the rows of an earlier, stopped evaluation that are still valid."""
     if not path.exists():
         return []
     earlier = records.read_json(path)

@@ -1,4 +1,4 @@
-"""A few test images, clean and attacked, for a reader of the report."""
+"""Writes a few test images, clean and attacked, for the report."""
 
 import io
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
     """Writes examples.npz: test images evenly spread over the split, with predictions.
 
     Args:
-        subject: Whose test images.
+        subject: The run; its test images are attacked.
         stages: The stages whose networks are attacked.
-        name: Of the attack.
+        name: Name of the attack.
         attack: The attack.
     """
     test, seed = subject.dataset.test, subject.config.seed

@@ -47,11 +47,11 @@ PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage s
 def run(config: Config, workdir: epath.PathLike) -> None:
     """Runs the configured stages; complete ones are skipped, an incomplete one resumes.
 
-    Everything that can be wrong with the input is found before anything compiles or is written.
+    All input is checked before anything compiles or is written.
 
     Args:
         config: See `harp_jax.config.default`.
-        workdir: Folder of this run; may be gs://.
+        workdir: Folder of this run; it may be on gs://.
 
     Raises:
         ValueError: For bad input, in one line (ConfigError, DataError, CheckpointError).
@@ -134,7 +134,7 @@ class _Experiment:
             ) from None
 
     def _expected_variables(self) -> dict[str, Any]:
-        """Shapes of all collections of the pruned network."""
+        """Computes the shapes of all collections of the pruned network."""
         images = jnp.zeros((1, *self.dataset.image_shape))
 
         def pruned(key: jax.Array) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class _Experiment:
         return jax.eval_shape(pruned, jax.random.key(0))
 
     def _check_pruning(self) -> None:
-        """Refuses a strategy of another network, and a target that the smallest rates miss."""
+        """Refuses a strategy of another network, and a target below the smallest rates."""
         if "prune" not in self.config.stages:
             return
         pruned = self.scheme.architecture.pruned
@@ -184,7 +184,7 @@ class _Experiment:
             )
 
     def stages(self) -> list[str]:
-        """The stages to train: those asked for, without any whose network nothing would read."""
+        """Returns the requested stages, without any whose network nothing would read."""
         asked = [stage for stage in stages.STAGES if stage in self.config.stages]
         for stage, producer in PRODUCER.items():
             if stage in asked and producer in asked and self.config[stage].source:
@@ -193,7 +193,7 @@ class _Experiment:
         return asked
 
     def _source(self, stage: str) -> dict[str, Any]:
-        """The collections that a stage starts from."""
+        """Returns the collections that a stage starts from."""
         producer = PRODUCER[stage]
         path = checkpoint.absolute(self.config[stage].source or self.workdir)
         if checkpoint.is_complete(path / producer):
@@ -216,7 +216,7 @@ class _Experiment:
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
 
     def _start(self, stage: str) -> dict[str, Any]:
-        """Variables before the first step of a stage."""
+        """Returns the variables before the first step of a stage."""
         if stage == "pretrain":
             images = jnp.zeros((1, *self.dataset.image_shape))
             return dict(jax.jit(self.model.init)(jax.random.key(self.config.seed), images))
@@ -237,7 +237,7 @@ class _Experiment:
         return method(self.config).start(variables, told, probe)
 
     def train(self, name: str) -> None:
-        """Trains a stage, unless it is complete, and hands on its network."""
+        """Trains a stage, unless it is complete, and writes its result."""
         directory = self.workdir / name
         if checkpoint.is_complete(directory):
             _LOGGER.info("%s: complete, skipped", name)
@@ -315,7 +315,7 @@ class _Experiment:
 
 
 def _load_data(config: Config) -> Dataset:
-    """The data of a run; its validation split is the one that networks are chosen on."""
+    """Loads the data of a run; networks are chosen on its validation split."""
     data = config.data
     dataset = load_dataset(
         data.name,

@@ -1,11 +1,11 @@
-"""The rates that pruning starts from: by a rule, from a JSON file, or from a checkpoint.
+"""Finds the rates that pruning starts from: by a rule, from a JSON file or from a checkpoint.
 
 `prune.strategy` is the name of a rule in `harp_jax.pruning.strategies`, 'json:PATH' or
 'checkpoint:PATH'. A file holds one object, {"layer name": rate, ...}; the prune stage writes one,
-`strategy.json`. Rates that are read are taken as they are, except that those below a_min begin at
-a_min. Where rates learn, whatever they spend together, they begin where the sigmoid is not flat, at
-most at 0.99 of its range, so that they can; where they do not, those that spend more than the
-target allows are shifted onto it, and the log says so.
+`strategy.json`. Rates that are read are not changed, except that rates below a_min start at a_min.
+Rates that learn may spend any budget together; they start where the sigmoid is not flat, at most at
+0.99 of its range, so that they have a gradient. Rates that do not learn are shifted onto the target
+if they spend more than it allows, and the log says so.
 """
 
 import json
@@ -41,16 +41,16 @@ _LOGGER = logging.getLogger(__name__)
 def start_pruning(
     config: Config, variables: Variables, scheme: Scheme, workdir: epath.Path
 ) -> dict[str, Any]:
-    """The variables that the prune stage starts from.
+    """Returns the variables that the prune stage starts from.
 
-    Rates that learn start at `prune.initial_rate` and are pulled down to the target; fixed ones
-    must be on it: those of a rule keep as many weights as it allows, to the weight. What they start
-    from is logged and, by the first process, written to strategy.json.
+    Rates that learn start at `prune.initial_rate`, and the compression loss pulls them down to the
+    target. Fixed rates start on the target: those of a rule keep exactly as many weights as it
+    allows. The rates are logged, and the first process writes them to strategy.json.
 
     Args:
         config: A valid configuration.
-        variables: Of the dense network.
-        scheme: How it is pruned.
+        variables: Variables of the dense network.
+        scheme: The scheme of the network.
         workdir: Folder of the run.
 
     Returns:
@@ -96,7 +96,7 @@ def start_pruning(
 
 
 def _counts_as_read(rates: Rates, sizes: Mapping[Path, int], minimum: float) -> dict[Path, int]:
-    """The weights that masks keep at the rates themselves, also at those near to 1."""
+    """Counts the weights that masks keep at the rates themselves, also at rates close to 1."""
     counts = {
         path: int(kept_weights(jnp.float32(rate), sizes[path])) for path, rate in rates.items()
     }
@@ -105,7 +105,7 @@ def _counts_as_read(rates: Rates, sizes: Mapping[Path, int], minimum: float) -> 
 
 
 def read(config: Config, paths: list[Path]) -> Rates | None:
-    """The rates of a strategy that is a file or a checkpoint.
+    """Reads the rates of a strategy that is a file or a checkpoint.
 
     Args:
         config: A valid configuration.
@@ -115,7 +115,8 @@ def read(config: Config, paths: list[Path]) -> Rates | None:
         The rate of every path, or None for a strategy that is a rule.
 
     Raises:
-        ConfigError: If it cannot be read, misses layers, has others, or has rates outside (0, 1].
+        ConfigError: If the strategy cannot be read, lacks layers, has unknown ones, or has rates
+            outside (0, 1].
     """
     strategy = config.prune.strategy
     if strategy in STRATEGIES:
@@ -166,10 +167,10 @@ def save(rates: Rates, path: epath.Path) -> None:
 
 
 def table(rates: Rates, sizes: Mapping[Path, int]) -> str:
-    """A line per layer with its weights, its rate and the weights that this keeps; and the sum.
+    """Builds a table of layers with their weights, rate and kept weights, and the sums.
 
     Args:
-        rates: By kernel path.
+        rates: Rates by kernel path.
         sizes: Number of weights, by kernel path.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a stage trains, from the configuration."""
+"""Builds stages, and how they train, from the configuration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +20,11 @@ from harp_jax.types import Variables
 
 
 def setting(config: Config, scheme: Scheme, batches_per_epoch: int) -> Setting:
-    """What the pruning method is told of the run.
+    """Builds the setting of the pruning method.
 
     Args:
         config: A valid configuration.
-        scheme: How the network is pruned.
+        scheme: The scheme of the network.
         batches_per_epoch: Batches in an epoch.
 
     Returns:
@@ -43,17 +43,17 @@ def setting(config: Config, scheme: Scheme, batches_per_epoch: int) -> Setting:
 def make_stage(
     config: Config, name: Any, scheme: Scheme, batches_per_epoch: int, variables: Variables
 ) -> Stage:
-    """A stage.
+    """Builds a stage.
 
     Args:
         config: A valid configuration.
         name: 'pretrain', 'prune' or 'finetune'.
-        scheme: How the network is pruned.
+        scheme: The scheme of the network.
         batches_per_epoch: Batches in an epoch.
-        variables: Those that the stage starts from.
+        variables: The variables that the stage starts from.
 
     Returns:
-        All of how it trains.
+        The stage.
     """
     training_loss = loss(config, name)
     links: Links = {}
@@ -107,6 +107,6 @@ def _augmentation(config: Config) -> Callable[..., Any]:
 
 
 def make_step(stage: Stage, model: nn.Module) -> Callable[..., TrainState]:
-    """The training step of a stage, (state, batch) -> state, to be mapped over the devices."""
+    """Builds the training step of a stage, (state, batch) -> state, to be mapped over devices."""
     make = make_free_step if isinstance(stage.loss, Free) else make_train_step
     return make(stage, model)

@@ -1,4 +1,4 @@
-"""What a row of results.json says of one network."""
+"""Measures one network for its row of results.json."""
 
 import functools
 import time
@@ -26,16 +26,16 @@ CURVE_STEPS = 25  # of APGD, for each radius of the security curve
 
 
 class Subject(NamedTuple):
-    """What is measured, and with what: the same for all stages of a run.
+    """The run and the functions that measure it; the same for all its stages.
 
     Attributes:
         config: The run's configuration.
-        workdir: Where the stages are and the results go.
+        workdir: Folder of the stages and the results.
         model: The network.
-        dataset: Its test split is used, every example of it.
+        dataset: The data; all of its test split is used.
         devices: Local devices.
         measurement: Measures the network under single attacks.
-        architecture: Its layers, for the count of FLOPs.
+        architecture: The network's layers, to count FLOPs.
     """
 
     config: Config
@@ -56,24 +56,25 @@ class Measurer:
         attacks: Mapping[str, Attack],
         stop_requested: Callable[[], bool],
     ):
-        """Builds what compiles later, at its first use.
+        """Builds functions that compile at their first use.
 
         Args:
-            subject: What is measured.
+            subject: The run and the functions that measure it.
             attacks: The attacks, by name.
-            stop_requested: Asked between measurements, and between the batches of AutoAttack.
+            stop_requested: Called between measurements, and between the batches of AutoAttack;
+                True stops the evaluation.
         """
         self._subject, self._attacks, self._stop_requested = subject, attacks, stop_requested
         self._split = subject.dataset.test
         self._packed = functools.cache(self._new_packed)
 
     def row(self, variables: Variables, plain: Any, stage: str) -> dict[str, Any]:
-        """The row of a stage, but for its warnings.
+        """Measures the row of a stage, without its warnings.
 
         Args:
-            variables: The network as it was trained, masks apart.
-            plain: Its replicated plain variables, see `Measurement.bake`.
-            stage: Its name.
+            variables: Variables of the network, with its scores and rates if it is pruned.
+            plain: The network's replicated plain variables, see `Measurement.bake`.
+            stage: Name of the stage.
 
         Returns:
             The row.
@@ -85,7 +86,7 @@ class Measurer:
         return {"stage": stage, **sizes, **self._measure(plain, stage)}
 
     def _measure(self, plain: Any, stage: str) -> dict[str, Any]:
-        """What a row says of a network apart from its size."""
+        """Measures everything in a row except the size of the network."""
         started = time.monotonic()
         natural = self._score(plain, stage, "natural", None)
         row: dict[str, Any] = {"natural": natural.accuracy, "robust": {}}
@@ -154,7 +155,7 @@ class Measurer:
         }
 
     def _by_class(self, robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of robust and of all examples of each class."""
+        """Counts the robust and all examples of each class."""
         classes = int(self._split.labels.max()) + 1
         return (
             np.bincount(self._split.labels[robust], minlength=classes),
@@ -162,7 +163,7 @@ class Measurer:
         )
 
     def _curve(self, plain: Any, stage: str, natural: float) -> list[dict[str, float]]:
-        """Accuracy by radius; an example may break at a radius and not at a larger one."""
+        """Computes accuracy by radius; an example may break at a radius and not at a larger one."""
         curve = [{"epsilon": 0.0, "robust": natural}]
         for multiple in CURVE[1:]:
             attack = APGD(multiple * self._subject.config.attack.epsilon, steps=CURVE_STEPS)

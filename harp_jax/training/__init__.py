@@ -1,1 +1,4 @@
-"""Adversarial training of one stage: what learns, the compiled step, the loop over epochs."""
+"""Adversarial training of one stage: its trainable variables, compiled step and loop over epochs.
+
+Knows no configuration. `config` and the rooms above it may import this one.
+"""

@@ -1,11 +1,11 @@
 """Free adversarial training: one backward pass serves the network and the perturbation.
 
-Each batch is replayed a few times. The gradient of a replay moves what trains one update down and
-the perturbation of the images one step up, so that a replay costs no more than a step of natural
-training. The perturbation stays for the next batch and starts at zero in every epoch.
+Each batch is replayed a few times. One gradient updates the trainable variables down the loss and
+the perturbation of the images up the loss, so that a replay costs no more than a step of natural
+training. The next batch starts from the same perturbation; every epoch starts from zero.
 
 Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019. As the authors of HARP
-run it, each image is perturbed and clipped before the network, which normalises it if it does.
+run it, each image is perturbed and clipped before the network, which may normalise it.
 """
 
 from collections.abc import Callable
@@ -40,14 +40,14 @@ def make_free_step(
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices; see `make_train_step`.
 
-    A step is a batch, and so several updates of the optimiser. The masks are computed once a
-    replay, as each moves scores and rates; the masking follows once a batch. The images are
-    augmented once. Loss and accuracy in the epoch's sums are means over the replays.
+    A step takes one batch and makes several updates of the optimiser. The masks are computed once a
+    replay, since each replay changes scores and rates; `Masking.follow` runs once a batch. The
+    images are augmented once. Loss and accuracy in the epoch's sums are means over the replays.
 
     Args:
-        stage: How it trains. Its attack's epsilon is the radius of the L_inf ball and the length of
+        stage: The stage. Its attack's epsilon is the radius of the L_inf ball and the length of
             a step in it, > 0.
-        model: Network; its BatchNorm, if it has any, synchronises over `parallel.AXIS`.
+        model: The network; its BatchNorm, if it has any, synchronises over `parallel.AXIS`.
 
     Returns:
         (state, batch) -> state, to be run under the axis `parallel.AXIS`. A global batch may be
@@ -104,12 +104,12 @@ def make_free_step(
 def _differentiated(
     model: nn.Module, loss: Loss, images: Images, labels: Labels
 ) -> Callable[..., Any]:
-    """The loss of a replay with its gradients, from one backward pass.
+    """Builds the loss of a replay with its gradients, from one backward pass.
 
     Args:
         model: The network.
-        loss: Of a replay.
-        images: In [0, 1].
+        loss: The loss of a replay.
+        images: Images in [0, 1].
         labels: True classes.
 
     Returns:
@@ -126,25 +126,25 @@ def _differentiated(
 
 
 def perturbed(images: Images, perturbation: Images) -> Images:
-    """Perturbed images in the box [0, 1].
+    """Computes perturbed images in the box [0, 1].
 
-    `jnp.clip` passes a gradient at the ends of its range, unlike `lax.clamp`: pixels that are 0 or
-    1 begin there, and have to be able to leave.
+    `jnp.clip` passes a gradient at the ends of its range, unlike `lax.clamp`: pixels of value 0 or
+    1 start at an end and need a gradient to move.
     """
     return jnp.clip(images + perturbation, 0.0, 1.0)
 
 
 def _own(whole: GlobalImages, images: Images) -> Images:
-    """The part of the global batch's perturbation that is of this device's images."""
+    """Returns the part of the global batch's perturbation that belongs to this device's images."""
     return lax.dynamic_slice_in_dim(whole, parallel.place() * len(images), len(images))
 
 
 def _with(whole: GlobalImages, part: Images) -> GlobalImages:
-    """The global batch's perturbation with the devices' new parts, the same on every device.
+    """Puts the devices' new parts into the global perturbation, the same on every device.
 
     So it is an array of the state like any other: saved once, restored on any number of devices.
-    It costs every device the memory of a global batch of float images, and the network one
-    exchange of it a batch (154 MB for 256 images of 224x224), not one a replay.
+    Every device holds a global batch of float images (154 MB for 256 images of 224x224), and the
+    devices exchange it once a batch, not once a replay.
     """
     parts = parallel.gather(part)
     return lax.dynamic_update_slice_in_dim(whole, parts.reshape(-1, *part.shape[1:]), 0, axis=0)

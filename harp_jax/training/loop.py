@@ -31,14 +31,14 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where and how a stage is run.
+    """Devices, checkpoints and callbacks of a stage's loop.
 
     Attributes:
         devices: Local devices.
-        checkpoint_every_steps: Saves also inside an epoch; 0 does not.
-        describe: Adds to an epoch's row from the state at its end; for pruning the entries
-            'compression' (with 'reached') and 'rates'.
-        stop_requested: Asked with the number of every step, after it.
+        checkpoint_every_steps: Steps between checkpoints inside an epoch; 0 for none.
+        describe: Function from the state at the end of an epoch to further entries of its row; for
+            pruning they are 'compression' (with 'reached') and 'rates'.
+        stop_requested: Called after every step with its number; True stops the run.
     """
 
     devices: Sequence[Device]
@@ -66,12 +66,12 @@ class Programs:
 
 @dataclasses.dataclass
 class Progress:
-    """What the loop remembers between epochs; saved with every checkpoint.
+    """State of the loop between epochs; saved with every checkpoint.
 
     Attributes:
         best_epoch: Epoch of the best network, or None.
-        best_accuracy: Its validation accuracy, of the kind that chooses.
-        reached: Whether an epoch ended at or below the compression target (always, if none is set).
+        best_accuracy: Its validation accuracy, natural or robust as the loss says.
+        reached: Whether an epoch ended at or below the compression target; True without a target.
     """
 
     best_epoch: int | None = None
@@ -81,11 +81,11 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The end of a stage.
+    """The result of a stage.
 
     Attributes:
         variables: The best network, or the last one if no epoch could count as best.
-        epoch: The epoch that it comes from; None where nothing is trained.
+        epoch: The epoch that the network comes from; None if nothing was trained.
         reached: Whether the compression target was reached.
     """
 
@@ -104,23 +104,22 @@ def fit(
 ) -> Outcome:
     """Trains a stage to its end, from its last checkpoint if there is one.
 
-    The best network is the one with the highest accuracy on the validation split, under attack
-    unless its loss says natural; while pruning only epochs count from the first one on that reaches
-    the target.
+    The best network has the highest accuracy on the validation split, under attack unless the loss
+    says natural. While pruning, only epochs from the first one on that reaches the target count.
 
     Args:
-        stage: How to train.
-        plan: Where and how to run.
+        stage: The stage.
+        plan: Devices, checkpoints and callbacks.
         state: State before the first step, on the host.
         programs: The compiled functions.
-        dataset: Its train split is used to train, its validation split to choose.
+        dataset: The data; the train split trains, the validation split chooses the network.
         directory: The stage's folder.
 
     Returns:
-        The network to hand on.
+        The network for the next stage.
 
     Raises:
-        TrainingDivergedError: If the loss is not finite; names the step and the last checkpoint.
+        TrainingDivergedError: If the loss is not finite; it names the step and the last checkpoint.
         InterruptedRunError: If a stop was requested; the state is saved.
     """
     loop = _Loop(stage, plan, programs, dataset, directory, state)
@@ -187,7 +186,7 @@ class _Loop:
         return Outcome(best, best.pop("metadata")["epoch"], self.progress.reached)
 
     def train_epoch(self, epoch: int, start: int) -> bool:
-        """Runs the steps of an epoch from `start` on; says whether to stop at the epoch's end."""
+        """Runs the steps of an epoch from `start` on; returns whether to stop at its end."""
         stage = self.stage
         batches = train_batches(
             self.dataset.train,
@@ -205,8 +204,8 @@ class _Loop:
     def run_steps(self, epoch: int, step: int, batches: Iterable[Batch]) -> bool:
         """Takes a step with each batch, the first of them after `step`.
 
-        Saves and stops inside the epoch where that is asked for. After its last step it does not:
-        the state to resume from is the one that `finish_epoch` leaves.
+        Saves and stops inside the epoch on request. After the last step it does neither: a resumed
+        run starts from the state that `finish_epoch` leaves.
 
         Returns:
             Whether a stop was requested after the last step.

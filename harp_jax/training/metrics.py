@@ -23,15 +23,15 @@ Row = dict[str, Any]
 
 
 class MetricsLog:
-    """Rows of finished epochs, on disk after each one. Only the first process writes."""
+    """Rows of finished epochs, each written at once. Only the first process writes."""
 
     def __init__(self, directory: epath.PathLike, resume_at: int):
         """Opens the record.
 
         Args:
             directory: The stage's folder.
-            resume_at: First epoch that will be added; rows from it on, left by a run that was
-                killed between its record and its checkpoint, are dropped.
+            resume_at: First epoch that will be added; rows from it on are dropped. A run that
+                was killed between its record and its checkpoint leaves such rows.
         """
         self._path = epath.Path(directory) / METRICS
         self._writes = is_first_process()
@@ -60,11 +60,11 @@ class MetricsLog:
 
 
 def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) -> Row:
-    """The entries of an epoch's row that only pruning has.
+    """Computes the entries of an epoch's row that only pruning has.
 
     Args:
-        state: At the end of the epoch.
-        cost: What the budget limits.
+        state: State at the end of the epoch.
+        cost: The cost that the budget limits.
         target: Share of the dense cost that the budget allows, in (0, 1].
         minimum: Smallest rate a_min, in [0, 1).
 

@@ -9,18 +9,18 @@ import optax
 
 
 def cosine(epoch: Any, base: float, epochs: int) -> Any:
-    """Cosine decay: base / 2 * (1 + cos(pi * (epoch - 1) / epochs)).
+    """Computes cosine decay: base / 2 * (1 + cos(pi * (epoch - 1) / epochs)).
 
-    The authors' schedule: shifted by one epoch against the usual one, so that epoch 0 stays just
-    below `base`, epoch 1 has it, and the last epoch does not reach zero. A stage of one epoch, for
-    which theirs is zero, gets `base`.
+    This is the authors' schedule, one epoch behind the usual one: epoch 0 is just below `base`,
+    epoch 1 is at `base`, and the last epoch does not reach zero. A stage of one epoch gets `base`,
+    where the authors' rate is zero.
     """
     shift = 1 if epochs > 1 else 0
     return base * 0.5 * (1.0 + jnp.cos(math.pi * (epoch - shift) / epochs))
 
 
 def step(epoch: Any, base: float, epochs: int) -> Any:
-    """Step decay: `base`, a tenth of it from 75 % of the epochs on, a hundredth from 90 %."""
+    """Computes step decay: `base`, a tenth from 75 % of the epochs on, a hundredth from 90 % on."""
     passed = (epoch >= 0.75 * epochs) + 1 * (epoch >= 0.9 * epochs)
     return base * 0.1**passed
 
@@ -29,7 +29,7 @@ SCHEDULES: dict[str, Callable[[Any, float, int], Any]] = {"cosine": cosine, "ste
 
 
 def learning_rate(name: str, base: float, epochs: int, updates_per_epoch: int) -> optax.Schedule:
-    """A schedule that is constant within an epoch.
+    """Builds a schedule that is constant within an epoch.
 
     Args:
         name: A key of `SCHEDULES`.
@@ -53,23 +53,23 @@ def optimizer(
     tie: optax.GradientTransformation | None = None,
     penalty_gradient: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
-    """SGD as the authors run it, with the compression loss in front of it for the rates.
+    """Builds the authors' SGD, with the gradient of the compression loss added for the rates.
 
     Every trained leaf gets g += weight_decay * p; buffer = momentum * buffer + g;
-    p -= learning rate * buffer. Weight decay spares nothing: scores, rate logits, biases and
-    BatchNorm are included.
+    p -= learning rate * buffer. Weight decay applies to all of them: scores, rate
+    logits, biases and BatchNorm too.
 
     Args:
         schedule: Learning rate from the number of updates.
-        momentum: In [0, 1).
-        weight_decay: >= 0.
+        momentum: Momentum, in [0, 1).
+        weight_decay: Weight decay, >= 0.
         compression_gradient: Adds gamma * dL_hw/dlogit to the tree {path: ...} of rate logits;
-            None where rates do not train.
+            None if rates do not train.
         clip_norm: Largest Euclidean norm, > 0, of the training loss's gradient over all that
             trains; a longer one is scaled down to it. The compression loss's gradient and weight
-            decay come on top. None does not clip, as the authors.
-        tie: Applied to the gradients of scores and of rates, the compression loss's included,
-            where layers share channels (`channels.share_gradients`).
+            decay are added after clipping. None does not clip, as in the authors' code.
+        tie: Transformation of the gradients of scores and of rates (the compression loss's too) for
+            layers that share channels (`channels.share_gradients`).
         penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`methods.admm`).
 
     Returns:

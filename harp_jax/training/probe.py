@@ -1,4 +1,4 @@
-"""The model, the training data and its gradients, for a method to look at before it starts."""
+"""Gives a method the model, the training data and its gradients before the prune stage."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from harp_jax.types import Device, Images, Labels, LogitsFn, Variables
 
 
 class Probe:
-    """Looks at what the prune stage will train on; see `methods.Probe`. Compiles when asked."""
+    """A `methods.Probe` of the prune stage. It compiles at the first use."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class Probe:
         seed: int,
         devices: Sequence[Device],
     ):
-        """Builds what compiles later.
+        """Builds functions that compile at their first use.
 
         Args:
             model: The network.
-            loss: Of the prune stage.
-            attack: As configured; the loss makes its own of it.
+            loss: The loss of the prune stage.
+            attack: The configured attack, from which the loss makes its own.
             split: The training examples.
             batch_size: Examples in a batch, over all devices of all processes.
-            seed: Of the run.
+            seed: The seed of the run.
             devices: Local devices.
         """
         self._model, self._loss, self._attack = model, loss, loss.attack(attack)
@@ -46,11 +46,11 @@ class Probe:
         self._devices = devices
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
-        """The network in inference mode, with its masks applied."""
+        """Returns the network in inference mode, with its masks applied."""
         return models.logits_fn(self._model, jax.jit(bake)(variables))
 
     def batches(self) -> Iterator[tuple[Images, Labels]]:
-        """This process's part of the batches of the first epoch, in [0, 1], not augmented."""
+        """Yields this process's part of the first epoch's batches, in [0, 1], not augmented."""
         for batch in self._raw():
             images = batch["images"].reshape(-1, *batch["images"].shape[2:])
             yield to_unit(jnp.asarray(images)), jnp.asarray(batch["labels"].ravel())
@@ -67,11 +67,11 @@ class Probe:
         )
 
     def gradient(self, variables: Variables, batches: int = 1) -> Any:
-        """The gradient of the training loss at the kernels that the masks let through.
+        """Computes the gradient of the training loss with respect to the masked kernels.
 
         Args:
             variables: All collections.
-            batches: Over how many of the first epoch's batches to take the mean, >= 1.
+            batches: Number of the first epoch's batches to average over, >= 1.
 
         Returns:
             A tree like `params`, the mean over all devices and processes.

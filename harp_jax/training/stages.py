@@ -1,10 +1,10 @@
-"""A stage of a run, made once, and what it trains: freezing as data.
+"""A stage of a run, and the variables that it trains.
 
-Pretraining and finetuning train weights and BatchNorm; what the prune stage trains its method says
+Pretraining and finetuning train weights and BatchNorm; the method says what the prune stage trains
 (`methods`). BatchNorm's affine parameters keep training while the weights are fixed, as in the
-authors' code, and its running statistics always follow. What a stage does not train is neither
-differentiated nor seen by the optimiser. A stage that trains nothing has no epochs: it hands on
-what it starts from.
+authors' code, and its running statistics always follow. The other
+variables are neither differentiated nor given to the optimiser. A stage that trains nothing has no
+epochs: it returns the variables that it starts from.
 """
 
 import dataclasses
@@ -31,29 +31,29 @@ _FROZEN_COLLECTIONS = ("batch_stats", "minimum_rates")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """How a stage trains; its first state, its step and its loop read it here.
+    """Everything that defines how a stage trains.
 
-    A step is one batch. Most losses make one update of the optimiser with it, Free-AT several:
-    the loop counts batches, the optimiser updates.
+    A step takes one batch. Most losses make one update of the optimiser with it, Free-AT several.
+    The loop counts batches, the optimiser counts updates.
 
     Attributes:
         name: 'pretrain', 'prune' or 'finetune'.
         stream: Part of the stage's random key.
-        trains: What learns.
+        trains: The groups of variables that train.
         loss: The training loss.
-        attack: Finds the images of a step, with BatchNorm in inference mode; None for a loss of
-            clean images, which then stand in for them.
-        optimizer: Over the trainable part of the variables.
-        learning_rate: From the number of updates done.
+        attack: The attack that finds the images of a step, with BatchNorm in inference mode; None
+            for a loss of clean images, which are then used instead.
+        optimizer: The optimiser of the trainable part of the variables.
+        learning_rate: Function from the number of updates done to the learning rate.
         batches_per_epoch: Batches, and so steps, in an epoch.
         augment: (uint8 images, one key per image) -> images in [0, 1].
         masking: How masks enter the step.
         ascend: (scores, their gradient) -> the scores at which the gradient of the update is taken,
-            with the same images; BatchNorm's statistics, the loss and the accuracy are those of the
-            scores as they are. None takes it there, too.
+            with the same images. BatchNorm's statistics, the loss and the accuracy are those of the
+            original scores. None takes the gradient at the original scores.
         epochs: Epochs to train, >= 1.
         batch_size: Examples in a batch, over all devices of all processes.
-        seed: Of the run: of the order of the examples and of everything random.
+        seed: The seed of the run, for the order of the examples and all random numbers.
     """
 
     name: Literal["pretrain", "prune", "finetune"]
@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def updates_per_epoch(self) -> int:
-        """Updates of the optimiser in an epoch."""
+        """Number of the optimiser's updates in an epoch."""
         return self.loss.updates_per_batch * self.batches_per_epoch
 
 
@@ -91,11 +91,11 @@ def _group(path: tuple[str, ...], norms: set[tuple[str, ...]]) -> str:
 def split(
     variables: Variables, trains: frozenset[Trained]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits variables into those that a stage trains and the rest.
+    """Splits variables into those that a stage trains and the others.
 
     Args:
         variables: All collections of the network.
-        trains: What learns.
+        trains: The groups of variables that train.
 
     Returns:
         (trainable, frozen): nested dicts that `merge` puts together again.
@@ -112,5 +112,5 @@ def split(
 
 
 def merge(trainable: Variables, frozen: Variables) -> dict[str, Any]:
-    """The whole variables again from the two parts of `split`."""
+    """Returns the whole variables from the two parts of `split`."""
     return tree_of_leaves({**leaves_by_path(frozen), **leaves_by_path(trainable)})

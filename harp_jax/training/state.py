@@ -1,4 +1,4 @@
-"""Everything that changes while a stage trains, in one tree."""
+"""One tree of everything that changes while a stage trains."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from harp_jax.types import Variables
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """State of a stage. All of it is checkpointed, so that a resumed run repeats the bits.
+    """State of a stage. Checkpoints hold all of it, so that a resumed run has the same bits.
 
     Attributes:
         step: Batches done in this stage.
-        key: Data of the run's PRNG key; everything random is folded from it.
+        key: Data of the run's PRNG key, from which all random numbers come.
         variables: All collections of the network.
         opt_state: Optimiser state of the trainable part; it holds gamma and its frozen flag.
         sums: Sums over the current epoch: 'loss' (times examples), 'correct', 'examples', and
             'bad_step', the first step whose loss was not finite, or -1.
-        perturbation: Of the global batch under Free-AT, `[batch, height, width, channels]`, on the
-            [0, 1] scale; None for other losses.
+        perturbation: Perturbation of the global batch, `[batch, height, width, channels]`, under
+            Free-AT, on the [0, 1] scale; None for other losses.
     """
 
     # Any array, or what JAX puts in an array's place while it works on a tree's structure.
@@ -36,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
     perturbation: Any = None
 
     def training(self) -> dict[str, Any]:
-        """All but the variables: what a resumed run needs beside the network."""
+        """Returns everything but the variables, which a resumed run needs beside the network."""
         names = ["step", "key", "opt_state", "sums"]
         if self.perturbation is not None:
             names.append("perturbation")
@@ -44,7 +44,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def zero_sums() -> dict[str, np.ndarray]:
-    """Sums of an epoch that has not begun."""
+    """Returns the sums of an epoch that has not begun."""
     zero = np.zeros((), np.float32)
     return {"loss": zero, "correct": zero, "examples": zero, "bad_step": np.full((), -1, np.int32)}
 
@@ -52,12 +52,12 @@ def zero_sums() -> dict[str, np.ndarray]:
 def create(
     stage: Stage, variables: Variables, image_shape: tuple[int, ...] | None = None
 ) -> TrainState:
-    """State before the first step of a stage.
+    """Returns the state before the first step of a stage.
 
     Args:
         stage: The stage.
         variables: All collections of the network.
-        image_shape: Height, width and channels; only Free-AT has to know them.
+        image_shape: Height, width and channels; only Free-AT needs them.
 
     Returns:
         The state, on the host.

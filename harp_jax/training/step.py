@@ -26,8 +26,8 @@ def make_train_step(
     gradients of scores, rates or weights. Only what the stage trains is differentiated.
 
     Args:
-        stage: How it trains.
-        model: Network; its BatchNorm, if it has any, synchronises over `parallel.AXIS`.
+        stage: The stage.
+        model: The network; its BatchNorm, if it has any, synchronises over `parallel.AXIS`.
 
     Returns:
         (state, batch) -> state, to be run under the axis `parallel.AXIS`. A batch holds this
@@ -78,7 +78,7 @@ def loss_of(
     adversarial: Images,
     labels: Labels,
 ) -> Callable[[Any], tuple[Scalar, tuple[Logits, Any]]]:
-    """The loss of a batch as a function of the params, with (logits, new batch_stats) beside it."""
+    """Builds the loss of a batch as a function of the params, with (logits, new batch_stats)."""
 
     def loss_fn(params: Any) -> tuple[Scalar, tuple[Logits, Any]]:
         forward = TrainingForward(model, params, batch_stats)
@@ -89,13 +89,13 @@ def loss_of(
 
 
 class TrainingForward:
-    """Forward passes in training mode; running statistics, if any, pass from call to call."""
+    """Forward passes in training mode; each call updates the running statistics, if any."""
 
     def __init__(self, model: nn.Module, params: Any, batch_stats: Any):
         self.model, self.params, self.batch_stats = model, params, batch_stats
 
     def __call__(self, images: Images) -> Logits:
-        """Logits of images in [0, 1]."""
+        """Computes the logits of images in [0, 1]."""
         variables = _collections(self.params, self.batch_stats)
         logits, changed = self.model.apply(variables, images, train=True, mutable=["batch_stats"])
         self.batch_stats = changed.get("batch_stats")
@@ -107,31 +107,31 @@ def _collections(params: Any, batch_stats: Any | None) -> dict[str, Any]:
 
 
 def with_statistics(variables: dict[str, Any], batch_stats: Any | None) -> dict[str, Any]:
-    """Variables with new running statistics; None for a network that has none."""
+    """Returns variables with new running statistics; None stands for a network without any."""
     return variables if batch_stats is None else {**variables, "batch_stats": batch_stats}
 
 
 def example_keys(state: TrainState, index: jax.Array, batches_per_epoch: int) -> jax.Array:
-    """Keys `[batch, 2]` (augmentation, attack), folded from the epoch and the example's place."""
+    """Folds keys `[batch, 2]` (augmentation, attack) from the epoch and each example's place."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step // batches_per_epoch)
     return jax.vmap(lambda place: jax.random.split(jax.random.fold_in(key, place)))(index)
 
 
 def count_correct(logits: Logits, labels: Labels) -> Scalar:
-    """How many of the examples are classified rightly."""
+    """Counts the examples that are classified correctly."""
     return (logits.argmax(-1) == labels).sum().astype(jnp.float32)
 
 
 def add_to_sums(
     state: TrainState, loss: Scalar, correct: Scalar, examples: int
 ) -> dict[str, jax.Array]:
-    """The epoch's sums with this step's batch, the same on every device.
+    """Adds this step's batch to the epoch's sums, the same on every device.
 
     Args:
-        state: Before the step.
-        loss: Mean over this device's examples.
-        correct: How many of them were classified rightly.
-        examples: How many they are.
+        state: State before the step.
+        loss: Mean loss of this device's examples.
+        correct: Number of this device's examples that were classified correctly.
+        examples: Number of this device's examples.
 
     Returns:
         The new `TrainState.sums`.

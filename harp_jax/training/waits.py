@@ -1,4 +1,4 @@
-"""How long the devices stood still because the next batch was not there."""
+"""Measures how long the devices were idle because the next batch was not ready."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,28 +8,28 @@ Batch = TypeVar("Batch")
 
 
 class Waits:
-    """The share of an epoch's time that was lost to waiting for batches.
+    """The share of an epoch's time that was spent waiting for batches.
 
-    A wait counts if the devices have nothing left to do by its end. While they are still busy with
-    earlier steps, it costs nothing that the loop, ahead of them, waits.
+    A wait counts if the devices have no work left at its end. While they are still busy with
+    earlier steps, a wait of the loop costs nothing.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         """Starts the epoch.
 
         Args:
-            clock: Seconds that never run backwards.
+            clock: Monotonic clock, in seconds.
         """
         self._clock = clock
         self._started = clock()
         self._waited = 0.0
 
     def over(self, batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[Batch]:
-        """The batches, each waited for.
+        """Yields the batches, and measures the wait for each.
 
         Args:
-            batches: Where they come from.
-            idle: Whether the devices have done all that they were given.
+            batches: The batches of the epoch.
+            idle: Returns whether the devices have finished all their work.
         """
         source = iter(batches)
         while True:
@@ -43,6 +43,6 @@ class Waits:
             yield batch
 
     def share(self) -> float:
-        """Seconds lost over seconds since the epoch started, in [0, 1]."""
+        """Returns the share of the seconds since the epoch started that was lost, in [0, 1]."""
         seconds = self._clock() - self._started
         return self._waited / seconds if seconds > 0 else 0.0
