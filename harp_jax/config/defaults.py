@@ -147,7 +147,7 @@ def _sections() -> dict[str, dict[str, Any]]:
 
 
 def _attacks(training: Config) -> Config:
-    """Returns the attacks of the evaluation, by name; they follow the radius of training.
+    """Returns the attacks of the evaluation, by name, with the radius and steps of training.
 
     Setting the epsilon or step_size of training changes those of the attacks here, not the other
     way round.

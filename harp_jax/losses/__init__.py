@@ -5,8 +5,8 @@
 | natural | none                                                | clean                     |
 | pgd     | PGD as configured                                   | adversarial               |
 | fgsm    | one step of 1.25 epsilon from a random start        | adversarial               |
-| trades  | ascends the divergence, from right beside the image | clean, adversarial, clean |
-| mart    | ascends the cross-entropy, from the same start      | clean, adversarial        |
+| trades  | ascends the divergence, from close to the image     | clean, adversarial, clean |
+| mart    | ascends the cross-entropy, from close to the image  | clean, adversarial        |
 | free    | shares its passes with the updates                  | adversarial, every replay |
 
 Passes are in training mode; each updates BatchNorm's running statistics. A new loss is a file with

@@ -120,7 +120,7 @@ def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
 
     Args:
         model: A network made by `create`.
-        variables: Its variables, pruned or plain.
+        variables: Variables of the network, pruned or plain.
 
     Returns:
         A function from images in [0, 1] to logits.

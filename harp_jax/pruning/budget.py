@@ -1,4 +1,4 @@
-"""Counts what rates keep, and changes rates so that the masks keep to a budget exactly."""
+"""Counts what the masks of rates keep, and moves rates onto a budget."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -105,7 +105,7 @@ def whole_counts(
     to their rates give weights up.
 
     Args:
-        rates: By path; together they spend about the budget.
+        rates: Rates by path; together they spend about the budget.
         sizes: Number of weights, by path.
         budget: Number of weights that all layers keep.
         minimum: Smallest rate of a layer, in [0, 1): a layer keeps at least half a weight more.

@@ -60,8 +60,8 @@ class Architecture(NamedTuple):
     """The layers of a network and the channels that they share.
 
     Attributes:
-        layers: Its convolutions and dense layers, in the order of the network.
-        groups: Its channels; empty at weight granularity, which does not need them.
+        layers: The convolutions and dense layers, in the order of the network.
+        groups: The groups of channels; empty at weight granularity, which does not need them.
     """
 
     layers: tuple[Layer, ...]

@@ -20,7 +20,7 @@ class LayerSparsity(NamedTuple):
         layer: The layer's name, e.g. 'conv1'.
         parameters: Number of weights in its kernel.
         kept: Number of weights that remain.
-        rate: Its compression rate in (0, 1], or None where nothing is pruned.
+        rate: Compression rate in (0, 1], or None if the layer is not pruned.
         flops: FLOPs of the whole kernel on one image (see `costs`), or None if not asked for.
         kept_flops: FLOPs of the weights that remain, or None.
     """

@@ -25,7 +25,7 @@ def security(curves: Sequence[SecurityCurve]) -> Figure:
     """Draws one line a network.
 
     Args:
-        curves: At least one.
+        curves: Curves of the networks; at least one.
 
     Returns:
         A figure with one axes.

@@ -36,7 +36,7 @@ def attacked(
 
     Args:
         images: Clean images in [0, 1], with 1 or 3 channels; at least one.
-        labels: Their classes.
+        labels: Classes of the images.
         stages: The attacked images by stage; at least one.
         scale: The change of a pixel, in (0, 1], that is drawn as black or white.
 

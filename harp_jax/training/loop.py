@@ -26,7 +26,7 @@ SECONDS_BETWEEN_CHECKS = 1.0
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss became NaN or infinite."""
+    """Raised if the loss is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Progress:
 
     Attributes:
         best_epoch: Epoch of the best network, or None.
-        best_accuracy: Its validation accuracy, natural or robust as the loss says.
+        best_accuracy: Validation accuracy of that network, natural or robust as the loss says.
         reached: Whether an epoch ended at or below the compression target; True without a target.
     """
 
