@@ -20,6 +20,7 @@ from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
 from harp_jax.models.wrn import wrn_28_4
 from harp_jax.names import find
+from harp_jax.pruning.layers import bake
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
 from harp_jax.types import Images, Logits, LogitsFn, Normalization, Variables
 
@@ -125,9 +126,10 @@ def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
     Returns:
         A function from images in [0, 1] to logits.
     """
+    plain = bake(variables)
 
     def logits(images: Images) -> Logits:
-        output: Any = model.apply(variables, images, train=False)
+        output: Any = model.apply(plain, images, train=False)
         return output
 
     return logits

@@ -66,6 +66,8 @@ def test_a_users_prunable_network_applies_its_masks():
     masked = jax.jit(model.apply)(variables, IMAGES)
     expected = jax.jit(Own(10).apply)(jax.jit(bake)(variables), IMAGES)
     assert_array_equal(masked, expected)
+    logits = jax.jit(lambda tree: models.logits_fn(Own(10), tree)(IMAGES))
+    assert_array_equal(logits(variables), expected)
     assert np.abs(masked - jax.jit(Own(10).apply)(variables, IMAGES)).max() > 1e-3
 
 
