@@ -19,6 +19,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -115,7 +116,7 @@ def mask() -> plt.Figure:
     by_channel[rows] = 1
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), layout="constrained")
     for place, kept_rate in ((0, 0.5), (1, 0.2)):
-        kept = np.asarray(weight_mask(scores, np.float32(kept_rate)))
+        kept = np.asarray(weight_mask(jnp.asarray(scores), jnp.float32(kept_rate)))
         title = f"weights, a = {kept_rate}: {int(kept.sum())} of {scores.size}"
         _cells(axes[place], scores, kept, title)
     _cells(axes[2], scores, by_channel, "channels: 2 of 6 inputs (rows)")
