@@ -24,7 +24,7 @@ extensions = [
     "_extensions.signatures",
 ]
 exclude_patterns = ["_build", "_extensions", "examples"]
-suppress_warnings = ["misc.highlighting_failure"]
+smartquotes = False  # docstrings quote names as code does
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3

@@ -20,11 +20,20 @@ def _convert(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
     del app, what, name, options
     if getattr(thing, "__module__", getattr(thing, "__name__", "harp_jax")).startswith("harp_jax"):
         lines[:] = map(as_rst, lines)
-        if isinstance(thing, type):  # the fields of a dataclass are its arguments
+        if hasattr(thing, "__dataclass_fields__") or hasattr(thing, "_fields"):
             lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
 
 
+def _skip(
+    app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any
+) -> bool | None:
+    """Leaves out the fields of a named tuple, which its own docstring describes."""
+    del app, what, name, skipped, options
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the conversion before napoleon's."""
+    """Registers both, the conversion before napoleon's."""
     app.connect("autodoc-process-docstring", _convert, priority=400)
+    app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
