@@ -24,7 +24,7 @@ extensions = [
     "_extensions.signatures",
 ]
 exclude_patterns = ["_build", "_extensions", "examples"]
-smartquotes = False  # docstrings quote names as code does
+smartquotes_action = "De"  # dashes, but quotes as docstrings and code have them
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3

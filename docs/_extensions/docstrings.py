@@ -1,5 +1,6 @@
 """Docstrings use Markdown's backticks; Sphinx reads them as reStructuredText."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -16,11 +17,15 @@ def as_rst(line: str) -> str:
     return "".join(f"``{part}``" if place % 2 else part for place, part in enumerate(parts))
 
 
+def _dataclass_fields(thing: Any) -> bool:
+    return dataclasses.is_dataclass(thing) and bool(dataclasses.fields(thing))
+
+
 def _convert(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     del app, what, name, options
     if getattr(thing, "__module__", getattr(thing, "__name__", "harp_jax")).startswith("harp_jax"):
         lines[:] = map(as_rst, lines)
-        if hasattr(thing, "__dataclass_fields__") or hasattr(thing, "_fields"):
+        if getattr(thing, "_fields", ()) or _dataclass_fields(thing):
             lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
 
 
