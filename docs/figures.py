@@ -48,8 +48,8 @@ STYLE = {
 }
 
 
-def take(workdir: pathlib.Path) -> None:
-    """Writes the epochs of a run's prune stage to prune.csv."""
+def take(workdir: pathlib.Path, folder: pathlib.Path = FOLDER) -> None:
+    """Writes the epochs of a run's prune stage to prune.csv in a folder."""
     lines = (workdir / "prune" / "metrics.jsonl").read_text().splitlines()
     rows = []
     for epoch in map(json.loads, lines):
@@ -57,7 +57,7 @@ def take(workdir: pathlib.Path) -> None:
         fields = {name: compression[name] for name in ("loss", "gamma", "rate", "kept", "target")}
         fields |= {f"rate_{layer}": rate for layer, rate in epoch["rates"].items()}
         rows.append({"epoch": epoch["epoch"]} | {n: f"{v:.5g}" for n, v in fields.items()})
-    with (FOLDER / "prune.csv").open("w", newline="") as file:
+    with (folder / "prune.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,5 +1,6 @@
 """The parts of the site: figures, the list of fields, README's length."""
 
+import csv
 import importlib
 import re
 import sys
@@ -38,6 +39,30 @@ def test_figures_are_drawn_from_what_is_committed(tmp_path):
     drawn = {path.name: path.stat().st_size for path in tmp_path.glob("*.svg")}
     assert drawn.keys() == {path.name for path in FIGURES.glob("*.svg")}
     assert min(drawn.values()) > 5_000
+
+
+def test_the_numbers_of_a_run_are_taken(tmp_path, tmp_path_factory):
+    figures = importlib.import_module("figures")
+    finished = runs.finished(tmp_path_factory.getbasetemp())
+    figures.take(finished, tmp_path)
+    with (tmp_path / "prune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    metrics = runs.metrics(finished, "prune")
+    assert rows[0].keys() == figures.epochs().keys()
+    assert [int(row["epoch"]) for row in rows] == list(range(len(metrics)))
+    for row, epoch in zip(rows, metrics, strict=True):
+        assert float(row["gamma"]) == pytest.approx(epoch["compression"]["gamma"], rel=1e-4)
+        assert float(row["rate_conv1"]) == pytest.approx(epoch["rates"]["conv1"], rel=1e-4)
+
+
+ROOMS = ("attacks", "data", "evaluation", "export", "losses", "methods", "models", "pruning")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_is_described(room):
+    text = (pages.DOCS / "api" / f"{room}.md").read_text()
+    for name in importlib.import_module(f"harp_jax.{room}").__all__:
+        assert re.search(rf"\b{name}\b", text), f"harp_jax.{room}.{name}"
 
 
 def test_every_field_of_the_configuration_is_described():
