@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow lint format docs clean
 
 # Prunes a network to 5 % of its weights on 5,000 real digits; see runs/mnist/report/index.html.
 demo: $(VENV)/.installed
@@ -26,8 +26,13 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# A site of pages without any network; warnings are errors, and so are names that lead nowhere.
+docs: $(VENV)/.installed-dev
+	$(RUN) -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build *.egg-info
 
 $(VENV)/.installed: pyproject.toml setup.cfg
 	$(PYTHON) -m venv $(VENV)

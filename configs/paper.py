@@ -29,7 +29,7 @@ Settings:  the authors', from their configuration files, README and code, except
                      Theirs has no initial rates for it.
   BUDGET below 90    starts at the target's rate, since that is above their 0.1.
 
-README lists where the code itself differs from theirs.
+docs/differences.md lists where the code itself differs from theirs.
 Hardware:  one accelerator or more; eight are recommended for imagenet.
 Time, expected numbers: not measured. Published (AutoAttack with epsilon 0.031, TRADES, 99 % of the
            weights removed; AdversarialPruningBenchmark), natural / robust accuracy in %:

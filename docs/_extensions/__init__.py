@@ -1,0 +1,1 @@
+"""What the site needs beside Sphinx: formulas as MathML, and the list of the configuration."""
