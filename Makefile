@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile --durations=10
 
 slow: $(VENV)/.installed-dev
-	$(RUN) -m pytest -n 2 --dist loadfile -m "slow and not hours"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "slow and not hours" -x
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check

@@ -1,18 +1,20 @@
 """Settings of all tests: four virtual devices, a strict JAX, programs compiled once a session."""
 
+import gc
 import os
+
+import runs
 
 # Devices wait for each other where they reduce, on a busy machine longer than XLA has patience.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
-    " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
-    # Programs of tests run for moments and compile for seconds.
-    " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+    f" --xla_cpu_collective_call_terminate_timeout_seconds=3600 {runs.COMPILED_FAST}"
 )
+# Traces are many objects that live long: looking through them for cycles took a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 
 import jax
 import pytest
-import runs
 
 
 @pytest.fixture(scope="session", autouse=True)
