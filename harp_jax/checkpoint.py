@@ -9,6 +9,7 @@ optimiser state, sums, Free-AT's perturbation). A stage's folder holds
     result                  the network for the next stage; exists once the stage is complete
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,8 +21,9 @@ from etils import epath
 
 from harp_jax.pruning.layers import leaves_by_path
 from harp_jax.types import Variables
+from harp_jax.workdir.files import BEST, CHECKPOINTS, LAST, RESULT
 
-RESULT = "result"
+_STAGES = ("finetune", "prune", "pretrain")  # the last one first
 
 
 class CheckpointError(ValueError):
@@ -40,15 +42,15 @@ class StageCheckpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
         self._managers = {
             name: ocp.CheckpointManager(self.directory / name, options=options)
-            for name in ("last", "best")
+            for name in (LAST, BEST)
         }
 
     def save_best(self, step: int, variables: Variables, metadata: dict[str, Any]) -> None:
         """Saves the network of a step as the best one; returns when it is on disk."""
         items = {"variables": ocp.args.StandardSave(dict(variables))}
-        self._save("best", step, items, metadata)
+        self._save(BEST, step, items, metadata)
         # `last` will refer to this checkpoint, so it must exist first.
-        self._managers["best"].wait_until_finished()
+        self._managers[BEST].wait_until_finished()
 
     def save_last(
         self, step: int, variables: Variables, training: Any, metadata: dict[str, Any]
@@ -65,7 +67,7 @@ class StageCheckpoints:
             "variables": ocp.args.StandardSave(dict(variables)),
             "training": ocp.args.StandardSave(training),
         }
-        self._save("last", step, items, metadata)
+        self._save(LAST, step, items, metadata)
 
     def _save(self, name: str, step: int, items: dict[str, Any], metadata: dict[str, Any]) -> None:
         manager = self._managers[name]
@@ -87,7 +89,7 @@ class StageCheckpoints:
         Returns:
             Variables, other state and metadata.
         """
-        manager = self._managers["last"]
+        manager = self._managers[LAST]
         step = manager.latest_step()
         if step is None:
             return None
@@ -103,8 +105,8 @@ class StageCheckpoints:
 
     def best(self) -> dict[str, Any] | None:
         """Loads the best checkpoint, as `load` does; None if there is none yet."""
-        step = self._managers["best"].latest_step()
-        return None if step is None else load(self.directory / "best" / str(step))
+        step = self._managers[BEST].latest_step()
+        return None if step is None else load(self.directory / BEST / str(step))
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -133,6 +135,19 @@ def is_complete(stage_directory: epath.PathLike) -> bool:
     return result.exists() and ocp.utils.is_checkpoint_finalized(result)
 
 
+def has_begun(stage_directory: epath.PathLike) -> bool:
+    """Returns whether a stage is complete or has a checkpoint from which it would resume."""
+    directory = epath.Path(stage_directory)
+    steps = _steps(directory / CHECKPOINTS / LAST)
+    return is_complete(directory) or any(map(ocp.utils.is_checkpoint_finalized, steps))
+
+
+def _steps(folder: epath.Path) -> list[epath.Path]:
+    """The checkpoints in a folder of numbered ones, the newest first."""
+    steps = [each for each in folder.iterdir() if each.name.isdigit()] if folder.exists() else []
+    return sorted(steps, key=lambda step: int(step.name), reverse=True)
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
     """Makes a local path absolute, as Orbax needs it; a URL such as gs://... stays the same."""
     path = epath.Path(path).expanduser()
@@ -153,16 +168,9 @@ def find(path: epath.PathLike) -> epath.Path:
     """
     path = absolute(path)
     candidates = [path, path / RESULT]
-    candidates += [path / stage / RESULT for stage in ("finetune", "prune", "pretrain")]
-    for name in ("best", "last"):
-        folder = path / "checkpoints" / name
-        steps = sorted(
-            (int(step.name) for step in folder.iterdir() if step.name.isdigit())
-            if folder.exists()
-            else (),
-            reverse=True,
-        )
-        candidates += [folder / str(step) for step in steps]
+    candidates += [path / stage / RESULT for stage in _STAGES]
+    for name in (BEST, LAST):
+        candidates += _steps(path / CHECKPOINTS / name)
     for candidate in candidates:
         if (candidate / "variables").exists() and ocp.utils.is_checkpoint_finalized(candidate):
             return candidate
@@ -198,6 +206,23 @@ def load(path: epath.PathLike) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}".splitlines()[0]) from error
     return {**variables, "metadata": metadata}
+
+
+def digest(variables: Variables) -> str:
+    """Tells networks apart.
+
+    Args:
+        variables: Collections of arrays; without 'metadata'.
+
+    Returns:
+        The SHA-256 of their paths, types, shapes and values, in hexadecimal.
+    """
+    found = hashlib.sha256()
+    for path, leaf in sorted(leaves_by_path(variables).items()):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{'/'.join(path)} {array.dtype} {np.shape(leaf)}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _leaves(tree: Variables) -> dict[str, Any]:

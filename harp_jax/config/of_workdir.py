@@ -8,14 +8,19 @@ python -m harp_jax.main --workdir=runs/mnist --config.stages="('evaluate','repor
 from typing import Any
 
 from etils import epath
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harp_jax.config.defaults import default
-from harp_jax.workdir.ownership import WorkdirError, read_claim
+from harp_jax.workdir import identity
+from harp_jax.workdir.claims import WorkdirError, read_claim
+from harp_jax.workdir.files import CONFIG
 
 
 def get_config(workdir: str) -> ConfigDict:
     """Returns the recorded configuration; fields that it lacks have their defaults.
+
+    Where a default has changed since, that is the one of the version that made the run.
 
     Args:
         workdir: Folder of a run.
@@ -33,13 +38,23 @@ def get_config(workdir: str) -> ConfigDict:
             f"workdir={workdir!r}: has no config.json; allowed without --config are folders of runs"
         )
     config = default()
-    _take(config, earlier["config"])
+    former = identity.former_defaults(earlier.get("format") or 0)
+    try:
+        _take(config, traverse_util.unflatten_dict(former, sep="."))
+        _take(config, earlier["config"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise WorkdirError(
+            f"workdir={workdir!r}: its {CONFIG} has a value of another type ({text})"
+        ) from None
     return config
 
 
 def _take(config: Any, recorded: dict[str, Any]) -> None:
     for field, value in recorded.items():
         if field in config and isinstance(config[field], ConfigDict):
+            if not isinstance(value, dict):
+                raise TypeError(f"{field}={value!r}: allowed are objects")
             _take(config[field], value)
         elif field in config or not config.is_locked:
             config[field] = _plain(value)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import logging
-import zipfile
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ from etils import epath
 from jaxtyping import Int
 
 from harp_jax.pruning.layers import leaves_by_path
-from harp_jax.workdir import write_atomically
+from harp_jax.workdir import records, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -128,10 +127,9 @@ def read(path: epath.Path, wanted: str) -> Progress | None:
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        _LOGGER.warning("%s: cannot be read (%s); its attack begins anew", path, error)
+        arrays = records.read_arrays(path)
+    except records.ReportError as error:
+        _LOGGER.warning("%s; its attack begins anew", error)
         return None
     if "fingerprint" not in arrays or arrays.pop("fingerprint").item() != wanted:
         _LOGGER.info("%s: is of another network, attack or images; the attack begins anew", path)

@@ -16,7 +16,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from harp_jax.report import curves, pictures, plots, words
-from harp_jax.workdir import files, records
+from harp_jax.workdir import files, forms, records
 from harp_jax.workdir.records import STAGES, ReportError
 
 MAXIMUM_EXAMPLES = 8
@@ -38,14 +38,14 @@ def write(workdir: epath.PathLike) -> epath.Path:
         The path of the page. Its content depends only on these files.
 
     Raises:
-        ReportError: If `results.json` is missing or has no rows, or a file cannot be read.
+        ReportError: If `results.json` is missing or has no rows, or a file cannot be read or has
+            another form; names the file.
     """
     workdir = epath.Path(workdir)
     results = records.read_results(workdir)
     rows = results["rows"]
-    run = (
-        records.read_json(workdir / files.CONFIG) if (workdir / files.CONFIG).exists() else results
-    )
+    path = workdir / files.CONFIG
+    run = records.read_json(path, forms.CONFIG) if path.exists() else results
     logs = {stage: records.read_metrics(workdir / stage / files.METRICS) for stage in STAGES}
     logs = {stage: lines for stage, lines in logs.items() if lines}
     examples = records.read_examples(workdir / files.EXAMPLES)
@@ -69,9 +69,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
         environment=_environment(run, results),
         settings=list(_flat(run.get("config", {}))),
     )
-    page = workdir / "report" / "index.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_bytes(html.encode())
+    page = workdir / files.REPORT / files.PAGE
+    files.write_atomically(page, html.encode())
     return page
 
 
@@ -226,7 +225,8 @@ def _pruning_figures(lines: Log) -> Iterator[tuple[str, Figure]]:
 
 
 def _first(lines: Log, flag: str) -> int | None:
-    return next((line["epoch"] for line in lines if line["compression"].get(flag)), None)
+    epochs = (line["epoch"] for line in lines if (line.get("compression") or {}).get(flag))
+    return next(epochs, None)
 
 
 def _series(lines: Log, group: str, field: str) -> np.ndarray:

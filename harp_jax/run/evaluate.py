@@ -1,18 +1,17 @@
 """Measures every stage's network on the test split and writes results.json."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from etils import epath
-
 from harp_jax import checkpoint, parallel
-from harp_jax.config.sections import Config, attacks_to_run
-from harp_jax.evaluation import warnings
+from harp_jax.config.sections import attacks_to_run
 from harp_jax.run.examples import write_examples
+from harp_jax.run.kept import doubts, keep_previous, of_earlier
 from harp_jax.run.rows import Measurer, Subject
 from harp_jax.training.stages import STAGES
-from harp_jax.workdir import files, is_first_process, records, write_json
+from harp_jax.workdir import files, records, write_json
+from harp_jax.workdir.records import Row
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,6 +20,10 @@ def evaluate(
     subject: Subject, header: dict[str, Any], stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
     """Measures the networks of complete stages; continues a stopped evaluation.
+
+    What an earlier evaluation measured of the same networks on the same test images stays, and only
+    what is missing is measured. An attack whose settings have changed is measured anew, and the
+    table before is copied to results.previous.json.
 
     results.json is written after each stage's row, examples.npz (clean and adversarial images with
     predictions, under the last attack of the list) at the end.
@@ -37,12 +40,26 @@ def evaluate(
     Raises:
         InterruptedRunError: If a stop was requested; finished rows are saved, and AutoAttack's
             progress after each batch.
+        ReportError: If results.json is there and cannot be read.
     """
     config, workdir, dataset = subject.config, subject.workdir, subject.dataset
-    complete = [stage for stage in STAGES if checkpoint.is_complete(workdir / stage)]
-    stages = [stage for stage in complete if stage in config.evaluate.stages]
+    networks = {
+        stage: checkpoint.load(workdir / stage)
+        for stage in STAGES
+        if checkpoint.is_complete(workdir / stage)
+    }
+    metadata = {stage: network.pop("metadata") for stage, network in networks.items()}
     attacks = attacks_to_run(config)
     settings = {name: config.evaluate.attacks[name].to_dict() for name in attacks}
+    images = {"images_digest": dataset.test.digest(), "seed": config.seed}
+    owners = {
+        stage: {"network_digest": checkpoint.digest(network), **images}
+        for stage, network in networks.items()
+    }
+    earlier = records.read_table(workdir)
+    kept = of_earlier(earlier, settings, owners)
+    keep_previous(earlier, kept, workdir)
+    settings = {**kept.settings, **settings}
     results = {
         **header,
         "complete": False,
@@ -53,55 +70,31 @@ def evaluate(
             "test": len(dataset.test),
         },
         "attacks": settings,
-        "notes": [],
-        "rows": _rows_done(workdir / files.RESULTS, config, settings, len(dataset.test), complete),
+        "notes": [note for stage in networks for note in metadata[stage]["notes"]],
     }
-    measurer = Measurer(subject, attacks, stop_requested)
-    for stage in complete:
-        variables = checkpoint.load(workdir / stage)
-        metadata = variables.pop("metadata")
-        results["notes"] += metadata["notes"]
-        if stage not in stages or stage in [row["stage"] for row in results["rows"]]:
+    measurer, rows = Measurer(subject, attacks, stop_requested), dict(kept.rows)
+    for stage, variables in networks.items():
+        if stage not in config.evaluate.stages or not measurer.lacks(rows.get(stage)):
             continue
         plain = subject.measurement.bake(parallel.replicate(variables, subject.devices))
-        row = measurer.row(variables, plain, stage)
-        row["checkpoint_epoch"] = metadata["epoch"]
-        row["warnings"] = warnings(row, attacks, dataset.num_classes)
-        results["rows"].append(row)
-        results["rows"].sort(key=lambda row: STAGES.index(row["stage"]))
+        row = measurer.row(variables, plain, stage, rows.get(stage)) | owners[stage]
+        row["checkpoint_epoch"] = metadata[stage]["epoch"]
+        row["warnings"] = doubts(row, settings, dataset.num_classes)
+        rows[stage] = row
         _LOGGER.info("%s", _sentence(row))
         for warning in row["warnings"]:
             _LOGGER.warning("%s: %s", stage, warning)
-        write_json(workdir / files.RESULTS, results)
+        write_json(workdir / files.RESULTS, {**results, "rows": _in_order(rows)})
     if attacks:
-        measured = [row["stage"] for row in results["rows"]]
+        measured = [row["stage"] for row in _in_order(rows)]
         write_examples(subject, measured, *list(attacks.items())[-1])
-    results["complete"] = True
+    results = {**results, "complete": True, "rows": _in_order(rows)}
     write_json(workdir / files.RESULTS, results)
     return results
 
 
-def _rows_done(
-    path: epath.Path, config: Config, settings: dict[str, Any], images: int, stages: list[str]
-) -> list[dict[str, Any]]:
-    """Returns the rows of an earlier, stopped evaluation that are still valid."""
-    if not path.exists():
-        return []
-    earlier = records.read_json(path)
-    kept = [
-        row
-        for row in earlier["rows"]
-        if earlier["attacks"] == settings
-        and row["stage"] in stages
-        and row["images"] == images
-        and "checks" in row  # of a version that made them
-        and ("curve" in row) == config.evaluate.curve
-    ]
-    if len(kept) < len(earlier["rows"]) and is_first_process():
-        beside = path.with_name(files.PREVIOUS_RESULTS)
-        path.copy(beside, overwrite=True)
-        _LOGGER.warning("evaluate: other attacks or images than before; %s has those", beside)
-    return kept
+def _in_order(rows: Mapping[str, Row]) -> list[Row]:
+    return [rows[stage] for stage in STAGES if stage in rows]
 
 
 def _sentence(row: dict[str, Any]) -> str:

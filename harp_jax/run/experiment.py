@@ -31,17 +31,15 @@ from harp_jax.pruning.budget import shift_to_budget
 from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe
 from harp_jax.run.evaluate import evaluate
-from harp_jax.run.initial_rates import read as read_strategy
 from harp_jax.run.initial_rates import start_pruning
 from harp_jax.run.rows import Subject
+from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
-from harp_jax.workdir import files, is_first_process, ownership
+from harp_jax.workdir import is_first_process, ownership, records
 
 _LOGGER = logging.getLogger(__name__)
-
-PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
 
 
 def run(config: Config, workdir: epath.PathLike) -> None:
@@ -85,6 +83,7 @@ class _Experiment:
         earlier = ownership.earlier_run(
             workdir, ownership.plain(config), ownership.plain(config_default())
         )
+        records.read_table(workdir)  # one that cannot be read is an error before anything trains
         self.dataset = _load_data(config)
         self.data = self.dataset.identity()
         ownership.check_data(workdir, earlier, self.data)
@@ -103,11 +102,19 @@ class _Experiment:
         self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
         self._check_pruning()
-        self._check_sources()
-        until_the_end.enter_context(ownership.held(workdir))
-        self.header = ownership.claim(
-            config, workdir, earlier, parallel.names(self.devices), self.data
+        self.sources = Sources(
+            config=config,
+            workdir=workdir,
+            expected=self.expected,
+            normalization=self.normalization,
+            pruned=self.scheme.architecture.pruned,
+            data=self.data,
         )
+        begun = self.sources.check(earlier)
+        self._check_networks()
+        until_the_end.enter_context(ownership.held(workdir))
+        devices = parallel.names(self.devices)
+        self.header = ownership.claim(config, workdir, earlier, devices, self.data, begun)
         _LOGGER.info("%s", self.header["devices"])
         self.measurement = make_measurement(
             self.model,
@@ -145,31 +152,18 @@ class _Experiment:
         return jax.eval_shape(pruned, jax.random.key(0))
 
     def _check_pruning(self) -> None:
-        """Refuses a strategy of another network, and a target below the smallest rates."""
+        """Refuses a target that the smallest rates miss."""
         if "prune" not in self.config.stages:
             return
-        pruned = self.scheme.architecture.pruned
-        if not checkpoint.is_complete(self.workdir / "prune"):
-            read_strategy(self.config, pruned)
-        lowest = dict.fromkeys(pruned, -100.0)
+        lowest = dict.fromkeys(self.scheme.architecture.pruned, -100.0)
         try:
             minimum = minimum_rate(self.config)
             shift_to_budget(lowest, minimum, self.cost, self.target_share)
         except ValueError as error:
             raise ConfigError(f"prune.{error}; allowed are larger targets") from None
 
-    def _check_sources(self) -> None:
-        """Finds and checks the checkpoints that the stages start from."""
-        for stage, producer in PRODUCER.items():
-            if stage not in self.config.stages or checkpoint.is_complete(self.workdir / stage):
-                continue
-            if self.config[stage].source or checkpoint.is_complete(self.workdir / producer):
-                self._source(stage)
-            elif producer not in self.config.stages:
-                raise ConfigError(
-                    f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
-                    f" the stages or complete in {self.workdir}"
-                )
+    def _check_networks(self) -> None:
+        """Refuses stages without any network to train or to evaluate."""
         complete = [each for each in stages.STAGES if checkpoint.is_complete(self.workdir / each)]
         networks, wanted = {*complete, *self.stages()}, tuple(self.config.evaluate.stages)
         if "evaluate" in self.config.stages and networks and not networks & set(wanted):
@@ -192,35 +186,13 @@ class _Experiment:
                 asked.remove(producer)
         return asked
 
-    def _source(self, stage: str) -> dict[str, Any]:
-        """Returns the collections that a stage starts from."""
-        producer = PRODUCER[stage]
-        path = checkpoint.absolute(self.config[stage].source or self.workdir)
-        if checkpoint.is_complete(path / producer):
-            path = path / producer
-        collections = tuple(c for c in ("params", "batch_stats") if c in self.expected)
-        if stage == "finetune":
-            collections += ("scores", "rates", "minimum_rates")
-        try:
-            found = checkpoint.load(path)
-            checkpoint.check_fits(found, self.expected, collections, str(path))
-            ours = {"model": self.config.model, "normalization": self.normalization}
-            checkpoint.check_metadata(found["metadata"], ours, str(path))
-            other_images = ownership.trained_on_others(path, self.data)
-            if other_images is not None:
-                _LOGGER.warning("%s.source: %s", stage, other_images)
-            if stage == "prune" and "scores" in found:
-                raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")
-        except checkpoint.CheckpointError as error:
-            raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
-        return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
-
     def _start(self, stage: str) -> dict[str, Any]:
         """Returns the variables before the first step of a stage."""
         if stage == "pretrain":
             images = jnp.zeros((1, *self.dataset.image_shape))
             return dict(jax.jit(self.model.init)(jax.random.key(self.config.seed), images))
-        variables = self._source(stage)
+        variables = self.sources.network(stage)
+        self.sources.begin(stage, variables)
         if stage == "finetune":
             return variables
         variables = start_pruning(self.config, variables, self.scheme, self.workdir)
@@ -296,8 +268,7 @@ class _Experiment:
             "seed": self.config.seed,
             "notes": notes,
         }
-        if is_first_process():  # rows of a network that this one replaces must not survive
-            (self.workdir / files.RESULTS).unlink(missing_ok=True)
+        records.drop_row(self.workdir, stage)  # it is of a network that this one replaces
         checkpoint.save_result(self.workdir / stage, variables, metadata)
 
     def evaluate(self) -> None:

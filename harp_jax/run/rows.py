@@ -19,9 +19,12 @@ from harp_jax.evaluation.accuracy import Measurement, Score
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.run import kept
 from harp_jax.types import Device, Images, Logits, Variables
 from harp_jax.workdir.files import ROBUSTNESS
+from harp_jax.workdir.records import Row
 
+NATURAL = "natural"  # among the members of 'balanced' and of 'excess'
 CURVE_STEPS = 25  # of APGD, for each radius of the security curve
 
 
@@ -68,50 +71,68 @@ class Measurer:
         self._split = subject.dataset.test
         self._packed = functools.cache(self._new_packed)
 
-    def row(self, variables: Variables, plain: Any, stage: str) -> dict[str, Any]:
-        """Measures the row of a stage, without its warnings.
+    def row(self, variables: Variables, plain: Any, stage: str, before: Row | None) -> Row:
+        """Measures what a stage's row does not hold yet; its warnings are not among that.
 
         Args:
-            variables: Variables of the network, with its scores and rates if it is pruned.
-            plain: The network's replicated plain variables, see `Measurement.bake`.
-            stage: Name of the stage.
+            variables: The network as it was trained, masks apart.
+            plain: Its replicated plain variables, see `Measurement.bake`.
+            stage: Its name.
+            before: The row of an earlier evaluation, to be completed; None if there is none.
 
         Returns:
-            The row.
+            The row. Its 'seconds' are those of all evaluations.
 
         Raises:
             InterruptedRunError: If a stop was requested.
         """
-        sizes = _sizes(variables, self._subject.architecture)
-        return {"stage": stage, **sizes, **self._measure(plain, stage)}
-
-    def _measure(self, plain: Any, stage: str) -> dict[str, Any]:
-        """Measures everything in a row except the size of the network."""
         started = time.monotonic()
-        natural = self._score(plain, stage, "natural", None)
-        row: dict[str, Any] = {"natural": natural.accuracy, "robust": {}}
-        row["balanced"] = {"natural": natural.balanced}
-        excesses = [natural.excess]
+        row = before or {
+            "stage": stage,
+            **_sizes(variables, self._subject.architecture),
+            "robust": {},
+            "balanced": {},
+            "checks": kept.checks({}),
+            "images": len(self._split),
+            "seed": self._subject.config.seed,
+            "seconds": 0.0,
+        }
+        row = {**row, **{e: dict(row.get(e) or {}) for e in ("robust", "balanced", "checks")}}
+        self._measure(row, plain)
+        row["seconds"] += time.monotonic() - started
+        return row
+
+    def lacks(self, row: Row | None) -> bool:
+        """Returns whether something of this evaluation is missing in a row."""
+        if row is None:
+            return True
+        return not self._attacks.keys() <= row["robust"].keys() or self._lacks_curve(row)
+
+    def _lacks_curve(self, row: Row) -> bool:
+        return self._subject.config.evaluate.curve and not row.get("curve")
+
+    def _measure(self, row: Row, plain: Any) -> None:
+        """Adds to a row what it does not hold yet of the network apart from its size."""
+        stage, excess = row["stage"], dict(row["checks"].get("excess") or {})
+        if "natural" not in row:
+            natural = self._score(plain, stage, NATURAL, None)
+            row["natural"], row["balanced"][NATURAL] = natural.accuracy, natural.balanced
+            excess[NATURAL] = _number(natural.excess)
         for name, attack in self._attacks.items():
+            if name in row["robust"]:
+                continue
             if isinstance(attack, Ensemble):
                 outcome = self._ensemble(plain, stage, name, attack)
                 score = Score.of(*self._by_class(outcome.broken_by == ROBUST), outcome.excess)
-                row.setdefault("autoattack", {})[name] = self._of_outcome(outcome)
+                found = {name: self._of_outcome(outcome)}
+                row["autoattack"] = {**(row.get("autoattack") or {}), **found}
             else:
                 score = self._score(plain, stage, name, attack)
             row["robust"][name], row["balanced"][name] = score.accuracy, score.balanced
-            excesses.append(score.excess)
-        if self._subject.config.evaluate.curve:
-            row["curve"] = self._curve(plain, stage, natural.accuracy)
-        largest = float(np.max(excesses))
-        row["checks"] = {"largest_excess": largest if np.isfinite(largest) else None}
-        seconds = time.monotonic() - started
-        return {
-            **row,
-            "images": len(self._split),
-            "seed": self._subject.config.seed,
-            "seconds": seconds,
-        }
+            excess[name] = _number(score.excess)
+        if self._lacks_curve(row):
+            row["curve"] = self._curve(plain, stage, row["natural"])
+        row["checks"] = kept.checks(excess)
 
     def _score(self, plain: Any, stage: str, name: str, attack: Attack | None) -> Score:
         if self._stop_requested():
@@ -170,6 +191,10 @@ class Measurer:
             score = self._score(plain, stage, f"{multiple:g} epsilon", attack)
             curve.append({"epsilon": attack.epsilon, "robust": score.accuracy})
         return curve
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _sizes(variables: Any, architecture: Architecture) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState, zero_sums
 from harp_jax.training.waits import Waits
 from harp_jax.types import Device
+from harp_jax.workdir.files import CHECKPOINTS
 
 SECONDS_BETWEEN_CHECKS = 1.0
 
@@ -143,7 +144,7 @@ class _Loop:
     ):
         self.stage, self.plan = stage, plan
         self.programs, self.dataset = programs, dataset
-        self.checkpoints = StageCheckpoints(directory / "checkpoints")
+        self.checkpoints = StageCheckpoints(directory / CHECKPOINTS)
         self.progress = Progress()
         restored = self.checkpoints.restore_last(state.variables, state.training())
         if restored is not None:

@@ -15,7 +15,7 @@ from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.state import TrainState
 from harp_jax.workdir import is_first_process, read_metrics, write_atomically
-from harp_jax.workdir.files import METRICS
+from harp_jax.workdir.files import METRICS, TENSORBOARD
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class MetricsLog:
         self._rows = [row for row in read_metrics(self._path) if row["epoch"] < resume_at]
         self._board = None
         if self._writes:
-            folder = epath.Path(directory) / "tensorboard"
+            folder = epath.Path(directory) / TENSORBOARD
             self._board = SummaryWriter(str(folder), purge_step=resume_at)
 
     def add(self, row: Row) -> None:

@@ -8,13 +8,19 @@ from etils import epath
 
 CONFIG = "config.json"
 STRATEGY = "strategy.json"
-METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 PREVIOUS_RESULTS = "results.previous.json"
 EXAMPLES = "examples.npz"
 ROBUSTNESS = "robustness"
 REPORT = "report"
+PAGE = "index.html"  # in REPORT
 LOCK = ".lock"
+# In the folder of a stage.
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+RESULT = "result"
+CHECKPOINTS = "checkpoints"
+LAST, BEST = "last", "best"  # in CHECKPOINTS
 
 
 def is_first_process() -> bool:

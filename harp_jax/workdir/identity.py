@@ -16,6 +16,7 @@ FORMER_DEFAULTS: dict[str, tuple[int, Any]] = {}
 
 # Fields that may differ when a workdir is used again: they do not change the trained networks.
 # Paths of data and sources are recorded too, but the run's identity contains their digests.
+# See also PATHS.
 FREE_FIELDS = (
     "stages",
     "devices",
@@ -28,6 +29,8 @@ FREE_FIELDS = (
     "finetune.source",
     "evaluate",
 )
+# Fields with a path behind one of these prefixes; what the path holds has a digest.
+PATHS = {"data.name": ("idx:",), "prune.strategy": ("json:", "checkpoint:")}
 Fields = Mapping[str, Any]
 
 
@@ -50,6 +53,15 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(traverse_util.flatten_dict(dict(config), sep="."))
 
 
+def former_defaults(form: int) -> dict[str, Any]:
+    """Returns the defaults that a format had and this version has not, by field.
+
+    Args:
+        form: `FORMAT` of an earlier run; 0 if it is not recorded.
+    """
+    return {field: value for field, (changed, value) in FORMER_DEFAULTS.items() if form < changed}
+
+
 def compare(
     before: Fields,
     now: Fields,
@@ -69,12 +81,8 @@ def compare(
     Returns:
         The comparison.
     """
-
-    def assumed(field: str) -> Any:
-        changed, former = FORMER_DEFAULTS.get(field, (0, None))
-        return former if form < changed else defaults.get(field)
-
-    known = {field: before[field] if field in before else assumed(field) for field in now}
+    assumed = {**defaults, **former_defaults(form), **before}
+    known = {field: assumed.get(field) for field in now}
     sections = tuple(f"{field}." for field in free)
     different = [
         f"{field}={known[field]!r}, not {now[field]!r}"
@@ -91,7 +99,8 @@ def compare(
 
 
 def _without_path(field: str, value: Any) -> Any:
-    """Removes the folder from 'idx:FOLDER', since its content has a digest."""
-    if field == "data.name" and isinstance(value, str):
-        return value.partition(":")[0] if value.startswith("idx:") else value
+    """Removes the path behind a prefix of `PATHS`."""
+    for prefix in PATHS.get(field, ()):
+        if isinstance(value, str) and value.startswith(prefix):
+            return prefix
     return value

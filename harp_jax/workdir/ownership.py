@@ -3,29 +3,20 @@
 import contextlib
 import datetime
 import fcntl
-import importlib.metadata
 import json
 import logging
 import os
-import pathlib
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from harp_jax.workdir import files, identity
+from harp_jax.workdir import files, identity, provenance
+from harp_jax.workdir.claims import WorkdirError, read_claim
+from harp_jax.workdir.sources import TRAINED_ON, Source, as_json
 
 _LOGGER = logging.getLogger(__name__)
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
-TRAINED_ON = ("train", "validation")  # splits on which a network depends
-
-
-class WorkdirError(ValueError):
-    """Raised if a folder cannot be used for this run; the message is one line."""
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -74,24 +65,6 @@ def earlier_run(
     return earlier
 
 
-def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
-    """Reads a workdir's config.json; returns None if there is none.
-
-    Raises:
-        WorkdirError: If it cannot be read or is not a config.json of a run.
-    """
-    path = workdir / files.CONFIG
-    try:
-        if not path.exists():
-            return None
-        earlier = json.loads(path.read_text())
-        if not isinstance(earlier, dict) or "config" not in earlier:
-            raise ValueError("its config.json is not of a run of harp_jax")
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"workdir={str(workdir)!r}: cannot be read: {error}") from None
-    return earlier
-
-
 def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any) -> None:
     """Checks that training and validation images are those of the workdir's networks.
 
@@ -108,7 +81,7 @@ def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any
         return
     before = earlier.get("data")
     if before is None:
-        _LOGGER.info("the workdir's run did not record its data: not compared")
+        _LOGGER.info("the workdir's run did not record its data: not compared, and still unknown")
         return
     for split in TRAINED_ON:
         one, other = before["digests"][split], data["digests"][split]
@@ -120,35 +93,13 @@ def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any
             )
 
 
-def trained_on_others(source: epath.Path, data: Mapping[str, Any]) -> str | None:
-    """Compares the training and validation images of a source's run with those of this run.
-
-    Args:
-        source: A workdir, a folder of a stage in it, or a checkpoint.
-        data: 'digests' of this run's data.
-
-    Returns:
-        A sentence if they differ; None if they agree or the source has no digests.
-    """
-    for folder in (source, source.parent, source.parent.parent):
-        before = (read_claim(folder) or {}).get("data")
-        if before:
-            other = [s for s in TRAINED_ON if before["digests"][s] != data["digests"][s]]
-            if other:
-                return (
-                    f"{source}: was made with other {' and '.join(other)} images (another seed,"
-                    " version or number): it may have seen this run's validation images"
-                )
-            return None
-    return None
-
-
 def claim(
     config: Any,
     workdir: epath.Path,
     earlier: Mapping[str, Any] | None,
     devices: str,
     data: Mapping[str, Any],
+    begun: Mapping[str, Mapping[str, Source]],
 ) -> dict[str, Any]:
     """Writes config.json.
 
@@ -157,7 +108,9 @@ def claim(
         workdir: Folder of the run; created if needed.
         earlier: Result of `earlier_run`.
         devices: Number and kind of the devices, to be recorded.
-        data: 'name', 'version' and 'digests' of the data.
+        data: 'name', 'version' and 'digests' of the data. Those of the images that networks depend
+            on are recorded, unless a stage was begun by a run that did not record them.
+        begun: The stages that have begun, with what they started from, by field.
 
     Returns:
         The entries that results.json repeats: config, seed, versions, devices.
@@ -169,15 +122,19 @@ def claim(
     header = {
         "config": plain(config),
         "seed": config.seed,
-        "versions": _versions(),
+        "versions": provenance.versions(),
         "devices": devices,
     }
+    code = {"versions": header["versions"], "revision": provenance.revision()}
+    sources = {field: source for found in begun.values() for field, source in found.items()}
     content = {
         **header,
         "format": identity.FORMAT,
-        "data": dict(data),
-        "revision": _revision(),
+        "data": _of_networks(data, earlier, list(begun)),
+        "sources": as_json(sources),
+        "revision": code["revision"],
         "created": (earlier or {}).get("created", now),
+        **provenance.continued(earlier, code, list(begun), now),
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -185,6 +142,16 @@ def claim(
     except OSError as error:
         raise _cannot_write(workdir, error) from None
     return header
+
+
+def _of_networks(
+    data: Mapping[str, Any], earlier: Mapping[str, Any] | None, begun: Sequence[str]
+) -> dict[str, Any] | None:
+    """The data that the networks depend on; None if they are of a run that did not record it."""
+    if begun and (earlier or {}).get("data") is None:
+        return None
+    digests = {split: data["digests"][split] for split in TRAINED_ON}
+    return {**data, "digests": digests}
 
 
 def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
@@ -224,18 +191,3 @@ def held(workdir: epath.Path) -> Iterator[None]:
         except OSError:  # the file system has no locks
             _LOGGER.warning("%s: cannot be kept from a second run", workdir)
         yield
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in ("harp_jax", *PACKAGES)}
-    return {"python": platform.python_version(), **versions}
-
-
-def _revision() -> str | None:
-    """Returns the git revision of the code; None outside a git checkout."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

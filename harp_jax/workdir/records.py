@@ -1,64 +1,147 @@
-"""Reading the files of a finished workdir, for its report."""
+"""Reading what a run has recorded: its table, its epochs and its images."""
 
 import io
 import json
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from harp_jax.workdir import files, forms
+
 STAGES = {"pretrain": "dense (pretrain)", "prune": "pruned", "finetune": "finetuned"}
+Row = dict[str, Any]  # of results.json
+_ATTACKED = ("adversarial", "natural_prediction", "adversarial_prediction")
 
 
 class ReportError(ValueError):
     """Raised if the workdir lacks files of the report or they cannot be read."""
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """Reads a JSON file; raises a `ReportError` if that fails."""
+def read_json(path: epath.Path, form: forms.Form = forms.OBJECT) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+        path: Path of the file.
+        form: Its form, see `forms`.
+
+    Returns:
+        The object.
+
+    Raises:
+        ReportError: If it cannot be read or has another form; names the file.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{path}: not valid JSON ({error})") from error
+    wrong = forms.problem(found, form)
+    if wrong is not None:
+        raise ReportError(f"{path}: {wrong}")
+    return found
+
+
+def read_table(workdir: epath.Path) -> dict[str, Any] | None:
+    """Reads results.json; returns None if there is none.
+
+    Raises:
+        ReportError: If it cannot be read or has another form.
+    """
+    path = workdir / files.RESULTS
+    return read_json(path, forms.RESULTS) if path.exists() else None
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any]:
     """Reads results.json, rows in the order of stages; raises a `ReportError` without rows."""
-    path = workdir / "results.json"
     # The stage of a one-shot method has a result but no epochs.
-    signs = ("metrics.jsonl", "result")
+    signs = (files.METRICS, files.RESULT)
     pending = [s for s in STAGES if not any((workdir / s / sign).exists() for sign in signs)]
     advice = f"run stage {pending[0]!r}" if pending else "run the evaluation of stage 'finetune'"
-    if not path.exists():
+    path, results = workdir / files.RESULTS, read_table(workdir)
+    if results is None:
         raise ReportError(f"{path}: missing, so there is nothing to report; {advice} first")
-    results = read_json(path)
-    if not results.get("rows"):
+    if not results["rows"]:
         raise ReportError(f"{path}: has no rows, so there is nothing to report; {advice} first")
     places = {stage: place for place, stage in enumerate(STAGES)}
     results["rows"].sort(key=lambda row: places.get(row["stage"], len(places)))
     return results
 
 
+def drop_row(workdir: epath.Path, stage: str) -> None:
+    """Removes a stage's row from results.json; the network that it is of will be replaced."""
+    results = read_table(workdir)
+    if results is not None:
+        rows = [row for row in results["rows"] if row["stage"] != stage]
+        if len(rows) < len(results["rows"]):
+            files.write_json(workdir / files.RESULTS, {**results, "complete": False, "rows": rows})
+
+
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl by epoch; of an epoch logged twice (in a resumed run), the later row."""
+    """Reads metrics.jsonl by epoch; of an epoch logged twice (in a resumed run), the later row.
+
+    Raises:
+        ReportError: If it cannot be read or a line has another form; names the file and the line.
+    """
     path = epath.Path(path)
     if not path.exists():
         return []
     lines = {}
-    for number, text in enumerate(path.read_bytes().decode().splitlines(), start=1):
+    try:
+        texts = path.read_bytes().decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read ({error})") from error
+    for number, text in enumerate(texts, start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
+        wrong = forms.problem(line, forms.METRICS)
+        if wrong is not None:
+            raise ReportError(f"{path}: line {number}: {wrong}")
         lines[line["epoch"]] = line
     return [lines[epoch] for epoch in sorted(lines)]
 
 
+def read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an npz file.
+
+    Raises:
+        ReportError: If it cannot be read; names the file.
+    """
+    broken = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+    try:
+        content = io.BytesIO(path.read_bytes())
+        if not zipfile.is_zipfile(content):
+            raise ValueError("no zip archive")
+        with np.load(content, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (*broken, NotImplementedError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise ReportError(f"{path}: cannot be read as arrays ({text})") from error
+
+
 def read_examples(path: epath.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of examples.npz; a missing file has none."""
+    """Reads the arrays of examples.npz; a missing file has none.
+
+    Raises:
+        ReportError: If it cannot be read or lacks arrays; names the file.
+    """
     if not path.exists():
         return {}
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    arrays = read_arrays(path)
+    stages = {name.partition("/")[0] for name in arrays if "/" in name}
+    images = [f"{stage}/{name}" for stage in sorted(stages) for name in _ATTACKED]
+    missing = {"images", "labels", "attack", "epsilon", *images} - arrays.keys()
+    if missing:
+        raise ReportError(f"{path}: has no {', '.join(sorted(missing))}")
+    count = len(arrays["images"]) if arrays["images"].ndim == 4 else 0
+    of_images = [arrays[name] for name in ("labels", *images)]
+    if count == 0 or any(array.shape[:1] != (count,) for array in of_images):
+        raise ReportError(f"{path}: its images and labels do not fit each other")
+    if arrays["attack"].size != 1 or arrays["epsilon"].size != 1:
+        raise ReportError(f"{path}: has more than one attack or epsilon")
+    return arrays

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from harp_jax import parallel
 from harp_jax.config import default, validate
+from harp_jax.data.datasets import SPLITS
 from harp_jax.run import experiment
 from harp_jax.workdir import ownership
 
@@ -286,7 +287,7 @@ def test_a_workdir_in_which_another_process_runs(tmp_path):
 def test_a_workdir_of_another_program(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "x"}')
     text = message(runs.digits(), tmp_path)
-    assert text.endswith("its config.json is not of a run of harp_jax")
+    assert text.endswith("its config.json is not of a run of harp_jax (the file has no 'config')")
 
 
 def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):
@@ -308,9 +309,11 @@ def test_the_workdir_of_another_configuration(finished):
 
 
 def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
+    data = {"name": "digits", "version": None, "digests": dict.fromkeys(SPLITS, "")}
     for split in ("validation", "test"):
         config = runs.digits(**{"data.select_on": split})
-        ownership.claim(config, epath.Path(tmp_path / split), None, "1 cpu device", {})
+        folder = epath.Path(tmp_path / split)
+        ownership.claim(config, folder, None, "1 cpu device", data, {})
     config = runs.digits(**{"data.test_examples": 100})
     fields = ownership.plain(config), ownership.plain(default())
     assert ownership.earlier_run(epath.Path(tmp_path / "validation"), *fields) is not None

@@ -32,6 +32,8 @@ def test_a_default_whose_meaning_changed_has_a_version(monkeypatch):
     [
         ("data.name", "idx:/here", "idx:/there"),
         ("data.directory", "/here", None),
+        ("prune.strategy", "json:/here", "json:/there"),
+        ("prune.strategy", "checkpoint:/here", "checkpoint:/there"),
         ("prune.source", "/here", "/there"),
         ("evaluate.attacks.pgd20.steps", 20, 30),
         ("evaluate.run", ["fgsm"], ["pgd10"]),
@@ -40,6 +42,14 @@ def test_a_default_whose_meaning_changed_has_a_version(monkeypatch):
 def test_paths_and_the_evaluation_are_free(field, one, other):
     before, now = {**NOW, field: one}, {**NOW, field: other}
     assert identity.compare(before, now, {**DEFAULTS, field: one}).different == []
+
+
+def test_another_kind_of_strategy_is_another_run():
+    defaults = {**DEFAULTS, "prune.strategy": "uniform"}
+    before = {**NOW, "prune.strategy": "json:/here"}
+    for other in ("uniform", "checkpoint:/here"):
+        found = identity.compare(before, {**NOW, "prune.strategy": other}, defaults)
+        assert len(found.different) == 1
 
 
 def test_a_section_is_free_by_its_whole_name_only():

@@ -8,8 +8,10 @@ import runs
 from etils import epath
 from ml_collections import config_dict
 
-from harp_jax.config import of_workdir
-from harp_jax.workdir import WorkdirError, ownership
+from harp_jax.config import default, of_workdir
+from harp_jax.data import load
+from harp_jax.workdir import WorkdirError, identity, ownership, provenance, sources
+from harp_jax.workdir.claims import read_claim
 
 
 @pytest.fixture
@@ -21,7 +23,12 @@ def older(tmp_path_factory, tmp_path):
     content = json.loads(path.read_text())
     del content["config"]["prune"]["live"], content["config"]["own"], content["data"]
     content["config"]["prune"]["forgotten"] = 1
+    del content["sources"]
     path.write_text(json.dumps(content))
+    table = runs.results(workdir)
+    for row in table["rows"]:
+        del row["network_digest"], row["images_digest"]
+    (workdir / "results.json").write_text(json.dumps(table))
     return workdir
 
 
@@ -44,6 +51,10 @@ def test_it_is_evaluated_with_other_attacks_and_reported_without_its_flags(older
     assert list(row["robust"]) == ["fgsm"]
     assert row["natural"] == before["rows"][-1]["natural"]
     assert json.loads((older / "results.previous.json").read_text()) == before
+    # What that run was trained on stays unknown; what was measured now is of today's test images.
+    recorded = json.loads((older / "config.json").read_text())
+    assert recorded["data"] is None
+    assert row["images_digest"] == load("digits", seed=0, validation_examples=150).test.digest()
 
 
 def test_the_recorded_configuration_is_the_run_s(tmp_path_factory):
@@ -79,14 +90,106 @@ def test_other_training_images_are_refused(tmp_path):
 
 def test_a_source_that_saw_other_images_is_said(tmp_path):
     digests = {"train": "a", "validation": "b", "test": "c"}
+    data = {"name": "d", "version": None, "digests": digests}
     stage = epath.Path(tmp_path) / "prune"
     stage.mkdir()
-    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "data": {"digests": digests}}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "data": data}))
     same = {"digests": {**digests, "test": "x"}}
     other = {"digests": {**digests, "train": "x"}}
-    assert ownership.trained_on_others(stage, same) is None
-    text = ownership.trained_on_others(stage, other)
+    assert sources.trained_on_others(stage, same) is None
+    text = sources.trained_on_others(stage, other)
     assert text is not None
     assert "other train images" in text
-    assert ownership.trained_on_others(epath.Path(tmp_path / "elsewhere"), other) is not None
-    assert ownership.trained_on_others(epath.Path("/nowhere/at/all"), other) is None
+    assert text in (sources.trained_on_others(stage / "result", other) or "").replace("/result", "")
+    best = stage / "checkpoints" / "best" / "12"
+    assert sources.trained_on_others(best, same) is None
+    # Files of the same name that are not of a run say nothing, wherever they are.
+    for content in ('{"model_type": "x"}', "{", '{"config": {}, "data": 3}', '["config"]'):
+        stage.joinpath("config.json").write_text(content)
+        assert sources.trained_on_others(best, same) is None
+        assert "other train images" in (sources.trained_on_others(best, other) or "")
+
+
+@pytest.mark.parametrize("content", [None, "[", '{"config": {}}', '{"config": {}, "data": null}'])
+def test_a_source_that_does_not_say_its_images_is_said(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    data = {"digests": {"train": "a", "validation": "b"}}
+    text = sources.trained_on_others(epath.Path(tmp_path) / "prune", data)
+    assert text is not None
+    assert "no record of the images it was made with: made with another seed" in text
+
+
+def test_a_default_that_has_changed_since_is_the_former_one(tmp_path, monkeypatch):
+    recorded = ownership.plain(runs.digits())
+    del recorded["prune"]["clip_norm"]
+    content = {"config": recorded, "format": 1}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    monkeypatch.setitem(identity.FORMER_DEFAULTS, "prune.clip_norm", (2, 0.5))
+    config = of_workdir.get_config(str(tmp_path))
+    assert config.prune.clip_norm == 0.5
+    fields = ownership.plain(config), ownership.plain(default())
+    assert ownership.earlier_run(epath.Path(tmp_path), *fields) is not None
+    (tmp_path / "config.json").write_text(json.dumps({**content, "format": 2}))
+    assert of_workdir.get_config(str(tmp_path)).prune.clip_norm == default().prune.clip_norm
+
+
+BROKEN = {
+    "truncated": '{"config": {"see',
+    "empty": "",
+    "not text": b"\xff\xfe\x00",
+    "a list": "[]",
+    "a number": "7",
+    "of another program": '{"model_type": "x"}',
+    "a config that is no object": '{"config": 7}',
+    "a section that is no object": '{"config": {"prune": 7}}',
+    "data without digests": '{"config": {}, "data": {"name": "d"}}',
+    "a source without digest": '{"config": {}, "sources": {"prune.source": "x"}}',
+    "a format in words": '{"config": {}, "format": "one"}',
+    "a history in words": '{"config": {}, "history": "long"}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
+def test_a_config_json_that_is_not_of_a_run(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(WorkdirError, match=r"workdir=.*: its config\.json "):
+        ownership.earlier_run(epath.Path(tmp_path), {}, {})
+    with pytest.raises(WorkdirError, match=r"workdir=.*: its config\.json ") as caught:
+        of_workdir.get_config(str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_recorded_value_of_another_type(tmp_path):
+    recorded = {"config": {"batch_size": "many"}}
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    with pytest.raises(WorkdirError, match=r"config\.json has a value of another type"):
+        of_workdir.get_config(str(tmp_path))
+
+
+def test_earlier_code_stays_on_record(tmp_path, monkeypatch):
+    data = {"name": "d", "version": None, "digests": {"train": "a", "validation": "b", "test": "c"}}
+    workdir, config = epath.Path(tmp_path), runs.digits()
+
+    def claim(begun):
+        earlier = read_claim(workdir)
+        stages = {stage: {} for stage in begun}
+        ownership.claim(config, workdir, earlier, "1 cpu device", data, stages)
+        return read_claim(workdir)
+
+    first = claim([])
+    assert first["history"] == []
+    assert first["data"]["digests"] == {"train": "a", "validation": "b"}
+    assert claim(["pretrain"])["history"] == []  # the same code
+    monkeypatch.setattr(provenance, "revision", lambda: "another")
+    second = claim(["pretrain", "prune"])
+    before = {name: first[name] for name in ("versions", "revision", "since")}
+    assert second["history"] == [{**before, "stages": ["pretrain", "prune"]}]
+    assert second["revision"] == "another"
+    monkeypatch.setattr(provenance, "versions", lambda: {"python": "4"})
+    third = claim(["pretrain", "prune", "finetune"])
+    assert third["history"][0] == second["history"][0]
+    assert third["history"][1]["revision"] == "another"
+    assert third["created"] == first["created"]
+    assert claim(list(runs.STAGES))["history"] == third["history"]
