@@ -261,11 +261,95 @@ def test_error_without_rows_names_the_stage_to_run(workdir):
         report.write(workdir)
 
 
-@pytest.mark.parametrize("name", ["results.json", "prune/metrics.jsonl"])
+@pytest.mark.parametrize("name", ["results.json", "config.json", "prune/metrics.jsonl"])
 def test_error_for_a_broken_file_names_it(workdir, name):
     (workdir / name).write_text('{"epoch": 0}\n{"epo')
     with pytest.raises(report.ReportError, match=rf"{name}: .*not valid JSON"):
         report.write(workdir)
+
+
+OTHER_FORMS = [
+    ("results.json", "[]"),
+    ("results.json", '{"rows": 3}'),
+    ("results.json", '{"rows": [3]}'),
+    ("results.json", '{"rows": [{"stage": "prune"}]}'),
+    ("results.json", json.dumps(results() | {"attacks": {"fgsm": 3}})),
+    ("results.json", json.dumps(results() | {"notes": "none"})),
+    ("results.json", json.dumps(results() | {"rows": [results()["rows"][0] | {"natural": "x"}]})),
+    ("config.json", "7"),
+    ("config.json", '{"config": []}'),
+    ("config.json", '{"config": {"prune": 3}}'),
+    ("config.json", '{"config": {"prune": {"target": "small"}}}'),
+    ("prune/metrics.jsonl", "[]"),
+    ("prune/metrics.jsonl", "{}"),
+    ("prune/metrics.jsonl", '{"epoch": "first"}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "train": 7}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "validation": {"natural": "high"}}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "compression": {"loss": 0.0}}'),
+    ("examples.npz", "images"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), OTHER_FORMS)
+def test_error_for_a_file_of_another_form_names_it(workdir, name, content):
+    (workdir / name).write_text(content)
+    with pytest.raises(report.ReportError) as caught:
+        report.write(workdir)
+    assert str(caught.value).startswith(f"{workdir / name}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_error_for_bytes_that_are_no_text(workdir):
+    for name in ("results.json", "config.json", "prune/metrics.jsonl"):
+        before = (workdir / name).read_bytes()
+        (workdir / name).write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(report.ReportError, match=re.escape(str(workdir / name))):
+            report.write(workdir)
+        (workdir / name).write_bytes(before)
+
+
+def test_error_for_examples_that_are_cut_short_or_not_whole(workdir):
+    path = workdir / "examples.npz"
+    whole, arrays = path.read_bytes(), dict(np.load(path))
+
+    def refused(said):
+        with pytest.raises(report.ReportError) as caught:
+            report.write(workdir)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert said in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+    path.write_bytes(whole[:-100])
+    refused("cannot be read as arrays")
+    path.write_bytes(whole[:200] + bytes(100) + whole[300:])
+    refused("cannot be read as arrays")
+    with path.open("wb") as file:
+        np.save(file, arrays["images"])
+    refused("no zip archive")
+    with path.open("wb") as file:
+        np.savez(file, images=np.array([{}], object))
+    refused("cannot be read as arrays")
+    for name in ("attack", "labels", "prune/adversarial"):
+        with path.open("wb") as file:
+            np.savez(file, **{other: each for other, each in arrays.items() if other != name})
+        refused(f"has no {name}")
+    with path.open("wb") as file:
+        np.savez(file, **{**arrays, "labels": arrays["labels"][:1]})
+    refused("do not fit each other")
+
+
+def test_the_page_is_replaced_as_a_whole(workdir, monkeypatch):
+    page = report.write(workdir)
+    before = page.read_bytes()
+    (workdir / "config.json").unlink()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(page), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report.write(workdir)
+    assert page.read_bytes() == before
 
 
 def test_autoattack_curve_and_doubts(workdir):

@@ -1,5 +1,6 @@
 """The evaluation with AutoAttack and the security curve, and what it warns of."""
 
+import json
 import shutil
 
 import numpy as np
@@ -42,7 +43,6 @@ def workdir(tmp_path_factory):
 
 def test_rows_hold_what_each_part_left(workdir):
     results = runs.results(workdir)
-    assert set(results["attacks"]) == {"fgsm", "autoattack"}
     for row in results["rows"]:
         found = row["autoattack"]["autoattack"]
         after = list(found["after"].values())
@@ -51,7 +51,7 @@ def test_rows_hold_what_each_part_left(workdir):
         assert after[0] == pytest.approx(row["natural"])
         assert after[-1] == row["robust"]["autoattack"] <= row["robust"]["fgsm"]
         assert (found["images"], found["seed"]) == (row["images"], row["seed"]) == (359, 0)
-        assert row["balanced"].keys() == {"natural", "autoattack", "fgsm"}
+        assert row["balanced"].keys() == {"natural", *results["attacks"]}
         assert abs(row["balanced"]["natural"] - row["natural"]) < 0.02
         assert 0 <= row["checks"]["largest_excess"] < 1e-6
 
@@ -70,9 +70,27 @@ def test_progress_and_report_are_there(workdir):
     assert "What each part of autoattack left" in (workdir / "report" / "index.html").read_text()
 
 
+def test_what_was_measured_stays(workdir, tmp_path_factory):
+    before = runs.results(runs.finished(tmp_path_factory.getbasetemp()))
+    after = runs.results(workdir)
+    assert set(after["attacks"]) == {"fgsm", "pgd10", "pgd20", "autoattack"}
+    for old, new in zip(before["rows"], after["rows"], strict=True):
+        assert old["robust"].items() <= new["robust"].items()
+        assert old["balanced"].items() <= new["balanced"].items()
+        assert old["checks"]["excess"].items() <= new["checks"]["excess"].items()
+        changed = ("robust", "balanced", "checks", "autoattack", "curve", "seconds", "warnings")
+        assert {name: new[name] for name in old if name not in changed} == {
+            name: old[name] for name in old if name not in changed
+        }
+        assert new["seconds"] > old["seconds"]
+    assert not (workdir / "results.previous.json").exists()
+    assert "pgd20" in (workdir / "report" / "index.html").read_text()
+
+
 def test_the_networks_of_some_stages(tmp_path_factory):
     workdir, config = finished(tmp_path_factory)
     config.evaluate.run = ("fgsm",)
+    (workdir / "results.json").unlink()
     after = {"finetune": ("finetune",), "pretrain": ("pretrain", "finetune"), "prune": runs.STAGES}
     for stage, rows in after.items():  # rows of earlier evaluations stay
         config.evaluate.stages = (stage,)
@@ -83,10 +101,11 @@ def test_the_networks_of_some_stages(tmp_path_factory):
     config.stages, config.evaluate.stages = ("evaluate",), ("finetune",)
     with pytest.raises(ConfigError, match=r"complete in .* \(pretrain, prune\)"):
         experiment.run(config, workdir)
-    before = (workdir / "results.json").read_bytes()
+    before = runs.results(workdir)
     config.evaluate.run, config.evaluate.stages = (), ("pretrain",)
     experiment.run(config, workdir)
-    assert (workdir / "results.previous.json").read_bytes() == before
+    assert json.loads((workdir / "results.previous.json").read_text()) == before
+    assert runs.results(workdir)["rows"] == before["rows"][:2]  # the last network is gone
 
 
 def test_attacks_follow_the_attack_of_training():
