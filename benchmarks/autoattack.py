@@ -33,6 +33,7 @@ from harp_jax.attacks import PGD, AutoAttack
 from harp_jax.data import Split, load, to_unit
 from harp_jax.evaluation import Outcome, PackedAttack
 from harp_jax.pruning.layers import bake
+from harp_jax.workdir.files import CONFIG
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "autoattack.json"
 SIDES = ("harp_jax", "torchattacks", "foolbox")
@@ -74,7 +75,7 @@ def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: i
     Returns:
         The task.
     """
-    config = json.loads((workdir / "config.json").read_text())["config"]
+    config = json.loads((workdir / CONFIG).read_text())["config"]
     variables = checkpoint.load(workdir / stage if stage else workdir)
     found = variables.pop("metadata")
     data = config["data"]

@@ -27,7 +27,7 @@ import numpy as np
 
 from harp_jax import checkpoint
 from harp_jax.training.stages import STAGES
-from harp_jax.workdir import read_metrics
+from harp_jax.workdir import files, read_metrics
 
 MARKER = re.compile(r"\d\d:\d\d:\d\d (\w+ epoch \d+|\w+): (loss|\d+ of \d+ weights)")
 AFTER_LINE = 0.5  # longest time between a line of the log and the kill, in seconds
@@ -126,7 +126,7 @@ def kill_often(
 
 def _written(workdir: pathlib.Path) -> int:
     """Returns when config.json was written: at every start, after all checks, before any work."""
-    path = workdir / "config.json"
+    path = workdir / files.CONFIG
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
@@ -138,12 +138,12 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[str]:
         equal = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), *trees)
         if not all(jax.tree.leaves(equal)):
             found.append(f"{stage}: arrays")
-        rows = [_timeless(read_metrics(w / stage / "metrics.jsonl")) for w in (first, second)]
+        rows = [_timeless(read_metrics(w / stage / files.METRICS)) for w in (first, second)]
         if rows[0] != rows[1]:
-            found.append(f"{stage}: metrics.jsonl")
-    results = [json.loads((w / "results.json").read_text())["rows"] for w in (first, second)]
+            found.append(f"{stage}: {files.METRICS}")
+    results = [json.loads((w / files.RESULTS).read_text())["rows"] for w in (first, second)]
     if _timeless(results[0]) != _timeless(results[1]):
-        found.append("results.json")
+        found.append(files.RESULTS)
     return found
 
 

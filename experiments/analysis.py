@@ -21,6 +21,7 @@ from harp_jax.pruning import channels
 from harp_jax.pruning.layers import layer_name, leaves_by_path
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.report import plots
+from harp_jax.workdir.files import METRICS
 from harp_jax.workdir.records import read_metrics
 
 BINS = 60
@@ -57,7 +58,7 @@ def strategies(workdirs: list[epath.Path]) -> Figure:
 
 def rates(workdir: epath.Path) -> Figure | None:
     """Draws the rates over the epochs of pruning; returns None if the run recorded none."""
-    rows = [row for row in read_metrics(workdir / "prune" / "metrics.jsonl") if "rates" in row]
+    rows = [row for row in read_metrics(workdir / "prune" / METRICS) if "rates" in row]
     if not rows:
         return None
     series = {layer: np.array([row["rates"][layer] for row in rows]) for layer in rows[0]["rates"]}

@@ -11,14 +11,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from harp_jax.workdir import files
+
 Line = dict[str, Any]
 
 
 def epochs(workdir: pathlib.Path) -> Iterator[Line]:
     """Yields one row per epoch of a prune stage: losses, rates, validation accuracies."""
-    found = json.loads((workdir / "config.json").read_text())
+    found = json.loads((workdir / files.CONFIG).read_text())
     settings = found["config"]["prune"]
-    for text in (workdir / "prune" / "metrics.jsonl").read_text().splitlines():
+    for text in (workdir / "prune" / files.METRICS).read_text().splitlines():
         row = json.loads(text)
         yield {
             "seed": found["config"]["seed"],
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
     workdirs = parser.parse_args().workdirs
     for workdir in workdirs:
-        if not (workdir / "prune" / "metrics.jsonl").exists():
+        if not (workdir / "prune" / files.METRICS).exists():
             parser.error(f"{workdir}: allowed are workdirs whose prune stage has epochs")
     lines = [line for workdir in workdirs for line in epochs(workdir)]
     columns = list(dict.fromkeys(name for line in lines for name in line))

@@ -30,6 +30,7 @@ from harp_jax.evaluation import ROBUST
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.live import live_weights
+from harp_jax.workdir import files
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FEW = 250  # test images in the published results
@@ -51,7 +52,7 @@ def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
 
 def result(cell: Cell, workdir: pathlib.Path) -> Line:
     """Returns a cell's row of the table: the last stage's network on test data."""
-    found = json.loads((workdir / "results.json").read_text())
+    found = json.loads((workdir / files.RESULTS).read_text())
     row, lines = found["rows"][-1], epochs(cell, workdir)
     after = [of["after"] for of in row.get("autoattack", {}).values()]
     best = max(float(line["robust"]) for line in lines if line["stage"] == row["stage"])
@@ -63,7 +64,7 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "natural": round(row["natural"], 4),
         **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},
-        **_of_the_first(workdir / "robustness" / f"{row['stage']}-autoattack.npz"),
+        **_of_the_first(workdir / files.ROBUSTNESS / f"{row['stage']}-autoattack.npz"),
         "validation_robust": round(best, 4),
         "images": row["images"],
         "training_seconds": round(sum(line["seconds"] for line in lines)),
@@ -93,7 +94,7 @@ def live(stage: pathlib.Path) -> int:
 def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
     """Returns one row per epoch of a cell's stages: seconds and validation accuracies."""
     lines = []
-    for path in sorted(workdir.glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(workdir.glob(f"*/{files.METRICS}"), key=lambda path: path.stat().st_mtime):
         for row in map(json.loads, path.read_text().splitlines()):
             values = {**row, **row["validation"]}
             lines.append({**named(cell), **{name: values[name] for name in EPOCH}})
@@ -162,7 +163,7 @@ def run(cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str) -
     """Runs a cell and adds its rows, unless the table has them already."""
     table, workdir = RESULTS / f"{name}_matrix.csv", runs / cell.name
     done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
-    trained = cell.method != DENSE or (workdir / "pretrain" / "result").exists()
+    trained = cell.method != DENSE or (workdir / "pretrain" / files.RESULT).exists()
     if done and trained:
         return
     if done:  # only the dense network is missing

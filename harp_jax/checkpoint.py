@@ -21,9 +21,7 @@ from etils import epath
 
 from harp_jax.pruning.layers import leaves_by_path
 from harp_jax.types import Variables
-from harp_jax.workdir.files import BEST, CHECKPOINTS, LAST, RESULT
-
-_STAGES = ("finetune", "prune", "pretrain")  # the last one first
+from harp_jax.workdir.files import BEST, CHECKPOINTS, LAST, RESULT, STAGES
 
 
 class CheckpointError(ValueError):
@@ -168,7 +166,7 @@ def find(path: epath.PathLike) -> epath.Path:
     """
     path = absolute(path)
     candidates = [path, path / RESULT]
-    candidates += [path / stage / RESULT for stage in _STAGES]
+    candidates += [path / stage / RESULT for stage in reversed(STAGES)]
     for name in (BEST, LAST):
         candidates += _steps(path / CHECKPOINTS / name)
     for candidate in candidates:

@@ -155,7 +155,7 @@ def _of_network(found: Mapping[str, Any], paths: list[Path]) -> Rates:
     if missing:
         raise ValueError(f"no rate for {missing}; allowed are rates for all layers")
     for name, rate in found.items():
-        if not (isinstance(rate, int | float) and 0 < rate <= 1):
+        if isinstance(rate, bool) or not (isinstance(rate, int | float) and 0 < rate <= 1):
             raise ValueError(f"{name}={rate!r}: allowed are numbers in (0, 1]")
     return {path: float(found[name]) for name, path in names.items()}
 

@@ -19,8 +19,9 @@ from harp_jax.losses import Loss
 from harp_jax.methods import PLAIN, Ascend, Masking, Trained
 from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 from harp_jax.types import Images, RawImages, Variables
+from harp_jax.workdir import files
 
-STAGES = ("pretrain", "prune", "finetune")
+STAGES = files.STAGES
 Augment = Callable[[RawImages, jax.Array], Images]
 
 # Part of the random key of a stage; a prune stage has that of its method.

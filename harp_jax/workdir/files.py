@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from etils import epath
 
+STAGES = ("pretrain", "prune", "finetune")  # in their order; each has a folder
 CONFIG = "config.json"
 STRATEGY = "strategy.json"
 RESULTS = "results.json"
@@ -15,7 +16,7 @@ ROBUSTNESS = "robustness"
 REPORT = "report"
 PAGE = "index.html"  # in REPORT
 LOCK = ".lock"
-# In the folder of a stage.
+# In a stage's folder.
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 RESULT = "result"

@@ -11,7 +11,9 @@ from etils import epath
 
 from harp_jax.workdir import files, forms
 
-STAGES = {"pretrain": "dense (pretrain)", "prune": "pruned", "finetune": "finetuned"}
+STAGES: dict[str, str] = dict(
+    zip(files.STAGES, ("dense (pretrain)", "pruned", "finetuned"), strict=True)
+)
 Row = dict[str, Any]  # of results.json
 _ATTACKED = ("adversarial", "natural_prediction", "adversarial_prediction")
 

@@ -13,7 +13,7 @@ from harp_jax import models, parallel
 from harp_jax.attacks import AutoAttack, square
 from harp_jax.data import Split, to_unit
 from harp_jax.evaluation import PackedAttack, packed
-from harp_jax.evaluation.progress import ROBUST
+from harp_jax.evaluation.progress import ROBUST, fingerprint
 from harp_jax.interrupt import InterruptedRunError
 
 SEED = 3
@@ -152,6 +152,18 @@ def test_progress_of_another_network_is_not_used(split, whole, tmp_path):
     assert not np.array_equal(other.broken_by, whole[1].broken_by)
     path.write_bytes(b"not an archive")
     np.testing.assert_array_equal(attacked(split, path).broken_by, whole[1].broken_by)
+
+
+@pytest.mark.parametrize("changed", ["a pixel", "a label", "the seed", "the attack", "a weight"])
+def test_progress_belongs_to_what_it_was_made_with(changed, split):
+    images, labels, weights = split.images.copy(), split.labels.copy(), {"a": np.zeros(3)}
+    before = fingerprint("attack", 0, split, weights)
+    assert before == fingerprint("attack", 0, Split(images, labels), weights)
+    images[-1, -1, -1, -1] ^= changed == "a pixel"
+    labels[-1] += changed == "a label"
+    weights["a"] = weights["a"] + float(changed == "a weight")
+    attack, seed = changed if changed == "the attack" else "attack", int(changed == "the seed")
+    assert before != fingerprint(attack, seed, Split(images, labels), weights)
 
 
 @pytest.mark.parametrize(

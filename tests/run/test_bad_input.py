@@ -1,6 +1,7 @@
 """Bad input: one line that names the field, before anything compiles, and nothing is written."""
 
 import gzip
+import shutil
 import subprocess
 import sys
 
@@ -189,6 +190,9 @@ STRATEGY_FILES = {
     "another layer": ('{"conv9": 0.5}', "unknown layers 'conv9'; allowed are conv1, conv2, dense1"),
     "zero": (STRATEGY % 0, "dense2=0: allowed are numbers in (0, 1]"),
     "above one": (STRATEGY % 1.5, "dense2=1.5: allowed are"),
+    "true": (STRATEGY % "true", "dense2=True: allowed are numbers in (0, 1]"),
+    "cut short": ('{"conv1": 0.5, "co', "Unterminated string"),
+    "no text": (b"\xff\xfe", "can't decode"),
     "not a number": (STRATEGY % '"0.5"', "dense2='0.5': allowed are"),
 }
 
@@ -198,7 +202,7 @@ def test_a_strategy_file_that_does_not_fit(name, tmp_path):
     content, said = STRATEGY_FILES[name]
     file = tmp_path / "strategy.json"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
     text = message(runs.digits(**{"prune.strategy": f"json:{file}"}), tmp_path / "run")
     assert text.startswith(f"prune.strategy='json:{file}': ")
     assert said in text
@@ -288,6 +292,28 @@ def test_a_workdir_of_another_program(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "x"}')
     text = message(runs.digits(), tmp_path)
     assert text.endswith("its config.json is not of a run of harp_jax (the file has no 'config')")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"rows": 1}', '{"rows": [{"stage": 1}]}'])
+def test_a_table_that_cannot_be_read(content, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text(content)
+    config = runs.digits(**{"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1})
+    text = message(config, tmp_path / "run")
+    assert text.startswith(f"{tmp_path / 'run' / 'results.json'}: ")
+    assert (tmp_path / "run" / "results.json").read_text() == content
+
+
+def test_a_log_that_cannot_be_read(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    log = tmp_path / "run" / "prune" / "metrics.jsonl"
+    log.write_text('{"epoch": 0}\n{"ep')
+    config = runs.digits(**{"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1})
+    config.stages = ("report",)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "parallel", lambda *_, **__: None)  # nothing compiles for a report
+        text = message(config, tmp_path / "run")
+    assert text.startswith(f"{log}: line 2 is not valid JSON")
 
 
 def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):
