@@ -86,7 +86,7 @@ def problem(value: Any, form: Form, place: str = "") -> str | None:
             return _wrong(place, value, "objects")
         for name in form:
             if name not in value and name != "*" and not name.endswith("?"):
-                return f"{place or 'the file'} has no {name!r}"
+                return f"{place or 'it'} has no {name!r}"
         dot = f"{place}." if place else ""
         members = ((f"{dot}{name}", each, _of(form, name, each)) for name, each in value.items())
     else:
@@ -108,4 +108,4 @@ def _of(form: Mapping[str, Form], name: str, value: Any) -> Form:
 def _wrong(place: str, value: Any, allowed: str) -> str:
     text = repr(value)
     shown = text if len(text) <= 40 else f"{text[:40]}..."
-    return f"{place or 'the file'}={shown}: allowed are {allowed}"
+    return f"{place or 'the value'}={shown}: allowed are {allowed}"

@@ -11,9 +11,8 @@ from etils import epath
 
 from harp_jax.workdir import files, forms
 
-STAGES: dict[str, str] = dict(
-    zip(files.STAGES, ("dense (pretrain)", "pruned", "finetuned"), strict=True)
-)
+_NAMES = ("dense (pretrain)", "pruned", "finetuned")
+STAGES: dict[str, str] = dict(zip(files.STAGES, _NAMES, strict=True))  # as the report calls them
 Row = dict[str, Any]  # of results.json
 _ATTACKED = ("adversarial", "natural_prediction", "adversarial_prediction")
 

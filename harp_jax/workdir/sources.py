@@ -45,7 +45,7 @@ def recorded(earlier: Mapping[str, Any], field: str) -> Source:
     if found is not None:
         return Source(found["given"], found.get("digest"))
     section, _, name = field.partition(".")
-    return Source(str(earlier["config"].get(section, {}).get(name, "")), None)
+    return Source(str((earlier["config"].get(section) or {}).get(name) or ""), None)
 
 
 def check_same(workdir: epath.Path, field: str, before: Source, now: Source) -> None:
@@ -67,7 +67,7 @@ def check_same(workdir: epath.Path, field: str, before: Source, now: Source) -> 
         return
     if before.digest is not None and before.digest == now.digest:
         return
-    one, other = (f"{s.given!r} ({(s.digest or 'unknown')[:12]})" for s in (before, now))
+    one, other = (f"{s.given!r} (digest {(s.digest or 'unknown')[:12]})" for s in (before, now))
     raise WorkdirError(
         f"{field}={now.given!r}: {stage} in workdir={str(workdir)!r} started from {one}, not from"
         f" {other}; allowed are the same source or a new folder"

@@ -142,7 +142,7 @@ def test_a_run_that_did_not_record_its_sources(folder, pruned, caplog):
     content = recorded(folder)
     del content["sources"]
     path.write_text(json.dumps(content))
-    refused("(unknown)", folder, stages=TRAINING)
+    refused("(digest unknown)", folder, stages=TRAINING)
     with caplog.at_level("INFO", "harp_jax"):
         experiment.run(config(pruned, stages=TRAINING), folder / "run")
     assert "prune.source: the workdir's run did not record its digest" in caplog.text

@@ -1,0 +1,106 @@
+"""A finished run one of whose files was damaged: one line that names the file."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import runs
+
+from harp_jax import report
+from harp_jax.run import experiment
+from harp_jax.workdir import ReportError
+
+OTHER_FORMS = [
+    ("results.json", "[]"),
+    ("results.json", '{"rows": 3}'),
+    ("results.json", '{"rows": [3]}'),
+    ("results.json", '{"rows": [{"stage": "prune"}]}'),
+    ("results.json", '{"rows": [], "attacks": {"fgsm": 3}}'),
+    ("results.json", '{"rows": [], "notes": "none"}'),
+    ("config.json", "7"),
+    ("config.json", '{"config": []}'),
+    ("config.json", '{"config": {"prune": 3}}'),
+    ("config.json", '{"config": {"prune": {"target": "small"}}}'),
+    ("prune/metrics.jsonl", "[]"),
+    ("prune/metrics.jsonl", "{}"),
+    ("prune/metrics.jsonl", '{"epoch": "first"}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "train": 7}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "validation": {"natural": "high"}}'),
+    ("prune/metrics.jsonl", '{"epoch": 0, "compression": {"loss": 0.0}}'),
+    ("examples.npz", "images"),
+]
+
+
+@pytest.fixture
+def workdir(tmp_path_factory, tmp_path):
+    finished = runs.finished(tmp_path_factory.getbasetemp())
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def refused(workdir, path, *stages):
+    fields = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "stages": stages}
+    with pytest.raises(ReportError) as caught:
+        experiment.run(runs.digits(**fields), workdir) if stages else report.write(workdir)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "evaluate", "report"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"rows": 1}', '{"rows": [{"stage": 1}]}'])
+def test_a_table_stops_every_stage(content, stage, workdir):
+    (workdir / "results.json").write_text(content)
+    refused(workdir, workdir / "results.json", stage)
+    assert (workdir / "results.json").read_text() == content
+
+
+@pytest.mark.parametrize(("name", "content"), OTHER_FORMS)
+def test_a_file_of_another_form(workdir, name, content):
+    (workdir / name).write_text(content)
+    refused(workdir, workdir / name)
+
+
+@pytest.mark.parametrize("name", ["results.json", "config.json", "prune/metrics.jsonl"])
+def test_bytes_that_are_no_text(name, workdir):
+    (workdir / name).write_bytes(b"\xff\xfe\x00")
+    refused(workdir, workdir / name)
+
+
+def test_a_wrong_number_is_named(workdir):
+    table = runs.results(workdir)
+    table["rows"][1]["robust"]["pgd10"] = "high"
+    (workdir / "results.json").write_text(json.dumps(table))
+    said = refused(workdir, workdir / "results.json")
+    assert said == "rows[1].robust.pgd10='high': allowed are numbers"
+
+
+def test_a_log_that_a_stage_would_go_on_with(workdir):
+    shutil.rmtree(workdir / "finetune" / "result")
+    log = workdir / "finetune" / "metrics.jsonl"
+    log.write_text("3")
+    said = refused(workdir, log, "finetune")
+    assert said == "line 1: the value=3: allowed are objects"
+
+
+def test_images_that_are_cut_short_or_not_whole(workdir):
+    path = workdir / "examples.npz"
+    whole, arrays = path.read_bytes(), dict(np.load(path))
+
+    path.write_bytes(whole[:-100])
+    assert "cannot be read as arrays" in refused(workdir, path)
+    path.write_bytes(whole[:200] + bytes(100) + whole[300:])
+    assert "cannot be read as arrays" in refused(workdir, path)
+    with path.open("wb") as file:
+        np.save(file, arrays["images"])
+    assert "no zip archive" in refused(workdir, path)
+    with path.open("wb") as file:
+        np.savez(file, images=np.array([{}], object))
+    assert "cannot be read as arrays" in refused(workdir, path)
+    for name in ("attack", "labels", "prune/adversarial"):
+        with path.open("wb") as file:
+            np.savez(file, **{other: each for other, each in arrays.items() if other != name})
+        assert f"has no {name}" in refused(workdir, path)
+    with path.open("wb") as file:
+        np.savez(file, **{**arrays, "labels": arrays["labels"][:1]})
+    assert "do not fit each other" in refused(workdir, path)
