@@ -70,7 +70,8 @@ def check_same(workdir: epath.Path, field: str, before: Source, now: Source) -> 
     one, other = (f"{s.given!r} (digest {(s.digest or 'unknown')[:12]})" for s in (before, now))
     raise WorkdirError(
         f"{field}={now.given!r}: {stage} in workdir={str(workdir)!r} started from {one}, not from"
-        f" {other}; allowed are the same source or a new folder"
+        f" {other}; allowed are a new folder or the same source, which is taken from the folder"
+        " where --config is left out"
     )
 
 

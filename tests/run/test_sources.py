@@ -106,7 +106,7 @@ def test_another_network_is_refused(stages, folder):
     other_network(folder / "dense")
     error = refused("prune.source=", folder, stages=stages)
     assert isinstance(error, WorkdirError)
-    assert "allowed are the same source or a new folder" in str(error)
+    assert "allowed are a new folder or the same source" in str(error)
     nowhere = {"prune.source": str(folder / "nowhere"), "stages": stages}
     refused("no checkpoint; allowed are", folder, **nowhere)
     refused("prune.source='': prune in workdir=", folder, **{"prune.source": "", "stages": stages})
