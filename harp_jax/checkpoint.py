@@ -141,7 +141,7 @@ def has_begun(stage_directory: epath.PathLike) -> bool:
 
 
 def _steps(folder: epath.Path) -> list[epath.Path]:
-    """The checkpoints in a folder of numbered ones, the newest first."""
+    """Returns the checkpoints in a folder of numbered ones, the newest first."""
     steps = [each for each in folder.iterdir() if each.name.isdigit()] if folder.exists() else []
     return sorted(steps, key=lambda step: int(step.name), reverse=True)
 
@@ -207,7 +207,7 @@ def load(path: epath.PathLike) -> dict[str, Any]:
 
 
 def digest(variables: Variables) -> str:
-    """Tells networks apart.
+    """Computes a digest that tells networks apart.
 
     Args:
         variables: Collections of arrays; without 'metadata'.

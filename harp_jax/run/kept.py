@@ -1,4 +1,4 @@
-"""What stays of an earlier results.json when a workdir is evaluated again."""
+"""The part of an earlier results.json that stays when a workdir is evaluated again."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def without(row: Row, names: Collection[str]) -> Row:
 
 
 def checks(excess: Mapping[str, float | None]) -> dict[str, Any]:
-    """The entry 'checks' of a row.
+    """Makes the entry 'checks' of a row.
 
     Args:
         excess: By how much points left their ball, by attack; None for no number.
@@ -94,7 +94,7 @@ def checks(excess: Mapping[str, float | None]) -> dict[str, Any]:
 
 
 def doubts(row: Row, settings: Mapping[str, Any], classes: int) -> list[str]:
-    """What a reader of a row has to know, see `evaluation.warnings`.
+    """Lists what a reader of a row has to know, see `evaluation.warnings`.
 
     Args:
         row: The row, with its former 'warnings' if it has any. Of an attack that cannot be built

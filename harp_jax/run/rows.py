@@ -72,12 +72,12 @@ class Measurer:
         self._packed = functools.cache(self._new_packed)
 
     def row(self, variables: Variables, plain: Any, stage: str, before: Row | None) -> Row:
-        """Measures what a stage's row does not hold yet; its warnings are not among that.
+        """Measures what a stage's row does not hold yet, without its warnings.
 
         Args:
-            variables: The network as it was trained, masks apart.
-            plain: Its replicated plain variables, see `Measurement.bake`.
-            stage: Its name.
+            variables: Variables of the network, with its scores and rates if it is pruned.
+            plain: The network's replicated plain variables, see `Measurement.bake`.
+            stage: Name of the stage.
             before: The row of an earlier evaluation, to be completed; None if there is none.
 
         Returns:

@@ -27,7 +27,7 @@ STRATEGY = "prune.strategy"
 
 
 class Sources(NamedTuple):
-    """What the stages of a run start from.
+    """The sources of a run's stages.
 
     Attributes:
         config: A valid configuration.
@@ -132,7 +132,7 @@ class Sources(NamedTuple):
                 _LOGGER.warning("%s.source: %s", stage, sentence)
 
     def _strategy(self) -> dict[str, Source]:
-        """The rates of a file or a checkpoint; nothing where a rule makes them."""
+        """Digests the rates of a file or a checkpoint; none where a rule makes them."""
         given = self.config.prune.strategy
         if not given.startswith((JSON, CHECKPOINT)):
             return {}
@@ -141,7 +141,7 @@ class Sources(NamedTuple):
         return {STRATEGY: Source(given, hashlib.sha256(text.encode()).hexdigest())}
 
     def _of_begun(self, stage: str, earlier: Mapping[str, Any]) -> dict[str, Source]:
-        """What a stage that has begun started from, once it is what is given now, too."""
+        """Checks that a stage that has begun is given what it started from; returns that."""
         fields = {f"{stage}.source": self.config[stage].source} if stage in PRODUCER else {}
         if stage == "prune" and self.config.prune.strategy.startswith((JSON, CHECKPOINT)):
             fields[STRATEGY] = self.config.prune.strategy
@@ -156,11 +156,11 @@ class Sources(NamedTuple):
         return found
 
     def _is_read(self, stage: str, before: str, given: str) -> bool:
-        """Whether a source of a stage that has begun has to be looked at."""
+        """Returns whether a source of a stage that has begun has to be looked at."""
         return bool(before or given) and (before != given or stage in self.config.stages)
 
     def _digest(self, field: str, *, may_be_gone: bool) -> str | None:
-        """The digest of what a field gives; None if it is not there."""
+        """Returns the digest of what a field gives; None if it is not there."""
         stage = field.partition(".")[0]
         try:
             if field == STRATEGY:

@@ -97,7 +97,7 @@ def problem(value: Any, form: Form, place: str = "") -> str | None:
 
 
 def _of(form: Mapping[str, Form], name: str, value: Any) -> Form:
-    """The form of an object's member; a null stands for a missing one where that is allowed."""
+    """Returns the form of an object's member; any form if it is null and may be missing."""
     if name in form:
         return form[name]
     if value is None and (f"{name}?" in form or "*?" in form):

@@ -147,7 +147,7 @@ def claim(
 def _of_networks(
     data: Mapping[str, Any], earlier: Mapping[str, Any] | None, begun: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The data that the networks depend on; None if they are of a run that did not record it."""
+    """Returns the data that the networks depend on; None if that was not recorded."""
     if begun and (earlier or {}).get("data") is None:
         return None
     digests = {split: data["digests"][split] for split in TRAINED_ON}

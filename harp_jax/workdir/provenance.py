@@ -30,7 +30,7 @@ def revision() -> str | None:
 def continued(
     earlier: Mapping[str, Any] | None, code: Mapping[str, Any], begun: Sequence[str], now: str
 ) -> dict[str, Any]:
-    """The entries of config.json that say which code used the workdir, and when.
+    """Makes the entries of config.json that say which code used the workdir, and when.
 
     Args:
         earlier: Content of config.json so far; None if there is none.

@@ -1,4 +1,4 @@
-"""What stages started from: recorded in config.json, and compared when a workdir is used again.
+"""The sources of stages: recorded in config.json and compared when a workdir is used again.
 
 'prune.source', 'finetune.source' and 'prune.strategy' may give a path. config.json records for each
 stage that has begun what was given and the digest of what was there. The path may change where the
@@ -20,7 +20,7 @@ TRAINED_ON = ("train", "validation")  # splits on which a network depends
 
 
 class Source(NamedTuple):
-    """What a stage starts from.
+    """The network or the rates that a stage starts from.
 
     Attributes:
         given: The value of the configuration's field; '' for the stage before it in the workdir.
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 
 def recorded(earlier: Mapping[str, Any], field: str) -> Source:
-    """What a workdir's run started from.
+    """Returns what a stage of an earlier run started from.
 
     Args:
         earlier: Content of its config.json.
@@ -84,7 +84,7 @@ def record(workdir: epath.Path, found: Mapping[str, Source]) -> None:
 
 
 def as_json(found: Mapping[str, Source]) -> dict[str, Any]:
-    """The entry 'sources' of config.json."""
+    """Makes the entry 'sources' of config.json."""
     return {field: source._asdict() for field, source in found.items()}
 
 
