@@ -67,17 +67,25 @@ def _pool_cpu(x: Array) -> Array:
     return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
 
 
-def _gradient_cpu(x: Array, y: Array, g: Array) -> Array:
-    batch, rows, columns, channels = y.shape
-    taken = jnp.zeros(y.shape, bool)
-    parts = []
-    for corner in _corners(x):
-        wins = (corner == y) & ~taken
-        taken |= wins
-        parts.append(jnp.where(wins, g, jnp.zeros((), g.dtype)))
+def _winner_cpu(x: Array) -> Array:
+    """Returns which pixel of each window is its maximum, 0 to 3; of equal pixels the first one.
+
+    It is found from the pixels alone. Comparing them with the maximum would lose a window's gradient
+    where the compiler computes a pixel twice and rounds it in two ways.
+    """
+    first, second, third, fourth = _corners(x)
+    top, bottom = jnp.maximum(first, second), jnp.maximum(third, fourth)
+    upper = jnp.where(second > first, jnp.int8(1), jnp.int8(0))
+    lower = jnp.where(fourth > third, jnp.int8(3), jnp.int8(2))
+    return jnp.where(bottom > top, lower, upper)
+
+
+def _gradient_cpu(x: Array, g: Array) -> Array:
+    winner, (batch, rows, columns, channels) = _winner_cpu(x), g.shape
+    parts = [jnp.where(winner == place, g, jnp.zeros((), g.dtype)) for place in range(4)]
     halves = [jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)]
     gradient = jnp.stack(halves, axis=2).reshape(batch, 2 * rows, 2 * columns, channels)
-    rest = [(0, size - 2 * windows) for size, windows in zip(x.shape, y.shape, strict=True)]
+    rest = [(0, size - 2 * windows) for size, windows in zip(x.shape, g.shape, strict=True)]
     rest[0] = rest[3] = (0, 0)
     return jnp.pad(gradient, rest)
 
@@ -88,19 +96,13 @@ def _pool(x: Array) -> Array:
     return lax.platform_dependent(x, cpu=_pool_cpu, default=_native)
 
 
-def _pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    y = _pool(x)
-    return y, (x, y)
+def _pool_forward(x: Array) -> tuple[Array, Array]:
+    return _pool(x), x
 
 
-def _pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, y = residuals
+def _pool_backward(x: Array, g: Array) -> tuple[Array]:
     gradient = lax.platform_dependent(
-        x,
-        y,
-        g,
-        cpu=_gradient_cpu,
-        default=lambda x, y, g: jax.vjp(_native, x)[1](g)[0],
+        x, g, cpu=_gradient_cpu, default=lambda x, g: jax.vjp(_native, x)[1](g)[0]
     )
     return (gradient,)
 
