@@ -10,11 +10,11 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
     f" --xla_cpu_collective_call_terminate_timeout_seconds=3600 {runs.COMPILED_FAST}"
 )
-# Traces are many objects that live long: looking through them for cycles took a tenth of the time.
-gc.set_threshold(200_000, 20, 100)
-
 import jax
 import pytest
+
+# Traces are many objects that live long: looking through them for cycles took a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

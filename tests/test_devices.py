@@ -158,6 +158,7 @@ def test_a_cpu_has_a_device_for_each_core_unless_somebody_says_otherwise():
     assert printed == [expected for *_, expected in cases]
 
 
+@pytest.mark.slow
 def test_a_run_compiles_each_program_once(compiled, tmp_path):
     """Not again for another epoch; and what measures accuracy, not for another stage."""
     config = runs.digits(

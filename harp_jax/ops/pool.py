@@ -70,7 +70,7 @@ def _pool_cpu(x: Array) -> Array:
 def _winner_cpu(x: Array) -> Array:
     """Returns which pixel of each window is its maximum, 0 to 3; of equal pixels the first one.
 
-    It is found from the pixels alone. Comparing them with the maximum would lose a window's gradient
+    It is found from the pixels alone. Comparing them with the maximum would lose a gradient
     where the compiler computes a pixel twice and rounds it in two ways.
     """
     first, second, third, fourth = _corners(x)

@@ -123,6 +123,7 @@ def test_a_network_that_takes_no_normalization_is_refused_with_one(tmp_path):
         experiment.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_ends_on_its_budget():
     import own_loop
 

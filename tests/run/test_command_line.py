@@ -1,6 +1,5 @@
 """Whole runs through the command line, on real digits."""
 
-import contextlib
 import functools
 import json
 import pathlib
@@ -114,7 +113,7 @@ def test_a_finished_run_is_skipped(workdir, temporary):
 
 @pytest.fixture(scope="module")
 def outcome(workdir, temporary):
-    """Ends of runs that do not need each other; side by side, as each compiles on one core."""
+    """Ends of runs by name, each made when it is first asked for."""
     source = f"--config.prune.source={workdir / 'pretrain'}"
     arguments = {
         "elsewhere": [*FROM_ELSEWHERE, source],
@@ -129,16 +128,16 @@ def outcome(workdir, temporary):
         "nan": ["--config.pretrain.learning_rate=1e12"],
         "help": ["--help"],
     }
-    with contextlib.ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                runs.start(runs.command(temporary / name, *options, runs.cache_option(temporary)))
-            )
-            for name, options in arguments.items()
-        }
-        yield functools.cache(lambda name: runs.end(processes[name]))
+
+    @functools.cache
+    def end(name):
+        options = [*arguments[name], runs.cache_option(temporary)]
+        return runs.call(runs.command(temporary / name, *options))
+
+    return end
 
 
+@pytest.mark.slow
 def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
     other = temporary / "interrupted"
     cache = runs.cache_option(temporary)
@@ -169,11 +168,13 @@ def test_prunes_a_network_from_elsewhere_and_shifts_what_ends_above(outcome, tem
     assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_network_that_nothing_would_read_is_not_trained(outcome, temporary):
     assert "pretrain: skipped, prune.source is set" in outcome("rate").stderr
     assert not (temporary / "rate" / "pretrain").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["score", "rate"])
 def test_prunes_with_scores_or_rates_alone(method, workdir, outcome, temporary):
     done = outcome(method)
@@ -190,6 +191,7 @@ def test_prunes_with_scores_or_rates_alone(method, workdir, outcome, temporary):
     assert TARGET * WEIGHTS - 4 < row["parameters"] <= TARGET * WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_network_that_ends_above_is_refused_where_that_is_asked_for(workdir, outcome, temporary):
     outcome("elsewhere")  # the same programs, now compiled
     arguments = [*FROM_ELSEWHERE, f"--config.prune.source={workdir / 'pretrain'}"]
@@ -212,6 +214,7 @@ def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
     runs.assert_identical(workdir, other)
 
 
+@pytest.mark.slow
 def test_networks_that_are_chosen_on_test_data_are_said_to_be(workdir, outcome, temporary):
     done = outcome("on-test")
     assert done.returncode == 0, done.stderr
