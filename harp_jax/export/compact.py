@@ -1,85 +1,134 @@
-"""Turns a network with pruned channels into the smaller dense network."""
+"""Turns a pruned network into a smaller dense network with the same logits."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from harp_jax.models.convnet import ConvNet
-from harp_jax.models.vgg import POOL, VGG
+from harp_jax import models
+from harp_jax.export.compact_folding import fold
+from harp_jax.export.compact_graph import LAYERS, CompactNetwork
+from harp_jax.export.compact_narrowing import narrow
+from harp_jax.export.compact_tracing import trace
 from harp_jax.pruning.channels import Architecture
-from harp_jax.pruning.layers import Path, bake, leaves_by_path, tree_of_leaves
-from harp_jax.pruning.sparsity import channels_read
-from harp_jax.types import Variables
+from harp_jax.pruning.costs import FLOPS_PER_WEIGHT, trace_layers
+from harp_jax.pruning.layers import bake
+from harp_jax.pruning.sparsity import LayerSparsity
+from harp_jax.types import Images, LogitsFn, Variables
 
-Widths = Mapping[str, int]  # number of outputs by a layer's name
+TOLERANCE = 1e-4  # of the largest logit
+_CHUNK = 128  # images that are compared at once
+
+
+class Compact(NamedTuple):
+    """A compact network: `model.apply(variables, images)` gives the logits.
+
+    Attributes:
+        model: The network as a list of nodes, `model.nodes` (see `Node`).
+        variables: Its float32 arrays: `variables['params']` by the node's name.
+    """
+
+    model: CompactNetwork
+    variables: dict[str, Any]
+
+    @property
+    def logits_fn(self) -> LogitsFn:
+        """A function from images in [0, 1] to logits; compile it with `jax.jit`."""
+        return models.logits_fn(self.model, self.variables)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of outputs (channels or features) by layer, in the order of the network."""
+        return {node.name: node.outputs[-1] for node in self.model.nodes if node.op in LAYERS}
+
+    @property
+    def layers(self) -> list[LayerSparsity]:
+        """Weights and FLOPs by layer; `kept` and `kept_flops` are those of weights that are not 0.
+
+        Zeros remain where a weight is masked between two units that stay.
+        """
+        rows = []
+        for node in self.model.nodes:
+            if node.op in LAYERS:
+                kernel = self.variables["params"][node.name]["kernel"]
+                kept = int(np.count_nonzero(kernel))
+                flops = FLOPS_PER_WEIGHT * math.prod(node.outputs[:-1])
+                rows.append(
+                    LayerSparsity(
+                        node.name, kernel.size, kept, None, flops * kernel.size, flops * kept
+                    )
+                )
+        return rows
 
 
 def compact(
-    model: nn.Module, variables: Variables, architecture: Architecture
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Builds the network without the channels that no layer reads.
+    model: nn.Module,
+    variables: Variables,
+    images: Images | np.ndarray | Architecture,
+    *,
+    round_to: int = 1,
+) -> Compact:
+    """Builds the network without the units that do nothing.
 
-    It has the same outputs, up to float rounding, and as many FLOPs as
-    `sparsity.layer_sparsity` counts.
+    Units are channels and features. Those that nothing reads are left out, and those that nothing
+    feeds: what such a unit carries is a constant, which goes into the biases of the next layers.
+    Where these pad with zeros the constant is none at the border; there one unit remains, which
+    carries for all. BatchNorm goes into weights and biases. Units that a residual addition joins
+    are left out together.
 
     Args:
-        model: A `ConvNet` or `VGG`, whose layers follow one another.
-        variables: The model's variables, with the scores and rates of channels.
-        architecture: The result of `channels.trace` for the model.
+        model: A network of convolutions, dense layers, BatchNorm, pooling, additions, means over
+            all pixels and functions entry by entry, such as those of `harp_jax.models`. It
+            computes in float32.
+        variables: Its variables; pruned by weight or channel, or dense.
+        images: Real images in [0, 1], `[batch, height, width, channels]`, on which the logits are
+            compared; the network is made for this size. An `Architecture` stands for noise of the
+            size that its first convolution keeps.
+        round_to: Widths are rounded up to multiples of this number, >= 1, with units that do
+            nothing, but not above what they were.
 
     Returns:
-        The smaller model and its variables, without scores and rates.
+        The compact network: model and variables, as a pair.
 
     Raises:
-        ValueError: For another kind of model.
+        ValueError: If the network has a step of another kind, computes in another type, or if the
+            logits differ by more than 1e-4 of the largest logit.
     """
-    if type(model) not in _NARROWED:
-        kinds = ", ".join(kind.__name__ for kind in _NARROWED)
-        raise ValueError(f"model={type(model).__name__}: allowed are {kinds}")
-    plain = jax.device_get(jax.jit(bake)(variables))
-    leaves = leaves_by_path(plain)
-    widths = {}
-    for group in architecture.groups:
-        kept = np.flatnonzero(channels_read(variables, group))
-        for path in group.writers:
-            widths[path[0]] = len(kept)
-            _take(leaves, path[:-1], {"kernel": -1, "bias": -1}, kept)
-        for path in group.readers:
-            inputs = leaves["params", *path].shape[-2]
-            repeats = np.arange(0, inputs, group.size)[:, None]  # of flattened feature maps
-            _take(leaves, path[:-1], {"kernel": -2}, (repeats + kept).ravel())
-        for path in group.norms:
-            _take(leaves, path, dict.fromkeys(("scale", "bias", "mean", "var"), -1), kept)
-    return _NARROWED[type(model)](model, widths), tree_of_leaves(leaves)
+    if round_to < 1:
+        raise ValueError(f"round_to={round_to}: allowed are numbers >= 1")
+    if isinstance(images, Architecture):
+        images = _noise(model, images)
+    plain = jax.jit(bake)(variables)
+    graph = trace(model, plain, images.shape[1:])
+    fold(graph)
+    nodes, params = narrow(graph, round_to)
+    smaller = Compact(CompactNetwork(nodes), {"params": params})
+    _check(models.logits_fn(model, plain), smaller.logits_fn, images)
+    return smaller
 
 
-def _take(
-    leaves: dict[Path, np.ndarray], module: Path, axes: Mapping[str, int], kept: np.ndarray
-) -> None:
-    """Keeps some entries along an axis of the named leaves of a module."""
-    for path in leaves:
-        if path[1:-1] == module and path[-1] in axes:
-            leaves[path] = leaves[path].take(kept, axes[path[-1]])
+def _noise(model: nn.Module, architecture: Architecture) -> Images:
+    """Returns uniform noise of the size of an architecture's images."""
+    first = architecture.layers[0]
+    shape = (*first.outputs[:-1], first.kernel[-2])
+    if len(shape) != 3 or tuple(trace_layers(model, shape)) != architecture.layers:
+        raise ValueError(
+            f"architecture: its first layer has outputs of {first.outputs}, which does not tell"
+            " the size of the images; allowed are images"
+        )
+    return jax.random.uniform(jax.random.key(0), (4, *shape))
 
 
-def _narrow_convnet(model: ConvNet, widths: Widths) -> ConvNet:
-    convolutions = [widths[f"conv{number}"] for number in range(1, len(model.widths) + 1)]
-    return model.clone(widths=tuple(convolutions), hidden=widths["dense1"])
-
-
-def _narrow_vgg(model: VGG, widths: Widths) -> VGG:
-    plan, number = [], 0
-    for entry in model.plan:
-        number += entry != POOL
-        plan.append(POOL if entry == POOL else widths[f"conv{number}"])
-    hidden = [widths[f"dense{number}"] for number in range(1, len(model.hidden) + 1)]
-    return model.clone(plan=tuple(plan), hidden=tuple(hidden))
-
-
-_NARROWED: dict[type[nn.Module], Callable[[Any, Widths], nn.Module]] = {
-    ConvNet: _narrow_convnet,
-    VGG: _narrow_vgg,
-}
+def _check(masked: LogitsFn, smaller: LogitsFn, images: Any) -> None:
+    """Compares the logits of two functions."""
+    both = jax.jit(lambda batch: (masked(batch), smaller(batch)))
+    batches = [both(images[first : first + _CHUNK]) for first in range(0, len(images), _CHUNK)]
+    expected, logits = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    difference = np.abs(logits - expected).max()
+    if not difference <= TOLERANCE * np.abs(expected).max():
+        raise ValueError(
+            f"model: the compact network's logits differ by {difference:.2g}, the largest is"
+            f" {np.abs(expected).max():.2g}; allowed is {TOLERANCE} of it"
+        )
