@@ -204,10 +204,9 @@ def _merge_affines(graph: Graph, needed: Needs) -> None:
 
 def _can_merge_forward(graph: Graph, node: Node, readers: list[Node], bias: np.ndarray) -> bool:
     """Returns whether all that reads an affine node are layers in which it can be merged."""
-    layers = all(reader.op in LAYERS for reader in readers)
-    return layers and node.name != graph.output and (
-        not bias.any() or not any(np.any(reader.padding) for reader in readers)
-    )  # fmt: skip
+    if node.name == graph.output or any(reader.op not in LAYERS for reader in readers):
+        return False
+    return not bias.any() or not any(np.any(reader.padding) for reader in readers)
 
 
 def _drop_unread_nodes(graph: Graph) -> None:

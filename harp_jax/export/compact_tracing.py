@@ -24,24 +24,12 @@ _ALLOWED = (
     "convolutions without groups and dilation, dense layers, sums and products with constants per"
     " channel, additions, pooling, means over all pixels, flattening, and functions entry by entry"
 )
-_ELEMENTWISE = (
-    *(
-        "abs",
-        "neg",
-        "sign",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "integer_pow",
-        "pow",
-        "exp",
-        "exp2",
-        "expm1",
-    ),
-    *("log", "log1p", "logistic", "erf", "sin", "cos", "tanh", "floor", "ceil", "round", "clamp"),
-    *("max", "min", "select_n", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"),
+_ELEMENTWISE = {
+    *("abs", "neg", "sign", "square", "sqrt", "rsqrt", "integer_pow", "pow", "floor", "ceil"),
+    *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "sin", "cos", "tanh", "round"),
+    *("max", "min", "clamp", "select_n", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not"),
     *("is_finite", "convert_element_type"),
-)
+}
 
 
 def trace(model: nn.Module, variables: Variables, image_shape: Sequence[int]) -> Graph:
