@@ -1,220 +1,9 @@
-"""The rules of compaction, on small graphs that NumPy runs in float64."""
-
-import copy
-import functools
+"""The rules of compaction, one by one."""
 
 import flax.linen as nn
-import hypothesis
-import jax
-import jax.numpy as jnp
+import graphs
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-
-from harp_jax.export import compact_folding
-from harp_jax.export.compact_folding import fold
-from harp_jax.export.compact_graph import LAYERS, Graph
-from harp_jax.export.compact_narrowing import narrow
-from harp_jax.export.compact_tracing import trace
-from harp_jax.models.bottleneck import BottleneckResNet
-from harp_jax.models.convnet import ConvNet
-from harp_jax.models.resnet import ResNet
-from harp_jax.models.vgg import POOL, VGG
-from harp_jax.models.wrn import WideResNet
-
-
-def windows(x, node, fill):
-    """[taps, batch, height, width, channels]: what every tap of a window sees."""
-    x = np.pad(x, ((0, 0), *node.padding, (0, 0)), constant_values=fill)
-    (rows, columns), steps = node.outputs[:2], node.strides
-    return np.stack(
-        [
-            x[:, i : i + rows * steps[0] : steps[0], j : j + columns * steps[1] : steps[1]][
-                :, :rows, :columns
-            ]
-            for i in range(node.window[0])
-            for j in range(node.window[1])
-        ]
-    )
-
-
-def apply(function, *features):
-    """A function entry by entry, in float64 as JAX would not do it."""
-    rest = iter(features)
-    values = [next(rest) if number is None else number for number in function.operands]
-    return {
-        "integer_pow": lambda x: x ** dict(function.settings)["y"],
-        "mul": np.multiply,
-        "tanh": np.tanh,
-        "ge": np.greater_equal,
-        "select_n": lambda which, no, yes: np.where(which, yes, no),
-    }[function.primitive.name](*values)
-
-
-def evaluate(nodes, arrays, images):
-    """The value of the last node, in float64."""
-    values = {}
-    for node in nodes:
-        inputs = [values[name] for name in node.inputs]
-        own = arrays.get(node.name, {})
-        if node.op == "images":
-            value = images
-        elif node.op == "conv":
-            kernel = own["kernel"].reshape(-1, *own["kernel"].shape[2:])
-            value = np.einsum("tbhwi,tio->bhwo", windows(*inputs, node, 0.0), kernel)
-        elif node.op == "dense":
-            value = inputs[0] @ own["kernel"]
-        elif node.op == "affine":
-            value = inputs[0] * own["scale"] + own["bias"]
-        elif node.op == "max_pool":
-            value = windows(*inputs, node, -np.inf).max(0)
-        elif node.op == "avg_pool":
-            value = windows(*inputs, node, 0.0).mean(0)
-        else:
-            value = {
-                "relu": lambda x: np.maximum(x, 0),
-                "mean": lambda x: x.mean((1, 2)),
-                "flatten": lambda x: x.reshape(len(x), -1),
-                "add": np.add,
-                "elementwise": functools.partial(apply, node.function),
-            }[node.op](*inputs)
-        if node.op in LAYERS and "bias" in own:
-            value = value + own["bias"]
-        assert value.shape[1:] == node.outputs, node
-        values[node.name] = value
-    return value
-
-
-def copied(graph):
-    return Graph(dict(graph.nodes), copy.deepcopy(graph.arrays), graph.output)
-
-
-def logits(graph, images):
-    return evaluate(graph.nodes.values(), graph.arrays, images)
-
-
-class Chain(nn.Module):
-    """Paddings and strides of all kinds, normalised images, pools that pad, gelu and tanh."""
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = (x - jnp.array([0.3, 0.2]).reshape(1, 1, 1, 2)) / 0.5
-        x = nn.relu(nn.BatchNorm(True)(nn.Conv(5, (3, 3), padding="SAME")(x)))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
-        x = nn.gelu(nn.Conv(4, (3, 3), (2, 2), padding=((1, 1), (1, 1)))(x))
-        x = nn.avg_pool(x, (2, 2), (1, 1), padding="SAME")
-        x = nn.leaky_relu(nn.Conv(6, (2, 2), padding="VALID")(x))
-        x = nn.Conv(5, (3, 3), (2, 2), padding="SAME")(x)
-        x = nn.tanh(nn.Dense(5)(x.reshape(len(x), -1)))
-        return nn.Dense(3)(x)
-
-
-class Joins(nn.Module):
-    """Additions of feature maps, and of flattened ones with features of a dense layer."""
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.relu(nn.Conv(4, (3, 3))(x))
-        x = nn.relu(x + nn.Conv(4, (3, 3))(x))
-        x = x + nn.Dense(4)(nn.relu(nn.Conv(3, (1, 1))(x)))
-        y = nn.max_pool(x, (4, 4), (4, 4)).reshape(len(x), -1)
-        return nn.Dense(3)(nn.relu(y + nn.Dense(16)(x.mean((1, 2)))))
-
-
-NETWORKS = {
-    "cnn": (ConvNet(3, widths=(4, 5), hidden=6), (8, 8, 1)),
-    "vgg": (VGG(3, plan=(4, 4, POOL, 5, 5), hidden=(6, 4)), (4, 4, 2)),
-    "resnet": (ResNet(3, stages=(1, 2), width=4), (4, 4, 2)),
-    "wrn": (WideResNet(3, depth=10, widen=1), (4, 4, 2)),
-    "bottleneck": (BottleneckResNet(3, stages=(2, 1), width=2), (9, 9, 2)),
-    "chain": (Chain(), (9, 9, 2)),
-    "joins": (Joins(), (8, 8, 1)),
-}
-
-
-@functools.cache
-def traced(name):
-    model, shape = NETWORKS[name]
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
-    numbers = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(numbers.uniform(0.2, 1.0, leaf.shape), jnp.float32)  # noqa: E731
-    variables = jax.tree.map(draw, shapes)
-    images = numbers.uniform(size=(2, *shape))
-    expected = jax.jit(functools.partial(model.apply, train=False))(variables, jnp.float32(images))
-    return trace(model, variables, shape), images, expected
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_traced_nodes_compute_the_logits(name):
-    graph, images, expected = traced(name)
-    np.testing.assert_allclose(logits(graph, images), expected, rtol=2e-5)
-
-
-def randomise(graph, density, numbers):
-    """Draws all arrays anew, with few weights that are not zero and some empty columns and rows."""
-    for name, arrays in graph.arrays.items():
-        for key, array in arrays.items():
-            drawn = numbers.normal(size=array.shape)
-            if key == "kernel":
-                drawn *= numbers.random(array.shape) < density
-                drawn *= numbers.random(array.shape[-1]) < 0.7
-                drawn *= numbers.random((array.shape[-2], 1)) < 0.8
-            elif graph.nodes[name].op in LAYERS:
-                drawn *= numbers.random(array.shape) < 0.6
-            array[...] = drawn
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
-@hypothesis.given(
-    density=st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.5]),
-    seed=st.integers(0, 2**32 - 1),
-    round_to=st.sampled_from([1, 1, 2, 8]),
-)
-def test_logits_stay(name, density, seed, round_to):
-    graph, images, _ = traced(name)
-    graph = copied(graph)
-    randomise(graph, density, np.random.default_rng(seed))
-    expected = logits(graph, images)
-    largest = np.abs(expected).max()
-    widths = {node.name: node.outputs[-1] for node in graph.layers}
-    weights = sum(np.count_nonzero(graph.arrays[node.name]["kernel"]) for node in graph.layers)
-    fold(graph)
-    rounding = 1e-6 if name == "chain" else 1e-10  # constants of its functions are float32
-    np.testing.assert_allclose(logits(graph, images), expected, rtol=0, atol=rounding * largest)
-    nodes, arrays = narrow(graph, round_to)
-    np.testing.assert_allclose(
-        evaluate(nodes, arrays, images), expected, rtol=0, atol=1e-5 * largest
-    )
-    left = [node for node in nodes if node.op in LAYERS]
-    assert all(node.outputs[-1] <= widths[node.name] for node in left)
-    assert sum(np.count_nonzero(arrays[node.name]["kernel"]) for node in left) <= weights
-    again = copied(graph)
-    fold(again)
-    assert compact_folding._size(again) == compact_folding._size(graph)
-
-
-def prepared(model, shape, **kernels):
-    """The graph of a model whose kernels are ones, or as given, with the biases 1, 2, 3, ..."""
-    images = jnp.zeros((1, *shape))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
-    graph = trace(model, variables, shape)
-    for name, arrays in graph.arrays.items():
-        if name in kernels:
-            arrays["kernel"][...] = kernels[name]
-    return graph
-
-
-def compacted(graph, round_to=1):
-    """Widths and arrays after compaction; the logits have not changed."""
-    (height, width, channels) = graph.nodes["images"].outputs
-    images = np.random.default_rng(0).uniform(size=(2, height, width, channels))
-    expected = logits(graph, images)
-    fold(graph)
-    nodes, arrays = narrow(graph, round_to)
-    np.testing.assert_allclose(evaluate(nodes, arrays, images), expected, rtol=1e-6, atol=1e-6)
-    return {node.name: node.outputs[-1] for node in nodes if node.op in LAYERS}, arrays
 
 
 class Dense(nn.Module):
@@ -222,8 +11,204 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = x.reshape(len(x), -1)
-        for number, width in enumerate(self.widths):
-            x = nn.Dense(width, name=f"dense{number}")(x)
-            x = nn.relu(x) if number < len(self.widths) - 1 else x
+        x = nn.Dense(self.widths[0], name="dense1")(x.reshape(len(x), -1))
+        for number, width in enumerate(self.widths[1:], start=2):
+            x = nn.Dense(width, name=f"dense{number}")(nn.relu(x))
         return x
+
+
+def test_units_that_nothing_reads_are_left_out():
+    graph = graphs.prepared(Dense((4, 2)), (2, 2, 1), dense2=np.diag([1, 1, 0, 0])[:, :2])
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"dense1": 2, "dense2": 2}
+    assert arrays["dense1"]["kernel"].shape == (4, 2)
+
+
+def test_what_units_carry_that_nothing_feeds_goes_into_the_next_bias():
+    graph = graphs.prepared(Dense((3, 2)), (2, 2, 1), dense1=[[1, 0, 0]] * 4)
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"dense1": 1, "dense2": 2}
+    np.testing.assert_allclose(arrays["dense2"]["bias"], [1 + 2, 1 + 2])  # relu(1) + relu(1) + 1
+
+
+def test_removals_that_follow_from_others_are_found():
+    graph = graphs.prepared(Dense((4, 3, 3, 2)), (2, 2, 1))
+    graph.arrays["dense2"]["kernel"][...] = [[1, 0, 0]] + [[0, 1, 0]] * 3  # the third is constant
+    graph.arrays["dense3"]["kernel"][1] = 0  # the second is not read, nor what it reads
+    graph.arrays["dense3"]["kernel"][0, 1:] = 0  # and these two only the constant feeds
+    widths, _ = graphs.compacted(graph)
+    assert widths == {"dense1": 1, "dense2": 1, "dense3": 1, "dense4": 2}
+
+
+def test_a_network_that_is_constant_keeps_a_unit_everywhere():
+    graph = graphs.prepared(Dense((4, 3, 2)), (2, 2, 1), dense2=0)
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"dense1": 1, "dense2": 1, "dense3": 2}
+    assert not arrays["dense1"]["kernel"].any()
+
+
+class Convolutions(nn.Module):
+    """Two convolutions, with a pool between them if it is named."""
+
+    padding: tuple[int, int] = (1, 1)
+    strides: int = 1
+    pool: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), name="conv1")(x)
+        x = nn.relu(x)
+        if self.pool == "max":
+            x = nn.max_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
+        if self.pool == "average":
+            x = nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
+        strides = (self.strides, self.strides)
+        x = nn.Conv(2, (3, 3), strides, (self.padding, self.padding), name="conv2")(x)
+        return nn.Dense(2, name="dense1")(x.reshape(len(x), -1))
+
+
+ONE_FED = np.array([1.0, 0.0, 0.0, 0.0])  # of the outputs of conv1
+
+
+def convolutions(*args, biases=(1.0, 2.0, 3.0, 4.0), **kwargs):
+    graph = graphs.prepared(Convolutions(*args, **kwargs), (6, 6, 1), conv1=ONE_FED)
+    (bias,) = [node for node in graph.readers("conv1") if node.op == "affine"]
+    graph.arrays[bias.name]["bias"][...] = biases
+    kernel = graph.arrays["dense1"]["kernel"]
+    kernel[...] = np.random.default_rng(0).normal(size=kernel.shape)
+    return graph
+
+
+def test_one_constant_channel_carries_for_all_where_zeros_are_padded():
+    widths, arrays = graphs.compacted(convolutions())
+    assert widths["conv1"] == 2
+    np.testing.assert_allclose(arrays["conv1"]["bias"], [1, 4])  # the largest carries
+    np.testing.assert_allclose(arrays["conv2"]["kernel"][0, 0, 1], 1 + 2 / 4 + 3 / 4)
+    # The tap in the middle never meets padding.
+    np.testing.assert_allclose(arrays["conv2"]["kernel"][1, 1, 1], 0)
+    np.testing.assert_allclose(arrays["conv2"]["bias"], 1 + 2 + 3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "width"),
+    [
+        ({"padding": (0, 0)}, 1),  # VALID
+        ({"padding": (1, 1), "strides": 2}, 2),  # taps of the first row and column meet padding
+        ({"padding": (0, 1), "strides": 2}, 2),  # those of the last ones do
+        ({"padding": (0, 0), "strides": 2}, 1),
+        ({"biases": (1.0, -2.0, -3.0, 0.0)}, 1),  # zeros after the relu
+        ({"biases": (1.0, -2.0, -3.0, 4.0)}, 2),
+        ({"padding": (0, 0), "pool": "max"}, 1),  # pads with minus infinity
+        ({"padding": (0, 0), "pool": "average"}, 4),  # pads with zeros: no constant
+        ({"padding": (0, 0), "pool": "average", "biases": (1.0, -2.0, -3.0, 0.0)}, 1),
+    ],
+)
+def test_constant_channels_and_padding(settings, width):
+    widths, _ = graphs.compacted(convolutions(**settings))
+    assert widths["conv1"] == width
+
+
+def test_taps_that_never_meet_padding_go_into_the_bias():
+    graph = convolutions(strides=2)
+    kernel = graph.arrays["conv2"]["kernel"]
+    kernel[0], kernel[:, 0] = 0, 0  # with stride 2 over 6 pixels, only these meet padding
+    widths, _ = graphs.compacted(graph)
+    assert widths["conv1"] == 1
+
+
+class Residual(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Dense(4, name="dense1")(x.reshape(len(x), -1)))
+        y = nn.relu(nn.Dense(3, name="dense2")(x))
+        x = x + nn.Dense(4, name="dense3")(y)
+        return nn.Dense(2, name="dense4")(nn.relu(x))
+
+
+def residual(**kernels):
+    return graphs.prepared(Residual(), (2, 2, 1), **kernels)
+
+
+def test_a_constant_unit_goes_if_it_is_constant_in_all_that_is_added():
+    columns = np.array([0.0, 1.0, 1.0, 0.0])
+    graph = residual(dense1=columns, dense3=[0.0, 0.0, 1.0, 0.0])
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"dense1": 2, "dense2": 3, "dense3": 2, "dense4": 2}
+    np.testing.assert_allclose(arrays["dense4"]["bias"], 1 + 2 * (1 + 1))
+
+
+def test_a_unit_goes_from_all_that_is_added_if_nothing_reads_the_sum():
+    rows = np.array([[1.0], [0.0], [1.0], [1.0]])
+    assert graphs.compacted(residual(dense4=rows))[0]["dense1"] == 4  # dense2 reads it
+    widths, _ = graphs.compacted(residual(dense2=rows, dense4=rows))
+    assert widths == {"dense1": 3, "dense2": 3, "dense3": 3, "dense4": 2}
+
+
+def test_a_branch_that_is_constant_is_left_out():
+    widths, arrays = graphs.compacted(residual(dense2=0))
+    assert widths == {"dense1": 4, "dense4": 2}
+    assert arrays.keys() - widths.keys() == {"add1"}  # what the branch carried
+    np.testing.assert_allclose(arrays["add1"]["bias"], 3 + 1)
+    graph = residual(dense3=0)
+    for node in graph.readers("dense3"):
+        graph.arrays[node.name]["bias"][...] = 0
+    widths, arrays = graphs.compacted(graph)
+    assert arrays.keys() == widths.keys() == {"dense1", "dense4"}
+
+
+def test_widths_are_rounded_up_with_units_that_do_nothing():
+    graph = graphs.prepared(Dense((12, 5, 2)), (2, 2, 1))
+    graph.arrays["dense2"]["kernel"][3:] = 0
+    graph.arrays["dense3"]["kernel"][1:] = 0
+    widths, arrays = graphs.compacted(graph, round_to=8)
+    assert widths == {"dense1": 8, "dense2": 5, "dense3": 2}
+    assert not arrays["dense2"]["kernel"][3:].any()
+
+
+def test_a_channel_stays_while_one_of_its_features_is_read():
+    graph = convolutions(padding=(0, 0))
+    kernel = graph.arrays["dense1"]["kernel"]
+    kernel[...] = 0
+    kernel[7] = 1  # the second channel of the fourth pixel
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"conv1": 1, "conv2": 1, "dense1": 2}
+    assert arrays["dense1"]["kernel"].shape == (16, 2)
+
+
+class Normalised(nn.Module):
+    """BatchNorm after a convolution, before one that pads, before one that does not, and a mean."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = lambda x: nn.BatchNorm(True)(x)  # noqa: E731
+        x = norm(nn.Conv(3, (3, 3), name="conv1")(x))
+        y = norm(nn.relu(x))
+        x = nn.Conv(3, (3, 3), name="conv2")(y) + nn.Conv(3, (1, 1), name="conv3")(y)
+        x = norm(nn.relu(norm(nn.relu(x))))
+        x = nn.Conv(3, (2, 2), padding="VALID", name="conv4")(x)
+        return nn.Dense(2, name="dense1")(x.mean((1, 2)))
+
+
+def normalised():
+    graph = graphs.prepared(Normalised(), (4, 4, 1))
+    numbers = np.random.default_rng(0)
+    for arrays in graph.arrays.values():
+        for array in arrays.values():
+            array[...] = numbers.normal(size=array.shape)
+    return graph
+
+
+def test_batch_norm_goes_into_the_layers_beside_it_where_that_is_exact():
+    graph = normalised()
+    _, arrays = graphs.compacted(graph)
+    affine = [key for key in arrays if key.startswith("affine")]
+    assert len(affine) == 2  # before conv2, which pads, and between two relus
+
+
+def test_a_batch_norm_without_bias_goes_into_convolutions_that_pad():
+    graph = normalised()
+    for node in graph.nodes.values():
+        if node.op == "affine":
+            graph.arrays[node.name]["bias"][...] = 0
+    _, arrays = graphs.compacted(graph)
+    assert len([key for key in arrays if key.startswith("affine")]) == 1
