@@ -111,6 +111,8 @@ def compact(
 
 def _noise(model: nn.Module, architecture: Architecture) -> Images:
     """Returns uniform noise of the size of an architecture's images."""
+    if not architecture.layers:
+        raise ValueError("architecture: has no layers; allowed are those of `channels.trace`")
     first = architecture.layers[0]
     shape = (*first.outputs[:-1], first.kernel[-2])
     if len(shape) != 3 or tuple(trace_layers(model, shape)) != architecture.layers:
