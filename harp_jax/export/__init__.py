@@ -3,7 +3,8 @@
 `run` and the rooms above it may import this one.
 """
 
-from harp_jax.export.compact import compact
+from harp_jax.export.compact import Compact, compact
+from harp_jax.export.compact_graph import CompactNetwork, Function, Node
 from harp_jax.export.loading import load
 
-__all__ = ["compact", "load"]
+__all__ = ["Compact", "CompactNetwork", "Function", "Node", "compact", "load"]

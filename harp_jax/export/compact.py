@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from harp_jax import models
+from harp_jax.data import to_unit
 from harp_jax.export.compact_folding import fold
 from harp_jax.export.compact_graph import LAYERS, CompactNetwork
 from harp_jax.export.compact_narrowing import narrow
@@ -16,7 +18,7 @@ from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.costs import FLOPS_PER_WEIGHT, trace_layers
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.sparsity import LayerSparsity
-from harp_jax.types import Images, LogitsFn, Variables
+from harp_jax.types import Images, LogitsFn, RawImages, Variables
 
 TOLERANCE = 1e-4  # of the largest logit
 _CHUNK = 128  # images that are compared at once
@@ -66,7 +68,7 @@ class Compact(NamedTuple):
 def compact(
     model: nn.Module,
     variables: Variables,
-    images: Images | np.ndarray | Architecture,
+    images: Images | RawImages | np.ndarray | Architecture,
     *,
     round_to: int = 1,
 ) -> Compact:
@@ -83,9 +85,9 @@ def compact(
             all pixels and functions entry by entry, such as those of `harp_jax.models`. It
             computes in float32.
         variables: Its variables; pruned by weight or channel, or dense.
-        images: Real images in [0, 1], `[batch, height, width, channels]`, on which the logits are
-            compared; the network is made for this size. An `Architecture` stands for noise of the
-            size that its first convolution keeps.
+        images: Real images `[batch, height, width, channels]`, uint8 or floats in [0, 1], on which
+            the logits are compared; the network is made for this size. An `Architecture` stands
+            for noise of the size that its first convolution keeps.
         round_to: Widths are rounded up to multiples of this number, >= 1, with units that do
             nothing, but not above what they were.
 
@@ -100,6 +102,8 @@ def compact(
         raise ValueError(f"round_to={round_to}: allowed are numbers >= 1")
     if isinstance(images, Architecture):
         images = _noise(model, images)
+    elif images.dtype == np.uint8:
+        images = to_unit(jnp.asarray(images))
     plain = jax.jit(bake)(variables)
     graph = trace(model, plain, images.shape[1:])
     fold(graph)
