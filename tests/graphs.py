@@ -42,6 +42,7 @@ def apply(function, *features):
         "integer_pow": lambda x: x ** dict(function.settings)["y"],
         "mul": np.multiply,
         "tanh": np.tanh,
+        "logistic": lambda x: 1 / (1 + np.exp(-x)),
         "ge": np.greater_equal,
         "select_n": lambda which, no, yes: np.where(which, yes, no),
     }[function.primitive.name](*values)

@@ -165,6 +165,25 @@ def test_widths_are_rounded_up_with_units_that_do_nothing():
     assert not arrays["dense2"]["kernel"][3:].any()
 
 
+class FeaturesAndMaps(nn.Module):
+    """Adds features of a dense layer and flattened channels of a convolution."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        y = nn.Dense(12, name="dense1")(x.reshape(len(x), -1))
+        x = nn.Conv(6, (1, 1), name="conv1")(x)
+        return nn.Dense(2, name="dense2")(nn.relu(y + x.reshape(len(x), -1)))
+
+
+def test_features_that_rounding_adds_come_with_their_channels():
+    graph = graphs.prepared(FeaturesAndMaps(), (2, 1, 1))
+    graph.arrays["dense2"]["kernel"].reshape(2, 6, 2)[:, 2:] = 0
+    widths, _ = graphs.compacted(graphs.copied(graph))
+    assert widths == {"dense1": 4, "conv1": 2, "dense2": 2}
+    widths, _ = graphs.compacted(graph, round_to=3)  # from 4 to 6 with features of two channels
+    assert widths == {"dense1": 12, "conv1": 6, "dense2": 2}
+
+
 def test_a_channel_stays_while_one_of_its_features_is_read():
     graph = convolutions(padding=(0, 0))
     kernel = graph.arrays["dense1"]["kernel"]
@@ -173,6 +192,30 @@ def test_a_channel_stays_while_one_of_its_features_is_read():
     widths, arrays = graphs.compacted(graph)
     assert widths == {"conv1": 1, "conv2": 1, "dense1": 2}
     assert arrays["dense1"]["kernel"].shape == (16, 2)
+
+
+def test_layers_without_bias_have_no_array_of_zeros():
+    graph = graphs.prepared(Dense((3, 2)), (2, 2, 1))
+    assert all("bias" in own for own in graphs.compacted(graphs.copied(graph))[1].values())
+    for node in graph.nodes.values():
+        if node.op == "affine":
+            graph.arrays[node.name]["bias"][...] = 0
+    assert not any("bias" in own for own in graphs.compacted(graph)[1].values())
+
+
+class Gated(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(len(x), -1)
+        x = nn.Dense(3, name="dense1")(x) * nn.sigmoid(nn.Dense(3, name="dense2")(x))
+        return nn.Dense(2, name="dense3")(x)
+
+
+def test_a_function_of_units_is_constant_if_all_of_them_are():
+    kernels = {"dense1": [0.0, 1.0, 1.0], "dense2": [0.0, 0.0, 1.0]}
+    widths, arrays = graphs.compacted(graphs.prepared(Gated(), (2, 2, 1), **kernels))
+    assert widths == {"dense1": 2, "dense2": 2, "dense3": 2}
+    np.testing.assert_allclose(arrays["dense3"]["bias"], 1 + 1 / (1 + np.exp(-1)), rtol=1e-6)
 
 
 class Normalised(nn.Module):
@@ -212,3 +255,16 @@ def test_a_batch_norm_without_bias_goes_into_convolutions_that_pad():
             graph.arrays[node.name]["bias"][...] = 0
     _, arrays = graphs.compacted(graph)
     assert len([key for key in arrays if key.startswith("affine")]) == 1
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_a_unit_that_batch_norm_scales_by_zero_is_constant(bias):
+    graph = normalised()
+    (norm,) = graph.readers("relu1")
+    while (readers := graph.readers(norm.name)) and readers[0].op == "affine":
+        (norm,) = readers
+    graph.arrays[norm.name]["scale"][1] = 0
+    graph.arrays[norm.name]["bias"][1] = bias
+    widths, arrays = graphs.compacted(graph)
+    assert widths["conv1"] == (3 if bias else 2)  # it carries the constant for conv2, which pads
+    assert not bias or not arrays["conv1"]["kernel"][..., 1].any()
