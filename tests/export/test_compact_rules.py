@@ -268,3 +268,24 @@ def test_a_unit_that_batch_norm_scales_by_zero_is_constant(bias):
     widths, arrays = graphs.compacted(graph)
     assert widths["conv1"] == (3 if bias else 2)  # it carries the constant for conv2, which pads
     assert not bias or not arrays["conv1"]["kernel"][..., 1].any()
+
+
+class Preactivated(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(3, name="dense1")(x.reshape(len(x), -1))
+        y = nn.relu(nn.BatchNorm(True, use_bias=False, use_scale=False)(x))
+        return nn.Dense(2, name="dense3")(x + nn.Dense(3, name="dense2")(y))
+
+
+def test_only_the_sum_reads_a_unit_that_batch_norm_scales_by_zero():
+    graph = graphs.prepared(Preactivated(), (2, 2, 1))
+    last = next(node for node in graph.readers("dense1") if node.op == "affine")
+    norm = graph.readers(last.name)[0]
+    while (readers := graph.readers(norm.name))[0].op == "affine":
+        (norm,) = readers
+    graph.arrays[norm.name]["scale"][1] = 0
+    graph.arrays[norm.name]["bias"][1] = 2
+    widths, arrays = graphs.compacted(graph)
+    assert widths == {"dense1": 3, "dense2": 3, "dense3": 2}
+    np.testing.assert_array_equal(arrays["dense2"]["kernel"].any(1), [True, False, True])
