@@ -102,7 +102,9 @@ def compact(
         raise ValueError(f"round_to={round_to}: allowed are numbers >= 1")
     if isinstance(images, Architecture):
         images = _noise(model, images)
-    elif images.dtype == np.uint8:
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images: of shape {images.shape}; allowed are batches of NHWC images")
+    if images.dtype == np.uint8:
         images = to_unit(jnp.asarray(images))
     plain = jax.jit(bake)(variables)
     graph = trace(model, plain, images.shape[1:])

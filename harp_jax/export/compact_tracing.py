@@ -48,7 +48,7 @@ def trace(model: nn.Module, variables: Variables, image_shape: Sequence[int]) ->
     """
     images = jax.ShapeDtypeStruct((_BATCH, *image_shape), jnp.float32)
     program = jax.make_jaxpr(lambda tree, x: model.apply(tree, x, train=False))(variables, images)
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(variables)]
+    leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(variables)]  # no two are one object
     paths = leaves_by_path(jax.tree.unflatten(jax.tree.structure(variables), leaves))
     tracer = _Tracer({id(leaf): layer_name(path[1:]) for path, leaf in paths.items()})
     start = tracer.add("images", [], tuple(image_shape))

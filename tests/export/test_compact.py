@@ -87,9 +87,13 @@ def sparse():
     return model, pruned(model, (8, 8, 1), 0.03), images
 
 
-def test_single_weights_leave_a_smaller_network_too(sparse):
+@pytest.fixture(scope="module")
+def small(sparse):
+    return compact(*sparse)
+
+
+def test_single_weights_leave_a_smaller_network_too(sparse, small):
     model, variables, images = sparse
-    small = compact(model, variables, images)
     masked = jax.jit(bake)(variables)
     expected = apply(model, masked, images)
     assert np.ptp(expected, axis=0).max() > 1e-3
@@ -111,9 +115,8 @@ def test_single_weights_leave_a_smaller_network_too(sparse):
     assert sum(row.flops for row in rows) < sum(row.flops for row in dense) / 2
 
 
-def test_widths_can_be_rounded(sparse):
+def test_widths_can_be_rounded(sparse, small):
     model, variables, images = sparse
-    small = compact(model, variables, images)
     even = compact(model, variables, images, round_to=8)
     assert small.widths != even.widths
     assert even.widths == {
@@ -123,8 +126,16 @@ def test_widths_can_be_rounded(sparse):
         compact(model, variables, images, round_to=0)
 
 
-def test_images_of_another_size_are_refused(sparse):
-    small = compact(*sparse)
+def test_images_are_checked_as_they_are_stored(sparse, small):
+    model, variables, images = sparse
+    raw = np.uint8(images[:20] * 255)
+    assert compact(model, variables, raw).widths == small.widths
+    for wrong in (raw[0], raw[:0]):
+        with pytest.raises(ValueError, match=r"^images: of shape .*; allowed are batches"):
+            compact(model, variables, wrong)
+
+
+def test_images_of_another_size_are_refused(small):
     with pytest.raises(ValueError, match=r"images of shape \(9, 8, 1\): allowed are \(8, 8, 1\)"):
         small.logits_fn(jnp.zeros((1, 9, 8, 1)))
 

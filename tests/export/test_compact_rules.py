@@ -289,3 +289,18 @@ def test_only_the_sum_reads_a_unit_that_batch_norm_scales_by_zero():
     widths, arrays = graphs.compacted(graph)
     assert widths == {"dense1": 3, "dense2": 3, "dense3": 2}
     np.testing.assert_array_equal(arrays["dense2"]["kernel"].any(1), [True, False, True])
+
+
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        dense = nn.Dense(4, name="dense1")
+        return nn.Dense(2, name="dense2")(nn.relu(dense(nn.relu(dense(x.reshape(len(x), -1))))))
+
+
+def test_a_layer_that_is_called_twice_becomes_two():
+    columns = [1.0, 1.0, 0.0, 1.0]
+    graph = graphs.prepared(Twice(), (2, 2, 1), dense1=columns, dense1_2=columns)
+    graph.arrays["dense2"]["kernel"][3] = 0  # only the first call's fourth unit is read
+    widths, _ = graphs.compacted(graph)
+    assert widths == {"dense1": 3, "dense1_2": 2, "dense2": 2}
