@@ -75,10 +75,10 @@ def compact(
     """Builds the network without the units that do nothing.
 
     Units are channels and features. Those that nothing reads are left out, and those that nothing
-    feeds: what such a unit carries is a constant, which goes into the biases of the next layers.
-    Where these pad with zeros the constant is none at the border; there one unit remains, which
-    carries for all. BatchNorm goes into weights and biases. Units that a residual addition joins
-    are left out together.
+    feeds: such a unit is constant, and its constant goes into the biases of the next layers. A
+    convolution that pads with zeros does not see the constant at the border; for it one constant
+    unit stays in place of all. BatchNorm goes into weights and biases. Units that a residual
+    addition joins are left out together.
 
     Args:
         model: A network of convolutions, dense layers, BatchNorm, pooling, additions, means over
@@ -86,8 +86,9 @@ def compact(
             computes in float32.
         variables: Its variables; pruned by weight or channel, or dense.
         images: Real images `[batch, height, width, channels]`, uint8 or floats in [0, 1], on which
-            the logits are compared; the network is made for this size. An `Architecture` stands
-            for noise of the size that its first convolution keeps.
+            the logits are compared; the network is made for images of this size. Or the result of
+            `channels.trace`: then the logits are compared on uniform noise, if the first
+            convolution keeps the size of the images.
         round_to: Widths are rounded up to multiples of this number, >= 1, with units that do
             nothing, but not above what they were.
 

@@ -130,9 +130,10 @@ def _fold_into(
 ) -> None:
     """Takes the constant units out of a layer's kernel.
 
-    A tap of the kernel that never meets padding sees the constant everywhere: it goes into the
-    bias. Elsewhere padding adds zeros at the border, so the bias cannot stand for the constant.
-    There one constant unit carries for all of them, at the border as they did.
+    A tap of the kernel that never meets padding sees the constant everywhere: its weight goes into
+    the bias. Any other tap sees zeros at the border, which a bias cannot express. There one
+    constant unit, the carrier, takes over the weights of all, each multiplied by the ratio of the
+    two constants. It is zero in the same places as they, so this is exact.
     """
     kernel, bias = by_tap(graph, node), graph.arrays[node.name]["bias"]
     kernel[:, known & (values == 0)] = 0
