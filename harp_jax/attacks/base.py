@@ -192,8 +192,9 @@ def finished(adversarial: Images) -> State:
 
 
 def misclassified(logits_fn: LogitsFn, images: Images, labels: Labels) -> Selection:
-    """Returns flags of the images whose predicted class is not their label."""
-    return logits_fn(images).argmax(-1) != labels
+    """Returns flags of the images whose predicted class is not their label; NaN predicts none."""
+    logits = logits_fn(images)
+    return (logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1)
 
 
 def check_settings(attack: Any, *counts: str) -> None:

@@ -19,6 +19,7 @@ from harp_jax.types import Images, Logits, LogitsFn
 # (weights, images in [0, 1]) -> logits; the weights are any tree of arrays.
 Network = Callable[[Any, Images], Logits]
 
+_SEVERAL = 3  # images with which a function is tried beside a single one
 _ALLOWED = (
     "JAX functions from images [n, height, width, channels] to floating-point logits [n, classes]"
     " of 2 classes or more"
@@ -59,6 +60,7 @@ def open_up(logits_fn: LogitsFn, image_shape: tuple[int, ...]) -> Opened:
     plain = _plain(logits_fn)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     traced = _traced(plain, image)
+    _traced(plain, jax.ShapeDtypeStruct((_SEVERAL, *image_shape), jnp.float32))
     captured = [array for array in traced.consts if jnp.issubdtype(array.dtype, jnp.inexact)]
     weights = {str(number): array for number, array in enumerate(captured)}
 
@@ -83,7 +85,7 @@ def _plain(logits_fn: LogitsFn) -> LogitsFn:
 
 
 def _traced(logits_fn: LogitsFn, image: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
-    """Traces the function for one image and checks that its outputs are logits."""
+    """Traces the function for some images and checks that its outputs are logits."""
     try:
         traced = jax.make_jaxpr(logits_fn)(image)
     except Exception as error:  # whatever a user's function raises
@@ -92,7 +94,7 @@ def _traced(logits_fn: LogitsFn, image: jax.ShapeDtypeStruct) -> core.ClosedJaxp
             f"logits_fn: fails for images {image.shape} ({reason}); allowed are {_ALLOWED}"
         ) from error
     shapes = [out.shape for out in traced.out_avals]
-    fits = [len(shape) == 2 and shape[0] == 1 and shape[1] >= 2 for shape in shapes]
+    fits = [len(shape) == 2 and shape[0] == image.shape[0] and shape[1] >= 2 for shape in shapes]
     floating = [jnp.issubdtype(out.dtype, jnp.floating) for out in traced.out_avals]
     if fits != [True] or floating != [True]:
         outputs = ", ".join(str(out) for out in traced.out_avals)

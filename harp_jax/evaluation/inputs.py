@@ -55,7 +55,8 @@ def examples(images: Any, labels: Any) -> Given:
                 f"images: from {images.min():.4g} to {images.max():.4g}; allowed are floating-point"
                 " pixels in [0, 1], and uint8"
             )
-    return Given(images, labels.astype(np.int32))
+    limits = np.iinfo(np.int32)
+    return Given(images, labels.clip(limits.min, limits.max).astype(np.int32))
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:

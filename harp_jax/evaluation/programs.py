@@ -69,7 +69,7 @@ def natural(network: Network, weights: Any, batch: Batch) -> Any:
     found = {
         "logits": logits,
         "zero_gradient": norms.length(gradient, "linf") == 0,
-        "broken": logits.argmax(-1) != labels,
+        "broken": (logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1),
         "excess": norms.excess(images, images, 0.0),
     }
     return parallel.gather(found)

@@ -113,6 +113,8 @@ def evaluate(
         keep=keep_images,
     )
     path = None if progress is None else epath.Path(progress)
+    if path is not None and path.is_dir():
+        raise ValueError(f"progress={str(path)!r}: allowed are files, new or of this function's")
     weights = parallel.replicate(opened.weights, devices)
     outcome = packed(weights, examples, "evaluate", path)
     sentences = _of_outputs(opened, examples) + checks.of_points(outcome.excess)
@@ -145,6 +147,12 @@ def _of_outputs(opened: Opened, examples: inputs.Given) -> list[str]:
     """Warns if the outputs look like probabilities, whose cross-entropy has tiny gradients."""
     images = unit_images({"images": jnp.asarray(examples.images[:_PROBED])})
     outputs = np.asarray(jax.jit(opened.network)(opened.weights, images), np.float64)
+    finite = np.isfinite(outputs).all(-1)
+    if not finite.all():
+        return [
+            f"logits_fn gives no finite logits for {(~finite).sum()} of the first {len(finite)}"
+            " images: NaN counts as misclassified"
+        ]
     if outputs.min() >= -1e-5 and np.abs(outputs.sum(-1) - 1).max() < 1e-4:
         return ["logits_fn gives what sums to 1: attacks need logits, not probabilities"]
     return []

@@ -157,6 +157,11 @@ BAD = [
     ({"attacks": []}, "attacks: none"),
     ({"logits_fn": lambda x: x.sum()}, "logits_fn: gives float32[]"),
     ({"logits_fn": lambda x: x @ jnp.zeros((3, 2))}, "logits_fn: fails for images"),
+    (
+        {"logits_fn": lambda x: x.reshape(1, -1)[:, :4]},
+        "logits_fn: gives float32[1,4] for images (3, 6, 6, 1)",
+    ),
+    ({"progress": "."}, "progress='.': allowed are files"),
     ({"batch_size": 0}, "batch_size=0"),
 ]
 
@@ -169,3 +174,41 @@ def test_bad_arguments_are_one_line(changed, text):
         evaluate(**arguments | changed)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_finite_logits_is_not_robust():
+    logits_fn = network(3)
+    images, labels = examples(logits_fn)
+    bright = images[:, 0, 0, 0] > 127
+
+    def broken(images):
+        return jnp.where(images[:, :1, 0, 0] > 0.5, jnp.nan, logits_fn(images))
+
+    labels[bright] = 0  # the class that argmax finds in NaN
+    found = evaluate(broken, images, labels, FGSM(0.0), batch_size=16)
+    assert (found.broken_by[bright] == "natural").all()
+    assert found.natural <= 1 - bright.mean()
+    said = f"logits_fn gives no finite logits for {bright.sum()} of the first {COUNT} images"
+    assert found.warnings[0].startswith(said)
+    assert not any("two forward passes differ" in sentence for sentence in found.warnings)
+
+
+def test_nan_under_attack_is_misclassified():
+    logits_fn = network(3)
+    images, labels = examples(logits_fn)
+    clean = to_unit(jnp.asarray(images))
+
+    def fragile(images):  # NaN anywhere but at the clean images
+        same = jnp.abs(images[:, None] - clean[None]).max((2, 3, 4)).min(1) < 1e-6
+        return jnp.where(same[:, None], logits_fn(images), jnp.nan)
+
+    found = evaluate(fragile, images, labels, FGSM(EPSILON), batch_size=16)
+    assert found.natural == (COUNT - 2) / COUNT
+    assert found.robust == 0
+
+
+def test_labels_beyond_32_bits_are_refused():
+    logits_fn = network(3)
+    images, labels = examples(logits_fn)
+    with pytest.raises(ValueError, match="labels: from"):
+        evaluate(logits_fn, images, labels.astype(np.int64) + 2**32, FGSM(EPSILON))
