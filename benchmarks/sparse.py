@@ -1,0 +1,136 @@
+"""Compares networks that compute with kept weights alone with masked dense ones, side by side.
+
+    python -m benchmarks.sparse --networks cnn vgg16_bn resnet18 --rates 0.01 0.05 0.1
+
+Both run on a device per core, on images of noise, with random masks that keep the same share of
+each layer (at least 0.2 of layers with fewer than 1,000 weights). Each round times both, one
+directly after the other; times are medians over the rounds, and so is the ratio. 'step' is a PGD-10
+training step of the weights without the optimiser.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import workload
+from harp_jax import models, parallel
+from harp_jax.attacks import PGD
+from harp_jax.models.sparse import SparseNetwork, kept_weights
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "sparse.json"
+SMALL, LEAST = 1000, 0.2
+ATTACK = PGD(workload.EPSILON, workload.STEP_SIZE, steps=workload.ATTACK_STEPS)
+
+
+def masked(network: str, rate: float) -> dict[str, Any]:
+    """Returns a network's first variables with random masks."""
+    model = models.create(network, workload.CLASSES)
+    image = jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
+    variables = dict(jax.jit(model.init)(jax.random.key(0), image))
+    leaves, generator = leaves_by_path(variables["params"]), np.random.default_rng(0)
+    for path in kernel_paths(variables["params"]):
+        shape = leaves[path].shape
+        share = max(rate, LEAST) if leaves[path].size < SMALL else rate
+        mask = generator.random(shape) < share
+        leaves[path] = leaves[path] * mask / share**0.5  # so that activations keep their size
+    return {**variables, "params": tree_of_leaves(leaves)}
+
+
+def programs(network: Any) -> dict[str, Callable[..., Any]]:
+    """Returns what is timed, as functions of (variables, images, labels)."""
+
+    def logits(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return network.apply(variables, images, train=False)
+
+    def step(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
+        keys = jax.random.split(jax.random.key(0), len(images))
+        adversarial = ATTACK(lambda x: logits(variables, x, labels), images, labels, keys)
+
+        def loss(params: Any) -> Any:
+            output, changed = network.apply(
+                {**variables, "params": params}, adversarial, train=True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(output, labels)
+            return losses.mean(), changed
+
+        gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
+        return parallel.mean((gradient, changed))
+
+    return {"forward": logits, "step": step}
+
+
+def seconds(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+    """Returns the wall time of one call, in seconds."""
+    started = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - started
+
+
+def compare(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
+    """Measures a network; returns a row for each program."""
+    devices, batch = parallel.local_devices(), workload.BATCHES[network]
+    variables = masked(network, rate)
+    kept = kept_weights(variables["params"])
+    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
+    sides = programs(model), programs(SparseNetwork(model, kept))
+    whole = workload.random_batch(network, batch)
+    split = {name: each.reshape(len(devices), -1, *each.shape[1:]) for name, each in whole.items()}
+    arguments = (
+        parallel.replicate(variables, devices),
+        np.float32(split["images"]) / 255,
+        split["labels"],
+    )
+    rows = []
+    for name in sides[0]:
+        both = [parallel.parallel(side[name], devices) for side in sides]
+        first = [seconds(function, arguments) for function in both]
+        times = [[seconds(function, arguments) for function in both] for _ in range(rounds)]
+        dense, sparse = (statistics.median(column) for column in zip(*times, strict=True))
+        row = {
+            "network": network,
+            "rate": rate,
+            "program": name,
+            "batch": batch,
+            "kept": sum(len(each.index) for each in kept.values()),
+            "dense_ms": round(1e3 * dense, 2),
+            "sparse_ms": round(1e3 * sparse, 2),
+            "ratio": round(statistics.median(one / other for one, other in times), 2),
+            "first_call_seconds": [round(each, 1) for each in first],
+        }
+        if name == "forward":
+            one, other = (np.asarray(function(*arguments)) for function in both)
+            row["logits_differ"] = float(np.abs(one - other).max() / np.abs(one).max())
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measures, prints each row, and writes benchmarks/results/sparse.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=workload.BATCHES, default=["cnn"])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.05, 0.1])
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each side")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    flags = parser.parse_args()
+    parallel.one_device_per_core(list(workload.BATCHES.values()))
+    rows = []
+    for network in flags.networks:
+        for rate in flags.rates:
+            rows += compare(network, rate, flags.rounds)
+    machine = {"jax": jax.__version__, "devices": parallel.names(parallel.local_devices())}
+    flags.out.write_text(json.dumps({**machine, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The C++ kernels of this package: compiled once a machine, and made known to JAX.
+
+`interrupt`, `names`, `ops`, `settings`, `types` and the rooms above them may import this one.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+import jax
+
+_LOGGER = logging.getLogger(__name__)
+
+_SOURCE = pathlib.Path(__file__).with_name("sparse_conv.cc")
+_OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
+_TARGETS = {"harp_sparse_gather": "HarpSparseGather", "harp_sparse_dot": "HarpSparseDot"}
+
+
+@functools.cache
+def available() -> bool:
+    """Returns whether the kernels can be used on CPUs; compiles them at the first call.
+
+    That takes some seconds and needs a C++ compiler: that of the variable CXX, `g++` or `clang++`.
+    The library is kept in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache), one for
+    each version of the source, compiler and processor. Without a compiler, or with
+    HARP_JAX_NATIVE=off, the answer is no, and the log says why.
+    """
+    if os.environ.get("HARP_JAX_NATIVE", "auto") == "off":
+        _LOGGER.info("native kernels: switched off by HARP_JAX_NATIVE")
+        return False
+    try:
+        library = ctypes.cdll.LoadLibrary(os.fspath(_library()))
+    except (OSError, subprocess.SubprocessError) as error:
+        _LOGGER.info("native kernels: not available (%s)", error)
+        return False
+    for target, symbol in _TARGETS.items():
+        capsule = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    return True
+
+
+def _library() -> pathlib.Path:
+    """Returns the path of the library, which it compiles if needed."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise OSError("no C++ compiler")
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    made_of = (_SOURCE.read_bytes(), version, _processor(), jax.__version__, " ".join(_OPTIONS))
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    path = cache / "harp_jax" / f"sparse_conv-{digest}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = pathlib.Path(folder) / path.name
+            options = [*_OPTIONS, "-I", jax.ffi.include_dir(), os.fspath(_SOURCE)]
+            subprocess.run([compiler, *options, "-o", made], capture_output=True, check=True)
+            made.replace(path)  # as a whole: another process may compile it, too
+    return path
+
+
+def _processor() -> str:
+    """Returns what tells processors of different instruction sets apart."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,203 @@
+// Convolutions by the kept weights alone, on one core. Arrays of images have the axes [batch, height,
+// width, channels] with the batch as the fastest one in memory, so that each kept weight is one
+// multiply-add over contiguous floats.
+//
+// Gather:   written[y, x, o] = sum over o's kept weights of value * read[pixel + displacement, c]
+// Dot:      products[kept]   = sum over pixels of written's gradient * read, image by image
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32>;
+using Integers = ffi::Buffer<ffi::S32>;
+using ResultFloats = ffi::ResultBuffer<ffi::F32>;
+
+namespace {
+
+constexpr int64_t kLanes = 16;
+typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+Lanes Load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
+void Store(float* to, Lanes lanes) { *reinterpret_cast<Lanes*>(to) = lanes; }
+
+// The first `count` lanes of images whose number is no multiple of kLanes.
+Lanes LoadSome(const float* from, int64_t count) {
+  Lanes lanes = {};
+  std::memcpy(&lanes, from, count * sizeof(float));
+  return lanes;
+}
+void StoreSome(float* to, Lanes lanes, int64_t count) { std::memcpy(to, &lanes, count * sizeof(float)); }
+
+// Images, in the order of memory: height, width, channels, batch.
+struct Shape {
+  int64_t height, width, channels;
+  int64_t Pixel(int64_t y, int64_t x) const { return (y * width + x) * channels; }
+  bool Has(int64_t y, int64_t x) const { return y >= 0 && y < height && x >= 0 && x < width; }
+};
+
+// Kept weights: displacement of the pixel that they read, down and right, and its channel.
+struct Place {
+  int32_t down, right, channel;
+};
+
+struct Problem {
+  Shape read, written;
+  int64_t batch;
+  const float *images, *values;
+  const Place* places;
+  const int32_t* starts;          // [phases * channels + 1]: each list of weights
+  std::vector<int64_t> offsets;   // of each weight's source, from the anchor's pixel
+  int64_t stride_y, stride_x, up_y, up_x, top, left;
+  int64_t lowest[2], highest[2];  // displacements
+  float* out;
+};
+
+int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+template <int Parts, bool Checked, bool Whole>
+void Sum(const Problem& p, const float* anchor, int64_t y, int64_t x, int64_t list, float* target,
+         int64_t count) {
+  Lanes sums[Parts] = {};
+  for (int64_t k = p.starts[list]; k < p.starts[list + 1]; ++k) {
+    if (Checked && !p.read.Has(y + p.places[k].down, x + p.places[k].right)) continue;
+    const float* source = anchor + p.offsets[k];
+    for (int part = 0; part < Parts; ++part)
+      sums[part] += p.values[k] * (Whole ? Load(source + part * kLanes) : LoadSome(source, count));
+  }
+  for (int part = 0; part < Parts; ++part)
+    if (Whole) Store(target + part * kLanes, sums[part]);
+    else StoreSome(target, sums[part], count);
+}
+
+// Parts * kLanes images from `first` on, or fewer than kLanes if not Whole.
+template <int Parts, bool Whole = true>
+void GatherImages(const Problem& p, int64_t first) {
+  const int64_t count = p.batch - first;
+  for (int64_t row = 0; row < p.written.height; ++row) {
+    const int64_t moved_y = row * p.stride_y + p.top, y = FloorDivide(moved_y, p.up_y);
+    const bool inside_y = y + p.lowest[0] >= 0 && y + p.highest[0] < p.read.height;
+    for (int64_t column = 0; column < p.written.width; ++column) {
+      const int64_t moved_x = column * p.stride_x + p.left, x = FloorDivide(moved_x, p.up_x);
+      const bool inside =
+          inside_y && x + p.lowest[1] >= 0 && x + p.highest[1] < p.read.width;
+      const int64_t phase = (moved_y - y * p.up_y) * p.up_x + moved_x - x * p.up_x;
+      const float* anchor = p.images + p.read.Pixel(y, x) * p.batch + first;
+      float* target = p.out + p.written.Pixel(row, column) * p.batch + first;
+      int64_t list = phase * p.written.channels;
+      for (int64_t end = list + p.written.channels; list < end; ++list, target += p.batch) {
+        if (inside) Sum<Parts, false, Whole>(p, anchor, y, x, list, target, count);
+        else Sum<Parts, true, Whole>(p, anchor, y, x, list, target, count);
+      }
+    }
+  }
+}
+
+ffi::Error Gather(Floats images, Floats values, Integers places, Integers starts, int64_t stride_y,
+                  int64_t stride_x, int64_t up_y, int64_t up_x, int64_t top, int64_t left,
+                  ResultFloats out) {
+  const auto read = images.dimensions(), written = out->dimensions();
+  Problem p{{read[1], read[2], read[3]},
+            {written[1], written[2], written[3]},
+            read[0],
+            images.typed_data(),
+            values.typed_data(),
+            reinterpret_cast<const Place*>(places.typed_data()),
+            starts.typed_data(),
+            {},
+            stride_y, stride_x, up_y, up_x, top, left,
+            {0, 0},
+            {0, 0},
+            out->typed_data()};
+  p.offsets.resize(values.element_count());
+  for (size_t k = 0; k < p.offsets.size(); ++k) {
+    const Place& place = p.places[k];
+    p.offsets[k] = (p.read.Pixel(place.down, place.right) + place.channel) * p.batch;
+    const int64_t moves[2] = {place.down, place.right};
+    for (int axis = 0; axis < 2; ++axis) {
+      p.lowest[axis] = k ? std::min(p.lowest[axis], moves[axis]) : moves[axis];
+      p.highest[axis] = k ? std::max(p.highest[axis], moves[axis]) : moves[axis];
+    }
+  }
+  int64_t n = 0;
+  for (; n + 4 * kLanes <= p.batch; n += 4 * kLanes) GatherImages<4>(p, n);
+  for (; n + 2 * kLanes <= p.batch; n += 2 * kLanes) GatherImages<2>(p, n);
+  for (; n + kLanes <= p.batch; n += kLanes) GatherImages<1>(p, n);
+  if (n < p.batch) GatherImages<1, false>(p, n);
+  return ffi::Error::Success();
+}
+
+// One row of written pixels at a time, so that the rows that it meets stay in the cache.
+template <bool Whole>
+void DotImages(const Problem& p, const float* gradient, int64_t first) {
+  const int64_t count = p.batch - first;
+  for (int64_t row = 0; row < p.written.height; ++row)
+    for (int64_t channel = 0; channel < p.written.channels; ++channel)
+      for (int64_t k = p.starts[channel]; k < p.starts[channel + 1]; ++k) {
+        const Place& place = p.places[k];
+        const int64_t y = row * p.stride_y + p.top + place.down;
+        if (y < 0 || y >= p.read.height) continue;
+        Lanes sum = {};
+        for (int64_t column = 0; column < p.written.width; ++column) {
+          const int64_t x = column * p.stride_x + p.left + place.right;
+          if (x < 0 || x >= p.read.width) continue;
+          const float* one = p.images + (p.read.Pixel(y, x) + place.channel) * p.batch + first;
+          const float* other =
+              gradient + (p.written.Pixel(row, column) + channel) * p.batch + first;
+          sum += Whole ? Load(one) * Load(other) : LoadSome(one, count) * LoadSome(other, count);
+        }
+        for (int64_t lane = 0; lane < kLanes; ++lane) p.out[k] += sum[lane];
+      }
+}
+
+ffi::Error Dot(Floats images, Floats gradient, Integers places, Integers starts, int64_t stride_y,
+               int64_t stride_x, int64_t, int64_t, int64_t top, int64_t left, ResultFloats out) {
+  const auto read = images.dimensions(), written = gradient.dimensions();
+  Problem p{};
+  p.read = {read[1], read[2], read[3]};
+  p.written = {written[1], written[2], written[3]};
+  p.batch = read[0];
+  p.images = images.typed_data();
+  p.places = reinterpret_cast<const Place*>(places.typed_data());
+  p.starts = starts.typed_data();
+  p.stride_y = stride_y, p.stride_x = stride_x, p.top = top, p.left = left;
+  p.out = out->typed_data();
+  std::fill_n(p.out, out->element_count(), 0.0f);
+  int64_t n = 0;
+  for (; n + kLanes <= p.batch; n += kLanes) DotImages<true>(p, gradient.typed_data(), n);
+  if (n < p.batch) DotImages<false>(p, gradient.typed_data(), n);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGather, Gather,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Integers>()
+                                  .Arg<Integers>()
+                                  .Attr<int64_t>("stride_y")
+                                  .Attr<int64_t>("stride_x")
+                                  .Attr<int64_t>("up_y")
+                                  .Attr<int64_t>("up_x")
+                                  .Attr<int64_t>("top")
+                                  .Attr<int64_t>("left")
+                                  .Ret<Floats>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Integers>()
+                                  .Arg<Integers>()
+                                  .Attr<int64_t>("stride_y")
+                                  .Attr<int64_t>("stride_x")
+                                  .Attr<int64_t>("up_y")
+                                  .Attr<int64_t>("up_x")
+                                  .Attr<int64_t>("top")
+                                  .Attr<int64_t>("left")
+                                  .Ret<Floats>());

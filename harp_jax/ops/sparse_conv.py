@@ -1,0 +1,183 @@
+"""Convolution that touches only the kept weights of a pruned kernel, for CPUs.
+
+The images stand on the last axis in memory, so that each kept weight is one multiply-add over
+contiguous floats. Arrays have their usual axes [N, height, width, channels] all the same: XLA is
+asked for that layout, and gives it to what stands between two layers, too.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from harp_jax import native
+from harp_jax.ops.cpu_conv import Padding, Pair, output_size
+
+Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
+Values = Float[Array, " kept"]
+
+_LAYOUT = (1, 2, 3, 0)  # from the slowest axis to the fastest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """The weights of a kernel that a mask kept, in a fixed order: by output, then by place.
+
+    Attributes:
+        shape: (height, width, inputs, outputs) of the kernel.
+        index: Row, column, input and output of each kept weight.
+    """
+
+    shape: tuple[int, int, int, int]
+    index: Int[np.ndarray, "kept 4"]
+
+    @classmethod
+    def of(cls, mask: Bool[np.ndarray, "_ _ _ _"]) -> "Kept":
+        """Lists the kept weights of a mask [height, width, inputs, outputs]."""
+        index = np.argwhere(np.asarray(mask)).astype(np.int32)
+        return cls(mask.shape, index[np.argsort(index[:, 3], kind="stable")])
+
+    def values(self, kernel: Float[Array, "_ _ _ _"]) -> Values:
+        """Takes the kept weights out of a kernel; differentiable."""
+        return kernel[tuple(self.index.T)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Move:
+    """Which pixel is read: ((pixel written * stride + start) // up, of one phase) + displacement.
+
+    `up` is 1 but for the gradient of a convolution with strides, whose pixels fall into phases.
+    """
+
+    stride: Pair
+    up: Pair
+    start: Pair
+
+    def attributes(self) -> dict[str, np.int64]:
+        """Returns the attributes of the native kernels."""
+        numbers = (*self.stride, *self.up, *self.start)
+        names = ("stride_y", "stride_x", "up_y", "up_x", "top", "left")
+        return {name: np.int64(number) for name, number in zip(names, numbers, strict=True)}
+
+
+def conv(images: Features, values: Values, kept: Kept, strides: Pair, padding: Padding) -> Features:
+    """Convolves images with the kept weights of a kernel.
+
+    Args:
+        images: [N, height, width, inputs], float32.
+        values: The kept weights, in the order of `kept`.
+        kept: Where they are in the kernel.
+        strides: Along height and width.
+        padding: Zeros before and after, along height and width; negative values crop.
+
+    Returns:
+        The convolution [N, height, width, outputs]. Differentiable in images and values in reverse
+        mode.
+
+    Raises:
+        NotImplementedError: If `native.available()` is false.
+        ValueError: If channels or the number of values do not fit.
+    """
+    if not native.available():
+        raise NotImplementedError("sparse convolution needs a CPU and a C++ compiler; see the log")
+    if images.shape[-1] != kept.shape[2]:
+        raise ValueError(f"images have {images.shape[-1]} channels; allowed are {kept.shape[2]}")
+    if values.shape != (len(kept.index),):
+        raise ValueError(f"values have shape {values.shape}; allowed is ({len(kept.index)},)")
+    size = tuple(map(output_size, images.shape[1:3], kept.shape[:2], strides, padding))
+    forward = _Gather(_forward_lists(kept), (*size, kept.shape[3]), _start(strides, padding))
+    backward = _Gather(_backward_lists(kept, strides), images.shape[1:], _back(strides, padding))
+    return _differentiable(forward, backward)(images, values)
+
+
+def _start(strides: Pair, padding: Padding) -> _Move:
+    return _Move(strides, (1, 1), (-padding[0][0], -padding[1][0]))
+
+
+def _back(strides: Pair, padding: Padding) -> _Move:
+    return _Move((1, 1), strides, (padding[0][0], padding[1][0]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Lists:
+    """Kept weights in the order in which a pass needs them.
+
+    Attributes:
+        order: Of the values.
+        places: [kept, 3]: displacement down and right, channel that is read.
+        starts: Where each list begins: one for each phase and written channel.
+    """
+
+    order: np.ndarray
+    places: np.ndarray
+    starts: np.ndarray
+
+
+def _lists(places: np.ndarray, number: np.ndarray, lists: int) -> _Lists:
+    order = np.argsort(number, kind="stable")
+    starts = np.searchsorted(number[order], np.arange(lists + 1))
+    return _Lists(order, places[order].astype(np.int32), starts.astype(np.int32))
+
+
+def _forward_lists(kept: Kept) -> _Lists:
+    return _lists(kept.index[:, :3], kept.index[:, 3], kept.shape[3])
+
+
+def _backward_lists(kept: Kept, strides: Pair) -> _Lists:
+    row, column, channel, output = kept.index.T
+    phase = row % strides[0] * strides[1] + column % strides[1]
+    places = np.stack([-(row // strides[0]), -(column // strides[1]), output], axis=1)
+    inputs = kept.shape[2]
+    return _lists(places, phase * inputs + channel, strides[0] * strides[1] * inputs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Gather:
+    """A pass over an image: what is summed for each channel of each pixel that is written."""
+
+    lists: _Lists
+    shape: tuple[int, ...]
+    move: _Move
+
+    def __call__(self, images: Array, values: Array) -> Array:
+        return jax.ffi.ffi_call(
+            "harp_sparse_gather",
+            jax.ShapeDtypeStruct((len(images), *self.shape), jnp.float32),
+            input_layouts=(_LAYOUT, None, None, None),
+            output_layouts=_LAYOUT,
+        )(
+            images,
+            values[self.lists.order],
+            self.lists.places,
+            self.lists.starts,
+            **self.move.attributes(),
+        )
+
+
+def _dot(images: Array, gradient: Array, forward: _Gather) -> Array:
+    """Computes the gradient of the values, in the order of the forward lists."""
+    lists = forward.lists
+    return jax.ffi.ffi_call(
+        "harp_sparse_dot",
+        jax.ShapeDtypeStruct((len(lists.order),), jnp.float32),
+        input_layouts=(_LAYOUT, _LAYOUT, None, None),
+    )(images, gradient, lists.places, lists.starts, **forward.move.attributes())
+
+
+def _differentiable(forward: _Gather, backward: _Gather) -> Any:
+    @jax.custom_vjp
+    def run(images: Array, values: Array) -> Array:
+        return forward(images, values)
+
+    def run_forward(images: Array, values: Array) -> Any:
+        return forward(images, values), (images, values)
+
+    def run_backward(residuals: Any, gradient: Array) -> tuple[Array, Array]:
+        images, values = residuals
+        return backward(gradient, values), _dot(images, gradient, forward)
+
+    run.defvjp(run_forward, run_backward)
+    return run

@@ -1,0 +1,95 @@
+"""Sparse networks against the masked dense ones: logits, gradients and statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from harp_jax import models, native
+from harp_jax.models.resnet import ResNet
+from harp_jax.models.sparse import SparseNetwork, kept_weights
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+
+
+class Odd(nn.Module):
+    """Biases, VALID, groups and dilation, which no network of the package has; no BatchNorm."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(4, (3, 3), padding="VALID", name="valid")(x))
+        x = nn.relu(nn.Conv(4, (2, 2), strides=2, padding="SAME", name="even")(x))
+        x = nn.Conv(4, (3, 3), feature_group_count=2, name="groups")(x)
+        x = nn.relu(nn.Conv(4, (3, 3), kernel_dilation=2, name="dilated")(x))
+        return nn.Dense(5, name="dense")(x).mean((1, 2))
+
+
+NETWORKS = {
+    "tiny": (models.create("tiny", 5), (8, 8, 1)),
+    "residual": (ResNet(5, stages=(1, 1), width=4), (8, 8, 3)),
+    "odd": (Odd(), (9, 8, 3)),
+}
+
+
+def masked(name, rate=0.3):
+    """Variables of a network with masked random weights."""
+    model, shape = NETWORKS[name]
+    variables = dict(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape))))
+    generator, leaves = np.random.default_rng(0), leaves_by_path(variables["params"])
+    for path in kernel_paths(variables["params"]):
+        leaves[path] = leaves[path] * (generator.random(leaves[path].shape) < rate)
+    return {**variables, "params": tree_of_leaves(leaves)}
+
+
+def assert_close(found, expected, atol=1e-5):
+    def check(one, other):
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol * max(1, np.abs(other).max()))
+
+    jax.tree.map(check, found, expected)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_gradients_and_statistics_are_those_of_the_masked_network(name, train):
+    (model, shape), variables = NETWORKS[name], masked(name)
+    images = jax.random.uniform(jax.random.key(1), (20, *shape))
+    labels = jnp.arange(20) % 5
+
+    def loss(network, params, images):
+        options = {"train": train, "mutable": ["batch_stats"]}
+        logits, changed = network.apply({**variables, "params": params}, images, **options)
+        values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return values.mean(), (logits, changed)
+
+    kept = kept_weights(variables["params"])
+    assert kept.keys() == set(kernel_paths(variables["params"]))
+    found, expected = (
+        jax.jit(jax.value_and_grad(loss, (1, 2), has_aux=True), static_argnums=0)(
+            network, variables["params"], images
+        )
+        for network in (SparseNetwork(model, kept), model)
+    )
+    assert_close(found[0], expected[0])
+    (of_params, of_images), (dense_params, dense_images) = found[1], expected[1]
+    assert_close(of_images, dense_images)
+    leaves, dense = leaves_by_path(of_params), leaves_by_path(dense_params)
+    dead = 0
+    for path, gradient in dense.items():
+        weights = leaves_by_path(variables["params"])[path]
+        sparse = path in kept and path[0] not in ("groups", "dilated")
+        here = (weights != 0) if sparse else np.ones_like(weights, bool)
+        assert_close(leaves[path], gradient * here)
+        dead += ((gradient != 0) & ~here).sum()
+    assert dead > 0
+
+
+def test_layers_that_keep_much_stay_dense():
+    params = {
+        "few": {"kernel": jnp.zeros((3, 3, 2, 2)).at[0, 0, 0, 0].set(1.0)},
+        "all": {"kernel": jnp.ones((4, 2))},
+    }
+    assert kept_weights(params, most=0.1).keys() == {("few", "kernel")}
+    assert kept_weights(params)["all", "kernel"].shape == (1, 1, 4, 2)

@@ -1,0 +1,103 @@
+"""Sparse convolution against the dense one of XLA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from harp_jax import native
+from harp_jax.ops.sparse_conv import Kept, conv
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+
+SHAPES = st.tuples(st.sampled_from([1, 3, 7]), st.integers(1, 5), st.integers(1, 5))
+
+
+def dense(images, kernel, strides, padding):
+    return lax.conv_general_dilated(
+        images, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def assert_close(found, expected):
+    scale = max(np.abs(expected).max(initial=0), 1e-3)
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=2e-6)
+
+
+def assert_as_dense(images, kernel, strides, padding, seed=0):
+    """Compares values and both gradients, for a random gradient of the output."""
+    kept = Kept.of(np.asarray(kernel) != 0)
+    expected, pull_back = jax.vjp(
+        lambda images, kernel: dense(images, kernel, strides, padding), images, kernel
+    )
+
+    @jax.jit
+    def sparse(images, values, gradient):
+        found, pull_back = jax.vjp(
+            lambda images, values: conv(images, values, kept, strides, padding), images, values
+        )
+        return found, pull_back(gradient)
+
+    gradient = np.random.default_rng(seed).normal(size=expected.shape).astype(np.float32)
+    found, (of_images, of_values) = sparse(images, kept.values(kernel), gradient)
+    assert_close(found, expected)
+    images_gradient, kernel_gradient = pull_back(gradient)
+    assert_close(of_images, images_gradient)
+    assert_close(of_values, kept.values(kernel_gradient))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=SHAPES,
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    batch=st.sampled_from([1, 3, 16, 17, 37, 64, 100]),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    pads=st.tuples(*(st.integers(-1, 3) for _ in range(4))),
+    rate=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_value_and_gradients_are_those_of_the_dense_convolution(
+    shape, size, batch, strides, pads, rate, seed
+):
+    (kernel_size, inputs, outputs), generator = shape, np.random.default_rng(seed)
+    low, high = (max(0, kernel_size - edge) for edge in size)  # so that the kernel fits
+    padding = ((max(pads[0], 0) + low, pads[1]), (max(pads[2], 0) + high, pads[3]))
+    if any(edge + sum(pad) < kernel_size for edge, pad in zip(size, padding, strict=True)):
+        padding = ((kernel_size, kernel_size),) * 2
+    kernel = generator.normal(size=(kernel_size, kernel_size, inputs, outputs))
+    kernel *= generator.random(kernel.shape) < rate
+    images = generator.normal(size=(batch, *size, inputs))
+    assert_as_dense(
+        jnp.asarray(images, jnp.float32), jnp.asarray(kernel, jnp.float32), strides, padding, seed
+    )
+
+
+@pytest.mark.parametrize("kept", [[], [(0, 0, 0, 0)], [(2, 2, 1, 2)], [(1, 1, 0, 1), (1, 1, 1, 1)]])
+def test_single_weights(kept):
+    generator = np.random.default_rng(0)
+    kernel = np.zeros((3, 3, 2, 3), np.float32)
+    for place in kept:
+        kernel[place] = generator.normal()
+    images = generator.normal(size=(20, 5, 6, 2)).astype(np.float32)
+    assert_as_dense(jnp.asarray(images), jnp.asarray(kernel), (1, 1), ((1, 1), (1, 1)))
+
+
+def test_kept_weights_are_in_a_fixed_order():
+    mask = np.zeros((1, 2, 2, 2), bool)
+    mask[0, 1, 0, 1] = mask[0, 0, 1, 0] = mask[0, 0, 0, 1] = True
+    kept = Kept.of(mask)
+    assert kept.index.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 1]]
+    kernel = np.arange(8, dtype=np.float32).reshape(mask.shape)
+    assert kept.values(jnp.asarray(kernel)).tolist() == [2, 1, 5]
+
+
+def test_what_does_not_fit_is_refused():
+    kept = Kept.of(np.ones((1, 1, 2, 3), bool))
+    images = jnp.zeros((1, 4, 4, 5))
+    with pytest.raises(ValueError, match="5 channels; allowed are 2"):
+        conv(images, jnp.zeros(6), kept, (1, 1), ((0, 0), (0, 0)))
+    with pytest.raises(ValueError, match=r"shape \(4,\); allowed is \(6,\)"):
+        conv(images[..., :2], jnp.zeros(4), kept, (1, 1), ((0, 0), (0, 0)))
