@@ -77,7 +77,7 @@ class Graph:
 
     Attributes:
         nodes: By name, each after its inputs.
-        arrays: float64 arrays by node and name: 'kernel' and 'bias' of layers, 'scale' and 'bias'
+        arrays: Float64 arrays by node and name: 'kernel' and 'bias' of layers, 'scale' and 'bias'
             of 'affine'.
         output: Name of the node whose value is the logits.
     """
