@@ -109,8 +109,17 @@ def _parse(arguments: list[str]) -> list[str]:
         text = f"--config: {what}; allowed are the fields of harp_jax/config/defaults.py"
     except (TypeError, ValueError, OSError) as error:
         text = f"--config: {error}"
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
+        if isinstance(error, SystemExit) and _asks_for_help(arguments):
+            raise
+        text = f"--config: the file raises {type(error).__name__}: {error}"
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    names = {argument.lstrip("-").partition("=")[0] for argument in arguments}
+    return bool({"help", "helpfull", "helpshort"} & names)
 
 
 def _with_recorded_config(arguments: list[str]) -> list[str]:
@@ -121,7 +130,9 @@ def _with_recorded_config(arguments: list[str]) -> list[str]:
         if argument.startswith("-") and names[place] == "workdir":
             _, given, value = argument.partition("=")
             workdir = value if given else (arguments[place + 1 :] or [None])[0]
-    if workdir is None or "config" in names or {"help", "helpfull", "helpshort"} & set(names):
+    if workdir == "":
+        raise flags.IllegalFlagValueError("--workdir='': allowed are folders")
+    if workdir is None or "config" in names or _asks_for_help(arguments):
         return arguments
     return [arguments[0], f"--config={of_workdir.__file__}:{workdir}", *arguments[1:]]
 

@@ -35,7 +35,7 @@ def _imported(name: str, field: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{field}={name!r}: cannot import {module_name!r} ({reason}); allowed are modules on"

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
@@ -45,19 +45,22 @@ def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
 
     Raises:
         ValueError: If a field is unknown, missing, of another type or refused by the dataclass;
-            names the first such field, its value and the allowed values.
+            names the first such field, its value and the allowed values. If `kind` is no dataclass.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueError(f"{section}: is made of {kind!r}; allowed are frozen dataclasses")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types = get_type_hints(kind)
     for name, value in values.items():
         where = f"{section}.{name}={value!r}: allowed are"
         if name not in fields:
             raise ValueError(f"{where} the fields {', '.join(fields)}")
         if not isinstance(value, int | float | str):
             raise ValueError(f"{where} plain values")
-        is_text = fields[name].type is str
+        is_text = types[name] is str
         if isinstance(value, str) != is_text:
             raise ValueError(f"{where} {'names, as text' if is_text else 'numbers'}")
-        if fields[name].type is int and type(value) is not int:
+        if types[name] is int and type(value) is not int:
             raise ValueError(f"{where} whole numbers")
     missing = [
         name
@@ -69,5 +72,5 @@ def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
         raise ValueError(f"{section}={dict(values)!r}: allowed are settings with {wanted}")
     try:
         return kind(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{section}.{error}") from None

@@ -1,5 +1,6 @@
 """Builds what a configuration describes: attacks, losses, the method, the normalisation."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -45,16 +46,26 @@ def make_attack(settings: Config, field: str) -> Attack:
     Raises:
         ConfigError: For an unknown type, an unknown field or a value out of range.
     """
-    values = dict(settings)
+    values = _plain_section(settings, field)
     kind = _find(ATTACKS, values.pop("type", None), f"{field}.type")
     return _build(kind, values, field)
 
 
-def _find(table: Mapping[str, Any], name: Any, field: str) -> Any:
+def _find(table: Mapping[str, Any], name: Any, field: str, base: type | None = None) -> Any:
+    """Looks up a class; it has to be a dataclass, and to extend the base class if there is one."""
     try:
-        return names.find(table, name, field)
+        found = names.find(table, name, field)
     except ValueError as error:
         raise ConfigError(str(error)) from error.__cause__
+    fits = isinstance(found, type) and dataclasses.is_dataclass(found)
+    if not fits or (base is not None and not issubclass(found, base)):
+        what = (
+            "frozen dataclasses"
+            if base is None
+            else f"frozen dataclasses that extend {base.__name__}"
+        )
+        raise ConfigError(f"{field}={name!r}: is {found!r}; allowed are {what}")
+    return found
 
 
 def _build(kind: Any, values: Mapping[str, Any], section: str) -> Any:
@@ -68,8 +79,16 @@ def _own(config: Config, name: str) -> tuple[str, dict[str, Any]]:
     """Returns the name and the content of the section that only one loss or method has."""
     _, is_foreign, attribute = name.partition(":")
     if is_foreign:
-        return f"own.{attribute}", dict(config.own.get(attribute, {}))
+        section = f"own.{attribute}"
+        return section, _plain_section(config.own.get(attribute, {}), section)
     return name, dict(config.get(name, {}))
+
+
+def _plain_section(value: Any, field: str) -> dict[str, Any]:
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{field}={value!r}: allowed are sections, {{field: value}}") from None
 
 
 def validation_attack(config: Config) -> PGD:
@@ -91,7 +110,7 @@ def loss(config: Config, stage: str) -> Loss:
     """
     name = loss_name(config, stage)
     field = "loss" if config[stage].loss is None else f"{stage}.loss"
-    kind = _find(LOSSES, name, field)
+    kind = _find(LOSSES, name, field, Loss)
     section, values = _own(config, name)
     return _build(kind, values, section)
 
@@ -106,7 +125,7 @@ def method(config: Config) -> Method:
         ConfigError: For an unknown method, an unknown field or a value out of range.
     """
     prune = config.prune
-    kind = _find(METHODS, prune.method, "prune.method")
+    kind = _find(METHODS, prune.method, "prune.method", Method)
     section, own = _own(config, prune.method)
     shared = {name: prune[name] for name in defaults(kind) if name in prune}
     built = _build(kind, own | shared, "prune" if shared else section)

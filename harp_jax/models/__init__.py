@@ -83,10 +83,27 @@ def create(
         "normalization": None if normalization is None else _checked(normalization),
         "dtype": jnp.dtype(dtype),
     }
-    if name not in MODELS:
-        settings = _taken(build, settings, name)
-    network = build(num_classes=num_classes, **settings)
+    if name in MODELS:
+        network = build(num_classes=num_classes, **settings)
+    else:
+        network = _own(build, num_classes, settings, name)
     return network if granularity is None else Prunable(network, granularity)
+
+
+def _own(build: Any, num_classes: int, settings: dict[str, Any], name: str) -> nn.Module:
+    """Builds a network of the user's; whatever goes wrong becomes one line."""
+    wanted = "allowed are functions of `num_classes` that return a linen module"
+    if not callable(build):
+        raise ValueError(f"model={name!r}: is {build!r}; {wanted}")
+    taken = _taken(build, settings, name)
+    try:
+        network = build(num_classes=num_classes, **taken)
+    except Exception as error:  # a user's function may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"model={name!r}: cannot be built ({reason}); {wanted}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model={name!r}: gives {network!r}; {wanted}")
+    return network
 
 
 def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _geometry(module: nn.Conv, size: tuple[int, ...]) -> tuple[Pair, Padding]:
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     padding: Any = canonicalize_padding(module.padding, 2)
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(size, module.kernel_size, strides, padding)
+        kernel: Any = module.kernel_size
+        padding = lax.padtype_to_pads(size, kernel, strides, padding)
     (top, bottom), (left, right) = padding
     return strides, ((top, bottom), (left, right))

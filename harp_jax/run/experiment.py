@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from etils import epath
@@ -98,6 +99,7 @@ class _Experiment:
         )
         self._check_steps()
         self.scheme = self._scheme()
+        self._check_logits()
         self.cost = self.scheme.cost
         self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
@@ -139,6 +141,29 @@ class _Experiment:
                 f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"
                 " networks for such images"
             ) from None
+
+    def _check_logits(self) -> None:
+        """Refuses a network that does not give a logit for each class of the data."""
+        images, classes = jnp.zeros((1, *self.dataset.image_shape)), self.dataset.num_classes
+
+        def logits(key: jax.Array) -> Any:
+            return self.model.apply(self.model.init(key, images), images, train=False)
+
+        try:
+            shapes = [
+                each.shape for each in jax.tree.leaves(jax.eval_shape(logits, jax.random.key(0)))
+            ]
+        except (TypeError, flax.errors.FlaxError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ConfigError(
+                f"model={self.config.model!r}: fails for an image ({reason}); allowed are networks"
+                " that are called with (images, train=False)"
+            ) from None
+        if shapes != [(1, classes)]:
+            raise ConfigError(
+                f"model={self.config.model!r}: gives {shapes} for an image; allowed is"
+                f" {[(1, classes)]}, a logit for each class"
+            )
 
     def _expected_variables(self) -> dict[str, Any]:
         """Computes the shapes of all collections of the pruned network."""

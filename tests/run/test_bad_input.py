@@ -345,6 +345,8 @@ LINES = {
     "no file named": ([], "--config"),
     "bad value": (["--config=configs/digits.py", "--config.prune.target=2.0"], "prune.target=2.0"),
     "unknown flag": (["--config=configs/digits.py", "--stages=prune"], "'stages'"),
+    "empty workdir": (["--config=configs/digits.py", "--workdir="], "--workdir=''"),
+    "raising file": (["--config=tests/raising_config.py"], "the file raises RuntimeError: no luck"),
     "stray word": (["--config=configs/digits.py", "prune"], "prune"),
 }
 
@@ -355,7 +357,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str, bool]]:
     folder = tmp_path_factory.mktemp("lines")
     running = {}
     for name, (arguments, _) in LINES.items():
-        line = [sys.executable, "-m", "harp_jax.main", *arguments, f"--workdir={folder / name}"]
+        line = [sys.executable, "-m", "harp_jax.main", f"--workdir={folder / name}", *arguments]
         pipe = subprocess.PIPE
         environment = runs.environment()
         running[name] = subprocess.Popen(

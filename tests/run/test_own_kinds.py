@@ -1,0 +1,107 @@
+"""Things of a user's own that are of the wrong kind are errors in one line."""
+
+import sys
+import types
+
+import pytest
+import runs
+
+from harp_jax.config.sections import ConfigError
+from harp_jax.run import experiment
+
+MODULE = """
+from __future__ import annotations
+import dataclasses
+import flax.linen as nn
+from harp_jax.losses import Loss, pgd
+
+NUMBER = 3
+class Plain: pass
+def function(*arguments): return None
+def five(num_classes): return 5
+def raising(num_classes): raise KeyError("inside")
+def without(): return nn.Dense(3)
+
+@dataclasses.dataclass(frozen=True)
+class NoLoss:
+    n: int = 3
+
+@dataclasses.dataclass(frozen=True)
+class Text(Loss):
+    kind: str = "a"
+    n: int = 3
+    def __call__(self, forward, clean, adversarial, labels):
+        logits = forward(adversarial)
+        return pgd(logits, labels), logits
+
+@dataclasses.dataclass(frozen=True)
+class Raising(Loss):
+    n: int = 3
+    def __post_init__(self):
+        raise TypeError("says no")
+
+class Seven(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(7)(images.reshape(len(images), -1))
+
+class NoTrain(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+"""
+
+BAD = [
+    ({"loss": "kinds_of_mine:function"}, "loss='kinds_of_mine:function': is <function"),
+    ({"loss": "kinds_of_mine:NUMBER"}, "loss='kinds_of_mine:NUMBER': is 3; allowed are"),
+    ({"finetune.loss": "kinds_of_mine:NoLoss"}, "finetune.loss='kinds_of_mine:NoLoss': is <class"),
+    ({"loss": "kinds_of_mine:Raising"}, "own.Raising.says no"),
+    ({"prune.method": "kinds_of_mine:Text"}, "allowed are frozen dataclasses that extend Method"),
+    ({"model": "kinds_of_mine:NUMBER"}, "model='kinds_of_mine:NUMBER': is 3; allowed are"),
+    ({"model": "kinds_of_mine:five"}, "gives 5; allowed are functions of `num_classes`"),
+    ({"model": "kinds_of_mine:raising"}, "cannot be built (KeyError: 'inside'); allowed are"),
+    ({"model": "kinds_of_mine:without"}, "cannot be built (TypeError: "),
+    ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
+    ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
+    ({"evaluate.attacks.mine": 5}, "evaluate.attacks.mine=5: allowed are sections"),
+    ({"evaluate.attacks.mine": {"type": "kinds_of_mine:Plain"}}, "allowed are frozen dataclasses"),
+    ({"loss": "kinds_of_mine:Text", "own.Text": 4}, "own.Text=4: allowed are sections"),
+    ({"loss": "kinds_of_mine:Text", "own.Text": {"n": 2.5}}, "own.Text.n=2.5: allowed are whole"),
+    ({"loss": "kinds_of_mine:Text", "own.Text": {"kind": 3}}, "own.Text.kind=3: allowed are names"),
+]
+
+
+@pytest.fixture(autouse=True)
+def module(monkeypatch):
+    made = types.ModuleType("kinds_of_mine")
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    exec(compile(MODULE, made.__name__, "exec"), made.__dict__)
+
+
+@pytest.mark.parametrize(("fields", "text"), BAD, ids=[text for _, text in BAD])
+def test_the_wrong_kind_is_one_line(fields, text, tmp_path):
+    config = runs.digits()
+    for field, value in fields.items():
+        *sections, name = field.split(".")
+        section = config
+        for each in sections:
+            section = section[each]
+        with section.unlocked():
+            section[name] = value
+    with pytest.raises(ValueError, match=r"allowed|says no") as caught:
+        experiment.run(config, tmp_path / "run")
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_fields_of_text_and_whole_numbers_are_told_apart_in_modules_with_late_annotations():
+    config = runs.digits(loss="kinds_of_mine:Text")
+    with config.own.unlocked():
+        config.own.Text = {"kind": "b", "n": 2}
+    from harp_jax.config.sections import loss
+
+    assert (loss(config, "pretrain").kind, loss(config, "pretrain").n) == ("b", 2)
+    assert issubclass(ConfigError, ValueError)
