@@ -106,7 +106,7 @@ def _own(build: Any, num_classes: int, settings: dict[str, Any], name: str) -> n
     return network
 
 
-def _taken(build: Callable[..., nn.Module], settings: dict[str, Any], name: str) -> dict[str, Any]:
+def _taken(build: Callable[..., Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns the settings that a user's function takes; refuses those that it should take."""
     parameters = inspect.signature(build).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):

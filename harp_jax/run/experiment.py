@@ -5,10 +5,10 @@ import functools
 import logging
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax.errors import FlaxError
 
 from harp_jax import checkpoint, models, parallel, report
 from harp_jax.config import check_batches, validate
@@ -152,7 +152,7 @@ class _Experiment:
             shapes = [
                 each.shape for each in jax.tree.leaves(jax.eval_shape(logits, jax.random.key(0)))
             ]
-        except (TypeError, flax.errors.FlaxError) as error:
+        except (TypeError, FlaxError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ConfigError(
                 f"model={self.config.model!r}: fails for an image ({reason}); allowed are networks"
