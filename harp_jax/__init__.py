@@ -2,7 +2,8 @@
 
 import importlib.metadata
 
-from harp_jax.export.loading import load
+from harp_jax import export
+from harp_jax.export import load
 
 __version__ = importlib.metadata.version("harp_jax")
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "export", "load"]

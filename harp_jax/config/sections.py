@@ -1,10 +1,13 @@
-"""Builds what a configuration describes: attacks, losses, the method, the normalisation."""
+"""Builds what a configuration describes: attacks, losses, method, data, normalisation."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from harp_jax import data as data_sets
 from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
+from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
 from harp_jax.methods import METHODS, Live, Method, Sharpness
 from harp_jax.settings import build, defaults
@@ -155,6 +158,27 @@ def normalization(config: Config, channels: int) -> Normalization | None:
 def minimum_rate(config: Config) -> float:
     """Computes the smallest compression rate of a layer, a_min = alpha * target."""
     return config.prune.alpha * config.prune.target
+
+
+def load_data(config: Config) -> Dataset:
+    """Loads the data of a run; networks are chosen on its validation split.
+
+    Raises:
+        DataError: If the set is unknown, missing or damaged, or has too few examples.
+    """
+    data = config.data
+    dataset = data_sets.load(
+        data.name,
+        data_dir=data.directory,
+        seed=config.seed,
+        validation_examples=data.validation_examples,
+        train_examples=data.train_examples,
+        test_examples=data.test_examples,
+        pad_to=data.pad_to,
+        image_size=data.image_size,
+        workers=data.workers,
+    )
+    return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))
 
 
 def require(condition: bool, field: str, value: Any, allowed: str) -> None:

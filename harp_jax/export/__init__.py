@@ -1,10 +1,28 @@
-"""Takes a trained network out of its run: as a function to call, or as a smaller network.
+"""Takes a trained network out of its run: as a function, as a smaller network, or as a file.
 
-`run` and the rooms above it may import this one.
+`write(workdir, file, format)` and `python -m harp_jax.export` write files for this package
+('sparse', 'dense') and for everybody else ('dense', 'stablehlo', 'onnx', 'torch'); a file each,
+and a module each, NAME_file.py. `run` and the rooms above it may import this one.
 """
 
 from harp_jax.export.compact import Compact, compact
 from harp_jax.export.compact_graph import CompactNetwork, Function, Node
+from harp_jax.export.errors import FileError
 from harp_jax.export.loading import load
+from harp_jax.export.trained import Trained, read
+from harp_jax.export.writing import FORMATS, Written, write
 
-__all__ = ["Compact", "CompactNetwork", "Function", "Node", "compact", "load"]
+__all__ = [
+    "FORMATS",
+    "Compact",
+    "CompactNetwork",
+    "FileError",
+    "Function",
+    "Node",
+    "Trained",
+    "Written",
+    "compact",
+    "load",
+    "read",
+    "write",
+]

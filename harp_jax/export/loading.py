@@ -1,4 +1,4 @@
-"""Loads a trained network as a function."""
+"""Loads a trained network as a function, from a run or from a file."""
 
 from typing import Any
 
@@ -6,45 +6,57 @@ import jax
 from etils import epath
 
 from harp_jax import checkpoint, models
+from harp_jax.export import dense_file, sparse_file, stablehlo_file, trained
+from harp_jax.export.container import format_of
+from harp_jax.export.errors import FileError
 from harp_jax.pruning.layers import bake
 from harp_jax.types import LogitsFn
 
 
 def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict[str, Any]]:
-    """Loads the network of a workdir, or of a complete stage in it.
+    """Loads the network of a workdir, of a complete stage in it, or of an exported file.
 
     Args:
         path: A path that `harp_jax.checkpoint.load` takes; a workdir means its last complete stage.
+            Or a file that `harp_jax.export.write` made as 'sparse', 'dense' or 'stablehlo'.
         model: The 'module:function' that makes a network of your own. You have to give it, because
-            a checkpoint must not decide what is imported and called.
+            a checkpoint must not decide what is imported and called. A 'stablehlo' file needs none.
 
     Returns:
         (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits, with the
-        masks applied, and the checkpoint's metadata ('model', 'num_classes', 'image_shape',
-        'stage', ...). It normalises and computes as in training, in the metadata's 'compute_dtype';
-        without these metadata it computes in float32 and does not normalise.
+        masks applied, and the checkpoint's or file's metadata ('model', 'num_classes',
+        'image_shape', 'stage', ...). It normalises and computes as in training, in the metadata's
+        'compute_dtype'; without these metadata it computes in float32 and does not normalise.
 
     Raises:
         CheckpointError: If there is no checkpoint, its stage is not complete, or its network has
             another name than `model`.
+        FileError: If a file is none of these, is damaged, or its network has another name than
+            `model`.
     """
+    where = checkpoint.absolute(path)
+    if where.is_file():
+        try:
+            return _load_file(where, model)
+        except FileError as error:
+            raise FileError(f"{where}: {error}") from error
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")
-    if "model" not in metadata:
-        raise checkpoint.CheckpointError(
-            f"{checkpoint.find(path)}: does not say which network it is of; allowed are complete"
-            " stages, and any checkpoint with harp_jax.checkpoint.load"
-        )
-    name = metadata["model"]
-    if name not in models.MODELS and name != model:
-        raise checkpoint.CheckpointError(
-            f"{checkpoint.find(path)}: is of the network {name!r}, model={model!r}; allowed is"
-            f" model={name!r}, if you trust that module"
-        )
-    network = models.create(
-        name,
-        metadata["num_classes"],
-        normalization=metadata.get("normalization"),
-        dtype=metadata.get("compute_dtype", "float32"),
-    )
+    network = trained.network_of(metadata, checkpoint.find(path), model)
     return jax.jit(models.logits_fn(network, jax.jit(bake)(variables))), metadata
+
+
+def _load_file(path: epath.Path, model: str | None) -> tuple[LogitsFn, dict[str, Any]]:
+    beside = path.with_name(path.name + stablehlo_file.BESIDE)
+    content = path.read_bytes()
+    name = format_of(content)
+    if name is None and beside.is_file():
+        return stablehlo_file.decode(content, beside.read_bytes())
+    decoders = {each.NAME: each.decode for each in (sparse_file, dense_file)}
+    if name not in decoders:
+        raise FileError(
+            "not a file of the format sparse, dense or stablehlo (which needs FILE.json beside it),"
+            " or damaged"
+        )
+    network = decoders[name](content, model)
+    return network.logits_fn(), network.metadata

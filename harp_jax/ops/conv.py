@@ -45,8 +45,9 @@ def conv_general_dilated(
     """Computes `jax.lax.conv_general_dilated`, with an implementation of its own on CPUs.
 
     The compiled program chooses by platform. The implementation for CPUs covers two-dimensional
-    float32 convolutions (NHWC images, HWIO filters, no dilation, no groups). All other calls, and
-    all other platforms, use `jax.lax.conv_general_dilated`. Values and gradients agree up to
+    float32 convolutions (NHWC images, HWIO filters, no dilation, no groups) of known sizes. All
+    other calls (one with a symbolic batch size too), and all other platforms, use
+    `jax.lax.conv_general_dilated`. Values and gradients agree up to
     float32 rounding: errors are below 1e-5 of the largest value, and about 1e-6 with the highest
     precision. Convolutions that it covers can only be differentiated once, and only in reverse
     mode (`jax.grad`, `jax.vjp`), on every platform.
@@ -71,6 +72,7 @@ def conv_general_dilated(
     """
     if (
         (lhs.ndim, rhs.ndim) == (4, 4)
+        and all(isinstance(size, int) for size in lhs.shape)
         and (lhs.dtype, rhs.dtype) == ("float32", "float32")
         and preferred_element_type in (None, "float32")
         and {*(lhs_dilation or ()), *(rhs_dilation or ()), feature_group_count} <= {1}

@@ -18,7 +18,8 @@ def max_pool(
 ) -> Array:
     """Computes `flax.linen.max_pool`, with a gradient of its own for 2x2 pooling on CPUs.
 
-    That gradient covers 2x2 windows with stride 2 over batches of float32 images, without padding.
+    That gradient covers 2x2 windows with stride 2 over batches of float32 images of known sizes,
+    without padding.
     All other calls, and all other platforms, use `flax.linen.max_pool`. Of equal pixels the first
     one, row by row, receives the gradient, on every platform. Calls that it covers can only be
     differentiated in reverse mode, on every platform.
@@ -43,6 +44,7 @@ def max_pool(
         window_shape == strides == (2, 2)
         and unpadded
         and x.ndim == 4
+        and all(isinstance(size, int) for size in x.shape)
         and x.dtype == jnp.float32
         and min(x.shape[1:3]) >= 2
         and 0 not in x.shape

@@ -1,7 +1,6 @@
 """A whole run: the stages in order, each from a named checkpoint, in one workdir."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 from typing import Any
@@ -16,14 +15,14 @@ from harp_jax.config import default as config_default
 from harp_jax.config.sections import (
     Config,
     ConfigError,
+    load_data,
     loss,
     method,
     minimum_rate,
     normalization,
     validation_attack,
 )
-from harp_jax.data import Dataset, batches_per_epoch
-from harp_jax.data import load as load_dataset
+from harp_jax.data import batches_per_epoch
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import schemes
@@ -84,7 +83,7 @@ class _Experiment:
             workdir, ownership.plain(config), ownership.plain(config_default())
         )
         records.read_table(workdir)  # one that cannot be read is an error before anything trains
-        self.dataset = _load_data(config)
+        self.dataset = load_data(config)
         self.data = self.dataset.identity()
         ownership.check_data(workdir, earlier, self.data)
         self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
@@ -283,20 +282,3 @@ class _Experiment:
             architecture=self.scheme.architecture,
         )
         evaluate(subject, self.header, self.interrupt.requested)
-
-
-def _load_data(config: Config) -> Dataset:
-    """Loads the data of a run; networks are chosen on its validation split."""
-    data = config.data
-    dataset = load_dataset(
-        data.name,
-        data_dir=data.directory,
-        seed=config.seed,
-        validation_examples=data.validation_examples,
-        train_examples=data.train_examples,
-        test_examples=data.test_examples,
-        pad_to=data.pad_to,
-        image_size=data.image_size,
-        workers=data.workers,
-    )
-    return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

@@ -1,0 +1,238 @@
+"""A trained network with all that a file says about it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from harp_jax import checkpoint, models
+from harp_jax.config import of_workdir
+from harp_jax.config.sections import load_data
+from harp_jax.data import DataError
+from harp_jax.data.augment import to_unit
+from harp_jax.export.errors import FileError
+from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.types import LogitsFn, Variables
+from harp_jax.workdir import ownership
+
+NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype")
+_OWN_FIELDS = ("stage", "epoch", "dataset", "seed")
+_LARGEST_SIDE, _MOST_CLASSES = 2**16, 2**24
+
+
+class Trained(NamedTuple):
+    """A network, its masked variables, and what a file says about it.
+
+    Attributes:
+        network: A linen module, as `harp_jax.models.create` makes it.
+        variables: 'params' and, with BatchNorm, 'batch_stats': NumPy float32, masks applied.
+        metadata: 'model', 'num_classes', 'image_shape' (height, width, channels),
+            'normalization', 'compute_dtype', and whatever else files should say, as JSON has it.
+    """
+
+    network: nn.Module
+    variables: dict[str, Any]
+    metadata: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        height, width, channels = self.metadata["image_shape"]
+        return height, width, channels
+
+    def logits_fn(self) -> LogitsFn:
+        """Returns the compiled function from NHWC images in [0, 1] to logits."""
+        return jax.jit(models.logits_fn(self.network, self.variables))
+
+    def in_float32(self) -> "Trained":
+        """Returns the network with features in float32, whatever they were in training."""
+        if self.metadata["compute_dtype"] == "float32":
+            return self
+        metadata = {**self.metadata, "compute_dtype": "float32"}
+        return Trained(create(metadata), self.variables, metadata)
+
+
+def read(path: epath.PathLike, *, model: str | None = None) -> Trained:
+    """Reads a network of a run.
+
+    Args:
+        path: A path that `harp_jax.checkpoint.load` takes; a workdir means its last complete stage.
+        model: See `harp_jax.load`.
+
+    Returns:
+        The network with its masks applied. Its metadata are those of `harp_jax.load`, and
+        'weights' (of all kernels), 'kept' (those that are not zero), 'sparsity' (1 - kept /
+        weights), 'source' (the workdir's name) and 'revision' (git's, of the run's code).
+
+    Raises:
+        CheckpointError: See `harp_jax.load`.
+    """
+    variables = checkpoint.load(path)
+    found = variables.pop("metadata")
+    folder = checkpoint.find(path)
+    network = network_of(found, folder, model)
+    plain = jax.tree.map(np.asarray, jax.device_get(jax.jit(bake)(variables)))
+    metadata = {name: found[name] for name in (*NETWORK_FIELDS, *_OWN_FIELDS) if name in found}
+    metadata = {"normalization": None, "compute_dtype": "float32"} | metadata
+    metadata |= counts(plain)
+    workdir = workdir_of(path)
+    if workdir is not None:
+        claim = ownership.read_claim(workdir) or {}
+        metadata |= {"source": workdir.name, "revision": claim.get("revision")}
+    return Trained(network, plain, metadata)
+
+
+def counts(plain: Variables) -> dict[str, Any]:
+    """Counts the weights of all kernels, and those that are not zero."""
+    leaves = leaves_by_path(plain["params"])
+    kernels = [leaves[path] for path in kernel_paths(plain["params"])]
+    weights = sum(kernel.size for kernel in kernels)
+    kept = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+    return {"weights": weights, "kept": kept, "sparsity": round(1 - kept / max(weights, 1), 6)}
+
+
+def network_of(metadata: Mapping[str, Any], folder: epath.Path, model: str | None) -> nn.Module:
+    """Builds the network of a checkpoint.
+
+    Args:
+        metadata: The checkpoint's.
+        folder: The checkpoint.
+        model: See `harp_jax.load`.
+
+    Raises:
+        CheckpointError: If they name no network, or one of the user's own that is not `model`.
+    """
+    if "model" not in metadata:
+        raise checkpoint.CheckpointError(
+            f"{folder}: does not say which network it is of; allowed are complete stages, and any"
+            " checkpoint with harp_jax.checkpoint.load"
+        )
+    refused = _refusal(metadata["model"], model)
+    if refused:
+        raise checkpoint.CheckpointError(f"{folder}: {refused}")
+    return create(metadata)
+
+
+def _refusal(name: str, model: str | None) -> str | None:
+    """Returns why a network is not built: the caller has to name it, and did not."""
+    if name in models.MODELS or name == model:
+        return None
+    return (
+        f"is of the network {name!r}, model={model!r}; allowed is model={name!r}, if you trust"
+        " that module"
+    )
+
+
+def create(metadata: Mapping[str, Any]) -> nn.Module:
+    """Builds the network that metadata describe; see `harp_jax.models.create` for errors."""
+    return models.create(
+        metadata["model"],
+        metadata["num_classes"],
+        normalization=metadata.get("normalization"),
+        dtype=metadata.get("compute_dtype", "float32"),
+    )
+
+
+def rebuilt(
+    leaves: Mapping[str, np.ndarray], metadata: dict[str, Any], model: str | None
+) -> Trained:
+    """Makes the network of a file from its arrays.
+
+    Args:
+        leaves: Arrays by path, 'params/conv1/kernel'.
+        metadata: Metadata of the file.
+        model: See `harp_jax.load`.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileError: If the metadata describe no network, or the arrays are not that network's.
+    """
+    network = described(metadata, model)
+    expected = _shapes(network, metadata["image_shape"])
+    found = {path: array.shape for path, array in leaves.items()}
+    if found != expected:
+        paths = sorted(found.keys() | expected.keys())
+        path = next(path for path in paths if found.get(path) != expected.get(path))
+        raise FileError(
+            f"{path}: has the shape {found.get(path)}; allowed is that of the network,"
+            f" {expected.get(path)}"
+        )
+    return Trained(network, tree({path: leaves[path] for path in expected}), metadata)
+
+
+def described(metadata: Mapping[str, Any], model: str | None) -> nn.Module:
+    """Builds the network that a file's metadata describe.
+
+    Raises:
+        FileError: If they describe none, or one of the user's own that `model` does not name.
+    """
+    shape, classes = metadata.get("image_shape"), metadata.get("num_classes")
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and 0 < n < _LARGEST_SIDE for n in shape)
+    ):
+        raise FileError(f"image_shape={shape!r}: allowed are three sizes below {_LARGEST_SIDE}")
+    if type(classes) is not int or not 2 <= classes <= _MOST_CLASSES:
+        raise FileError(f"num_classes={classes!r}: allowed are 2 to {_MOST_CLASSES}")
+    if not isinstance(metadata.get("model"), str):
+        raise FileError(f"model={metadata.get('model')!r}: allowed are names of networks")
+    refused = _refusal(metadata["model"], model)
+    if refused:
+        raise FileError(refused)
+    try:
+        return create(metadata)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"no network of this package: {error}") from error
+
+
+def _shapes(network: nn.Module, image_shape: Any) -> dict[str, tuple[int, ...]]:
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    made = jax.eval_shape(network.init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in flat(made).items()}
+
+
+def flat(variables: Variables) -> dict[str, Any]:
+    """Returns the leaves of variables by path, 'params/conv1/kernel', in order of the paths."""
+    leaves = {"/".join(path): leaf for path, leaf in leaves_by_path(variables).items()}
+    return dict(sorted(leaves.items()))
+
+
+def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of leaves by path; the inverse of `flat`."""
+    return tree_of_leaves({tuple(path.split("/")): leaf for path, leaf in leaves.items()})
+
+
+def workdir_of(path: epath.PathLike) -> epath.Path | None:
+    """Returns the workdir of a stage's result; None for any other checkpoint."""
+    folder = checkpoint.find(path)
+    if folder.name != checkpoint.RESULT:
+        return None
+    return folder.parent.parent
+
+
+def test_images(path: epath.PathLike, count: int) -> np.ndarray | None:
+    """Loads the first test images of the run that a network is of.
+
+    Args:
+        path: A path that `read` takes.
+        count: Number of images, >= 1.
+
+    Returns:
+        Images [count or fewer, height, width, channels] in [0, 1]; None where there is no run, or
+        its data are not on this machine.
+    """
+    workdir = workdir_of(path)
+    if workdir is None or ownership.read_claim(workdir) is None:
+        return None
+    try:
+        test = load_data(of_workdir.get_config(str(workdir))).test
+    except (DataError, OSError):
+        return None
+    return np.asarray(to_unit(jnp.asarray(test.take(slice(count)).images)))
