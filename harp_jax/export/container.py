@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from harp_jax.export.errors import FileError
+from harp_jax.export.errors import FileError, one_line
 
 _TYPES = {
     "F32": np.dtype(np.float32),
@@ -100,11 +100,6 @@ def check_format(metadata: Mapping[str, Any], name: str, version: int) -> None:
 def as_json(value: Any) -> str:
     """Returns the shortest JSON of a value."""
     return json.dumps(value, separators=(",", ":"))
-
-
-def one_line(error: BaseException) -> str:
-    """Returns what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _array(entry: Mapping[str, Any]) -> np.ndarray:

@@ -8,16 +8,14 @@ import hashlib
 from typing import Any
 
 import jax
-import jax.export
 import numpy as np
 from jax.extend.core import Literal
 
-from harp_jax import models
 from harp_jax.export import container
 from harp_jax.export.errors import FileError
 from harp_jax.export.onnx_graph import Graph, Tensor
 from harp_jax.export.onnx_operations import OPERATIONS, UnsupportedError, is_symbolic
-from harp_jax.export.trained import Trained
+from harp_jax.export.trained import Trained, for_every_batch
 from harp_jax.types import LogitsFn
 
 NAME, VERSION = "harp_jax.onnx", 1
@@ -47,15 +45,7 @@ def encode(trained: Trained) -> bytes:
     """
     onnx = _onnx()
     trained = trained.in_float32()
-    (batch,) = jax.export.symbolic_shape("batch")
-    shape = (batch, *trained.image_shape)
-    images = jax.ShapeDtypeStruct(shape, np.float32)
-    try:
-        closed = jax.make_jaxpr(models.logits_fn(trained.network, trained.variables))(images)
-    except Exception as error:  # a user's network may raise anything
-        raise FileError(
-            f"format='onnx': no trace for every batch size ({container.one_line(error)})"
-        ) from error
+    closed = for_every_batch(trained, lambda logits_fn, images: jax.make_jaxpr(logits_fn)(images))
     graph = Graph()
     inputs = [*map(np.asarray, closed.consts), Tensor("images", tuple(range(4)))]
     (found,) = _walk(graph, closed.jaxpr, inputs)

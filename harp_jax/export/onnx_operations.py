@@ -181,7 +181,7 @@ def _reduce(operation: str) -> Operation:
     return apply
 
 
-def _without(axes: Axes, removed: Sequence[int]) -> Axes:
+def _without(axes: Axes, removed: Sequence[Any]) -> Axes:
     """Returns the order of the axes that are left, numbered anew."""
     left = [axis for axis in axes if axis not in removed]
     return tuple(sorted(left).index(axis) for axis in left)
@@ -278,7 +278,7 @@ def _pad(graph: Graph, equation: Any, inputs: list[Any]) -> Tensor:
     return Tensor(graph.node("Pad", inputs), value.axes)
 
 
-_CALLED_THE_SAME = "add mul div min neg exp log tanh sqrt abs erf sign floor ceil pow"
+_CALLED_THE_SAME = "add mul div min neg exp log tanh sqrt abs erf sign floor ceil pow and or not"
 
 OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(name.capitalize()) for name in _CALLED_THE_SAME.split()},
@@ -297,6 +297,7 @@ OPERATIONS: dict[str, Operation] = {
     "lt": _elementwise("Less"),
     "le": _elementwise("LessOrEqual"),
     "eq": _elementwise("Equal"),
+    "ne": _elementwise("Equal", "Not"),
     "copy": _same,
     "convert_element_type": _convert,
     "conv_general_dilated": _convolution,

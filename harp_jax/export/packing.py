@@ -76,12 +76,12 @@ def unpack_positions(coding: int, content: bytes, size: int, count: int) -> np.n
         _require(lows < len(content), "positions", len(content))
         unary = _bits(content[: len(content) - lows], None)
         ends = np.flatnonzero(~unary)[:count]
-        _require(len(ends) == count and len(unary) - ends[-1] <= 8, "positions", len(ends))
+        _require(len(ends) == count and len(unary) - int(ends[-1]) <= 8, "positions", len(ends))
         bits = _bits(content[len(content) - lows :], count * coding).reshape(count, coding)
         low = bits.astype(np.int64) @ (1 << np.arange(coding, dtype=np.int64)[::-1])
         high = np.diff(ends, prepend=-1) - 1
         positions = np.cumsum((high << coding) + low + 1) - 1
-    _require(len(positions) == count and bool(positions[-1] < size), "positions", len(positions))
+    _require(len(positions) == count and int(positions[-1]) < size, "positions", len(positions))
     return positions
 
 

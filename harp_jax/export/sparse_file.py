@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from harp_jax.export import container, packing
-from harp_jax.export.errors import FileError
+from harp_jax.export.errors import FileError, one_line
 from harp_jax.export.trained import Trained, flat, rebuilt
 from harp_jax.export.unread import without_unread
 
@@ -164,7 +164,7 @@ def _layout(content: bytes) -> list[_Array]:
     try:
         rows = [_Array(path, tuple(shape), *rest) for path, shape, *rest in json.loads(content)]
     except (RecursionError, TypeError, ValueError) as error:
-        raise FileError(f"layout: not a table of arrays ({container.one_line(error)})") from error
+        raise FileError(f"layout: not a table of arrays ({one_line(error)})") from error
     entries = 0
     for row in rows:
         numbers = [*row.shape, row.count, row.bytes]

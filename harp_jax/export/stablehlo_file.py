@@ -14,12 +14,10 @@ from typing import Any
 
 import jax
 import jax.export
-import numpy as np
 
-from harp_jax import models
 from harp_jax.export import container
-from harp_jax.export.errors import FileError
-from harp_jax.export.trained import Trained
+from harp_jax.export.errors import FileError, one_line
+from harp_jax.export.trained import Trained, for_every_batch
 from harp_jax.types import LogitsFn
 
 NAME, VERSION = "harp_jax.stablehlo", 1
@@ -40,15 +38,12 @@ def encode(trained: Trained) -> tuple[bytes, bytes]:
     Raises:
         FileError: If the network has no program for every batch size.
     """
-    (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.float32)
-    function = jax.jit(models.logits_fn(trained.network, trained.variables))
-    try:
-        exported = jax.export.export(function, platforms=PLATFORMS)(images)
-    except Exception as error:  # a user's network may raise anything
-        raise FileError(
-            f"format='stablehlo': no program for every batch size ({container.one_line(error)})"
-        ) from error
+    exported = for_every_batch(
+        trained,
+        lambda logits_fn, images: jax.export.export(jax.jit(logits_fn), platforms=PLATFORMS)(
+            images
+        ),
+    )
     program = bytes(exported.serialize())
     metadata = {
         **trained.metadata,
@@ -75,18 +70,18 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
     """
     try:
         metadata = json.loads(beside)
-        container.check_format(metadata, NAME, VERSION)
-        digest = _digest(program, metadata)
-    except FileError:
-        raise
-    except (AttributeError, RecursionError, ValueError) as error:
-        raise FileError(f"metadata beside it: damaged ({container.one_line(error)})") from error
+    except (RecursionError, ValueError) as error:
+        raise FileError(f"metadata beside it: damaged ({one_line(error)})") from error
+    if not isinstance(metadata, dict):
+        raise FileError("metadata beside it: damaged (no object of JSON)")
+    container.check_format(metadata, NAME, VERSION)
+    digest = _digest(program, metadata)
     if metadata.get("digest") != digest:
         raise FileError("damaged: program and metadata are not what their digest says")
     try:
         exported = jax.export.deserialize(bytearray(program))
     except Exception as error:  # of a version of JAX that cannot read it
-        raise FileError(f"no program for this JAX ({container.one_line(error)})") from error
+        raise FileError(f"no program for this JAX ({one_line(error)})") from error
     return jax.jit(exported.call), metadata
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from harp_jax.export import container, torch_names
-from harp_jax.export.errors import FileError
+from harp_jax.export.errors import FileError, one_line
 from harp_jax.export.trained import Trained
 
 NAME, VERSION = "harp_jax.torch", 1
@@ -130,7 +130,7 @@ def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        raise FileError(f"damaged: {container.one_line(error)}") from error
+        raise FileError(f"damaged: {one_line(error)}") from error
     if metadata.get("digest") != _digest(arrays):
         raise FileError("damaged: its content is not what its digest says")
     return arrays, metadata

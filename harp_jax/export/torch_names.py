@@ -91,7 +91,7 @@ def _name(network: nn.Module, path: str) -> str:
     if type(network) not in _LAYERS:
         kinds = ", ".join(kind.__name__ for kind in _LAYERS)
         raise FileError(
-            f"format='torch': {type(network).__name__} has no twin; allowed are {kinds}"
+            f"format='torch': {type(network).__name__} has no twin in PyTorch; allowed are {kinds}"
         )
     collection, *layer, leaf = path.split("/")
     return f"{_LAYERS[type(network)](network, '/'.join(layer))}.{_TENSORS[collection][leaf]}"

@@ -1,10 +1,11 @@
 """A trained network with all that a file says about it."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -14,12 +15,14 @@ from harp_jax.config import of_workdir
 from harp_jax.config.sections import load_data
 from harp_jax.data import DataError
 from harp_jax.data.augment import to_unit
-from harp_jax.export.errors import FileError
+from harp_jax.export.errors import FileError, one_line
 from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.types import LogitsFn, Variables
 from harp_jax.workdir import ownership
 
 NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype")
+T = TypeVar("T")
+
 _OWN_FIELDS = ("stage", "epoch", "dataset", "seed")
 _LARGEST_SIDE, _MOST_CLASSES = 2**16, 2**24
 
@@ -135,6 +138,34 @@ def create(metadata: Mapping[str, Any]) -> nn.Module:
         normalization=metadata.get("normalization"),
         dtype=metadata.get("compute_dtype", "float32"),
     )
+
+
+def for_every_batch(trained: Trained, trace: Callable[[LogitsFn, Any], T]) -> T:
+    """Traces a network with a symbolic batch size.
+
+    A network that needs to know the size, for `len(images)` say, is traced image by image instead.
+
+    Args:
+        trained: The network.
+        trace: A function of the network's function and the form of its images.
+
+    Returns:
+        The trace.
+
+    Raises:
+        FileError: If neither trace can be made.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *trained.image_shape), np.float32)
+    logits_fn = models.logits_fn(trained.network, trained.variables)
+    try:
+        return trace(logits_fn, images)
+    except Exception as error:  # a user's network may raise anything
+        by_image = jax.vmap(lambda image: logits_fn(image[None])[0])
+        try:
+            return trace(by_image, images)
+        except Exception:
+            raise FileError(f"no trace for every batch size ({one_line(error)})") from error
 
 
 def rebuilt(
