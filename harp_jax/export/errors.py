@@ -1,4 +1,4 @@
-"""What is wrong with a file of a network."""
+"""The error of files of networks."""
 
 
 class FileError(ValueError):
