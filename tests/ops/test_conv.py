@@ -301,3 +301,18 @@ def test_linen_layer(strides, padding):
         return jax.jit(jax.value_and_grad(function, (0, 1)))(variables, x)
 
     assert_same(run(ours), run(native))
+
+
+def test_a_symbolic_batch_size_is_left_to_jax():
+    (batch,) = jax.export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, 8, 8, 64), jnp.float32)
+    w = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)
+
+    def conv(x, w):
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = ops.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
+        return ops.max_pool(y, (2, 2), (2, 2))
+
+    program = jax.make_jaxpr(conv)(x, w)
+    names = [equation.primitive.name for equation in program.eqns]
+    assert names == ["conv_general_dilated", "reduce_window_max"]
