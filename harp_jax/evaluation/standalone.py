@@ -147,7 +147,7 @@ def _of_outputs(opened: Opened, examples: inputs.Given) -> list[str]:
     """Warns if the outputs look like probabilities, whose cross-entropy has tiny gradients."""
     images = unit_images({"images": jnp.asarray(examples.images[:_PROBED])})
     outputs = np.asarray(jax.jit(opened.network)(opened.weights, images), np.float64)
-    finite: np.ndarray = np.isfinite(outputs).all(-1)
+    finite = np.all(np.isfinite(outputs), axis=-1)
     if not finite.all():
         return [
             f"logits_fn gives no finite logits for {(~finite).sum()} of the first {len(outputs)}"
