@@ -101,9 +101,10 @@ def test_every_step_of_trades_and_mart_goes_where_the_authors_go(network, monkey
         found = step((here - IMAGES) / nearby.START)
         # The divergence's gradient cancels where clean and adversarial logits are almost the same:
         # at the start it is only good to 2e-4 of its length, and the smallest may change sign.
-        unsure = np.abs(gradient) < 2e-5 * np.abs(gradient).max()
+        unsure = np.abs(gradient) < 1e-4 * np.abs(gradient).max()
         differ = np.abs(found - there) > 2e-6
-        print(f"{name}, step {number}: {differ.sum()} of {differ.size} pixels differ")
+        small = np.abs(gradient[differ]) / np.abs(gradient).max()
+        print(f"{name}, step {number}: {differ.sum()} of {differ.size} pixels differ, {small}")
         assert differ.sum() <= (name == "trades" and number == 0)
         assert unsure[differ].all()
 
