@@ -68,7 +68,7 @@ def test_masks_keep_what_the_authors_keep(variables):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_logits_of_the_masked_layers(variables, train):
-    # The layers themselves apply the masks here; everywhere else they are baked.
+    # `apply` masks the kernels of pruned variables itself.
     apply = functools.partial(MODEL.apply, train=train, mutable=["batch_stats"])
     logits, _ = jax.jit(apply)(variables, IMAGES)
     assert_allclose(logits, ARRAYS[f"logits_{'train' if train else 'eval'}"], rtol=0, atol=2e-6)

@@ -66,7 +66,7 @@ def default() -> Config:
     # Those of losses and methods of a user's own, by the class: {"MyLoss": {"beta": 2.0}}.
     config.own = ConfigDict()
     # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
-    # training (see harp_jax.losses.objectives).
+    # training (see harp_jax.losses).
     config.attack = ConfigDict()
     config.attack.epsilon = 0.031  # radius on the [0, 1] pixel scale
     config.attack.step_size = 0.0078
@@ -111,7 +111,7 @@ def default() -> Config:
     config.prune.sharpness = 0.0
     # Spend the budget on live connections only. At high sparsity much of it goes to weights that
     # read what nothing feeds any more. True removes such units for good, and rates learn from the
-    # weights that they would add (see harp_jax.pruning.masking); False: as the authors.
+    # weights that they would add (see harp_jax.pruning.live); False: as the authors.
     config.prune.live = False
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 

@@ -174,30 +174,20 @@ ffi::Error Dot(Floats images, Floats gradient, Integers places, Integers starts,
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGather, Gather,
-                              ffi::Ffi::Bind()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Integers>()
-                                  .Arg<Integers>()
-                                  .Attr<int64_t>("stride_y")
-                                  .Attr<int64_t>("stride_x")
-                                  .Attr<int64_t>("up_y")
-                                  .Attr<int64_t>("up_x")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Ret<Floats>());
+// Both kernels take and give arrays of the same types, and the same attributes.
+#define HARP_SPARSE_BINDING                                        \
+  ffi::Ffi::Bind()                                                 \
+      .Arg<Floats>()                                               \
+      .Arg<Floats>()                                               \
+      .Arg<Integers>()                                             \
+      .Arg<Integers>()                                             \
+      .Attr<int64_t>("stride_y")                                   \
+      .Attr<int64_t>("stride_x")                                   \
+      .Attr<int64_t>("up_y")                                       \
+      .Attr<int64_t>("up_x")                                       \
+      .Attr<int64_t>("top")                                        \
+      .Attr<int64_t>("left")                                       \
+      .Ret<Floats>()
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot,
-                              ffi::Ffi::Bind()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Integers>()
-                                  .Arg<Integers>()
-                                  .Attr<int64_t>("stride_y")
-                                  .Attr<int64_t>("stride_x")
-                                  .Attr<int64_t>("up_y")
-                                  .Attr<int64_t>("up_x")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGather, Gather, HARP_SPARSE_BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot, HARP_SPARSE_BINDING);
