@@ -3,16 +3,20 @@
 python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--config.FIELD=VALUE]
 """
 
+import difflib
 import logging
+import os
+import pathlib
 import re
 import sys
+import traceback
 from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
@@ -42,6 +46,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
+_ALLOWED = {"int": "whole numbers", "float": "numbers", "bool": "true, false"}  # by type of flag
+
+_CONFIGURATIONS = "allowed are configurations, as of harp_jax.config.default()"
 
 
 def _main(arguments: list[str]) -> int:
@@ -71,7 +78,6 @@ def _main(arguments: list[str]) -> int:
 
 def _logger() -> logging.Logger:
     """Logs lines of this package to stderr, and only errors of the libraries below it."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("harp_jax")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -89,32 +95,107 @@ def _keep_compiled_programs(directory: str) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     """Parses the flags; errors in flags or configuration become one line without traceback."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         others = flags.FLAGS(_with_recorded_config(arguments))
-        missing = set(harp.default()) - set(_CONFIG.value)
+        config = _CONFIG.value
+        if not isinstance(config, ConfigDict):
+            getattr(config, "lock", None)  # raises the error of a file that cannot be opened
+            raise ValueError(f"get_config() returns {config!r}; {_CONFIGURATIONS}")
+        missing = set(harp.default()) - set(config)
         if missing:
             raise ValueError(
                 f"no {', '.join(sorted(missing))}; a file begins with harp_jax.config.default()"
             )
-        _CONFIG.value.lock()
+        config.lock()
         return others
-    except flags.Error as error:  # the last line of an exception from a configuration file
-        text = [line for line in str(error).splitlines() if line.strip()][-1]
-        text = re.sub(r"^[\w.]+Error: ", "", text)
-    except (AttributeError, KeyError) as error:
-        what: Any = error
-        while isinstance(what, Exception) and what.args:  # unwrap nested errors
-            what = what.args[0]
-        what = str(what).partition(". Other fields present")[0]
-        text = f"--config: {what}; allowed are the fields of harp_jax/config/defaults.py"
-    except (TypeError, ValueError, OSError) as error:
-        text = f"--config: {error}"
-    except (Exception, SystemExit) as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         if isinstance(error, SystemExit) and _asks_for_help(arguments):
             raise
-        text = f"--config: the file raises {type(error).__name__}: {error}"
+        text = _in_a_line(error, arguments)
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _in_a_line(error: BaseException, arguments: list[str]) -> str:
+    """Says what is wrong with the flags, the overrides or the configuration's file."""
+    file = (_value_of(arguments, "config") or "").partition(":")[0]
+    raised = _raised_in(file, error)
+    if raised:
+        return raised
+    if isinstance(error, flags.Error):
+        return _of_flags(error, file)
+    if isinstance(error, AttributeError | KeyError):
+        return _unknown_field(arguments) or f"--config={file}: {_innermost(error)}"
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError):
+        reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
+        return f"--config={file}: {reason}; allowed are Python files with get_config()"
+    return f"--config={file}: {error}"
+
+
+def _raised_in(file: str, error: BaseException) -> str | None:
+    """Returns "FILE:LINE: Error: text" of an error that a configuration's file raised."""
+    each: BaseException | None = error
+    while file and each is not None:
+        frames = traceback.extract_tb(each.__traceback__)
+        lines = [frame.lineno for frame in frames if _same(frame.filename, file)]
+        if isinstance(each, SyntaxError) and each.filename and _same(each.filename, file):
+            return f"{file}:{each.lineno}: {type(each).__name__}: {each.msg}"
+        if lines:
+            said = _innermost(each)
+            return f"{file}:{lines[-1]}: {type(each).__name__}{': ' if said else ''}{said}"
+        each = each.__cause__ or each.__context__
+    return None
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _innermost(error: BaseException) -> str:
+    """Returns the text of an error; ConfigDict puts one error into another."""
+    what: Any = error
+    while isinstance(what, BaseException) and what.args:
+        what = what.args[-1] if isinstance(what, OSError) else what.args[0]
+    text, _, fields = str(what).partition(". Other fields present")
+    hint = re.search(r"Did you mean .*", fields)
+    return f"{text}. {hint[0]}" if hint else text
+
+
+def _of_flags(error: flags.Error, file: str) -> str:
+    if file and "must have a value other than None" in str(error):
+        return f"--config={file}: get_config() returns None; {_CONFIGURATIONS}"
+    # The last line of an exception from a configuration of the package.
+    text = [line for line in str(error).splitlines() if line.strip()][-1]
+    wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    parser = flags.FLAGS[f"config.{wrong[1]}"].parser if wrong else None
+    if wrong and parser is not None and parser.flag_type() in _ALLOWED:
+        return f"{wrong[1]}={wrong[2]!r}: allowed are {_ALLOWED[parser.flag_type()]}"
+    return re.sub(r"^[\w.]+Error: ", "", text)
+
+
+def _unknown_field(arguments: list[str]) -> str | None:
+    """Names the first override of a field that the configuration does not have."""
+    path = _value_of(_with_recorded_config(arguments), "config")
+    try:
+        config = flags.FLAGS["config"].parser.parse(path)
+    except Exception:  # a user's file may raise anything; then no override is to blame
+        return None
+    given = [argument.lstrip("-") for argument in arguments if argument.startswith("-")]
+    for argument in (each for each in given if each.startswith("config.")):
+        field, _, value = argument.removeprefix("config.").partition("=")
+        section, above = config, ""
+        for name in field.split("."):
+            if not isinstance(section, ConfigDict):
+                return f"{field}={value}: is no field; {above[:-1]!r} is no section"
+            if name not in section:
+                close = difflib.get_close_matches(name, section, n=1)
+                hint = f"did you mean {above}{close[0]}? " if close else ""
+                fields = ", ".join(above + each for each in section) or "those that the file sets"
+                return f"{field}={value}: is no field; {hint}allowed are {fields}"
+            section, above = section[name], f"{above}{name}."
+    return None
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
@@ -122,14 +203,20 @@ def _asks_for_help(arguments: list[str]) -> bool:
     return bool({"help", "helpfull", "helpshort"} & names)
 
 
+def _value_of(arguments: list[str], flag: str) -> str | None:
+    """Returns the last value of a flag, given as --FLAG=VALUE or --FLAG VALUE."""
+    value = None
+    for place, argument in enumerate(arguments):
+        name, given, text = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == flag:
+            value = text if given else (arguments[place + 1 :] or [None])[0]
+    return value
+
+
 def _with_recorded_config(arguments: list[str]) -> list[str]:
     """Adds the configuration recorded in the workdir if --config is not given."""
     names = [argument.lstrip("-").partition("=")[0] for argument in arguments]
-    workdir = None
-    for place, argument in enumerate(arguments):
-        if argument.startswith("-") and names[place] == "workdir":
-            _, given, value = argument.partition("=")
-            workdir = value if given else (arguments[place + 1 :] or [None])[0]
+    workdir = _value_of(arguments, "workdir")
     if workdir == "":
         raise flags.IllegalFlagValueError("--workdir='': allowed are folders")
     if workdir is None or "config" in names or _asks_for_help(arguments):

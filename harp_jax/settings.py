@@ -47,10 +47,16 @@ def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
         ValueError: If a field is unknown, missing, of another type or refused by the dataclass;
             names the first such field, its value and the allowed values. If `kind` is no dataclass.
     """
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+    if not is_frozen_dataclass(kind):
         raise ValueError(f"{section}: is made of {kind!r}; allowed are frozen dataclasses")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    types = get_type_hints(kind)
+    try:
+        types = get_type_hints(kind)
+    except Exception as error:  # a user's annotation may be anything
+        raise ValueError(
+            f"{section}: the types of {kind.__name__} cannot be read ({_said(error)}); allowed are"
+            " int, float and str"
+        ) from error
     for name, value in values.items():
         where = f"{section}.{name}={value!r}: allowed are"
         if name not in fields:
@@ -72,5 +78,20 @@ def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
         raise ValueError(f"{section}={dict(values)!r}: allowed are settings with {wanted}")
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{section}.{error}") from None
+    except ValueError as error:
+        raise ValueError(f"{section}.{' '.join(str(error).split())}") from None
+    except Exception as error:  # a user's __post_init__ may raise anything
+        raise ValueError(
+            f"{section}={dict(values)!r}: cannot be built ({_said(error)}); allowed are settings"
+            f" that {kind.__name__} takes"
+        ) from error
+
+
+def is_frozen_dataclass(kind: object) -> bool:
+    """Returns whether an object is a class that `build` can build."""
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return isinstance(kind, type) and parameters is not None and parameters.frozen
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

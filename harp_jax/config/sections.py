@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from ml_collections import ConfigDict
+
 from harp_jax import data as data_sets
 from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
 from harp_jax.methods import METHODS, Live, Method, Sharpness
-from harp_jax.settings import build, defaults
+from harp_jax.settings import build, defaults, is_frozen_dataclass
+from harp_jax.training.stages import STAGES
 from harp_jax.types import Normalization
 
 # A ConfigDict; its fields are made at run time, where `config.validate` checks them.
@@ -50,17 +53,22 @@ def make_attack(settings: Config, field: str) -> Attack:
     """
     values = _plain_section(settings, field)
     kind = _find(ATTACKS, values.pop("type", None), f"{field}.type")
-    return _build(kind, values, field)
+    attack = _build(kind, values, field)
+    if not callable(attack):
+        raise ConfigError(
+            f"{field}.type={settings['type']!r}: is {kind!r}; allowed are frozen dataclasses with"
+            " __call__(logits_fn, images, labels, key)"
+        )
+    return attack
 
 
 def _find(table: Mapping[str, Any], name: Any, field: str, base: type | None = None) -> Any:
-    """Looks up a class; it has to be a dataclass, and to extend the base class if there is one."""
+    """Looks up a class: a frozen dataclass, which extends the base class if there is one."""
     try:
         found = names.find(table, name, field)
     except ValueError as error:
         raise ConfigError(str(error)) from error.__cause__
-    fits = isinstance(found, type) and dataclasses.is_dataclass(found)
-    if not fits or (base is not None and not issubclass(found, base)):
+    if not is_frozen_dataclass(found) or (base is not None and not issubclass(found, base)):
         what = (
             "frozen dataclasses"
             if base is None
@@ -145,12 +153,21 @@ def method(config: Config) -> Method:
 def check_sections(config: Config) -> None:
     """Checks the sections of all losses and methods, also of those that this run does not use.
 
+    In `own`, sections that nothing reads are misspelt, or of a loss that was left.
+
     Raises:
-        ConfigError: For an unknown field or a value out of range.
+        ConfigError: For an unknown field, a value out of range or a section of `own` that is not
+            read.
     """
     for name, kind in (LOSSES | METHODS).items():
         if name in config:
             _build(kind, dict(config[name]), name)
+    chosen = (config.loss, *(loss_name(config, stage) for stage in STAGES), config.prune.method)
+    read = sorted({name.partition(":")[2] for name in chosen if ":" in name})
+    for name, settings in config.own.items():
+        allowed = f"{', '.join(read) or 'none'}, which the losses and the method of this run read"
+        value = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+        require(name in read, f"own.{name}", value, allowed)
 
 
 def normalization(config: Config, channels: int) -> Normalization | None:

@@ -135,11 +135,13 @@ class _Experiment:
         shape, prune = self.dataset.image_shape, self.config.prune
         try:
             return schemes.scheme(self.model, shape, prune.granularity, prune.live)
-        except ValueError as error:
+        except Exception as error:  # a user's network may raise anything
+            known = isinstance(error, ValueError) and not isinstance(error, FlaxError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise ConfigError(
-                f"model={self.config.model!r}: cannot take images of {shape} ({error}); allowed are"
-                " networks for such images"
-            ) from None
+                f"model={self.config.model!r}: cannot take images of {shape}"
+                f" ({' '.join(reason.split())[:300]}); allowed are networks for such images"
+            ) from error
 
     def _check_logits(self) -> None:
         """Refuses a network that does not give a logit for each class of the data."""
@@ -152,12 +154,12 @@ class _Experiment:
             shapes = [
                 each.shape for each in jax.tree.leaves(jax.eval_shape(logits, jax.random.key(0)))
             ]
-        except (TypeError, FlaxError) as error:
+        except Exception as error:  # a user's network may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise ConfigError(
                 f"model={self.config.model!r}: fails for an image ({reason}); allowed are networks"
                 " that are called with (images, train=False)"
-            ) from None
+            ) from error
         if shapes != [(1, classes)]:
             raise ConfigError(
                 f"model={self.config.model!r}: gives {shapes} for an image; allowed is"

@@ -35,6 +35,8 @@ from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.types import Variables
 from harp_jax.workdir import files, write_json
 
+RATES = '{"layer name": rate, ...}'
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -127,15 +129,22 @@ def read(config: Config, paths: list[Path]) -> Rates | None:
         else:
             found = _from_checkpoint(strategy.removeprefix(CHECKPOINT))
         return _of_network(found, paths)
-    except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())
+    except OSError as error:
+        text = f"{error.strerror or error}; allowed are files with {RATES}"
+        raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
+    except json.JSONDecodeError as error:
+        text = f"is no JSON ({error}); allowed is {RATES}"
+        raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
+    except ValueError as error:
+        path = checkpoint.absolute(strategy.removeprefix(CHECKPOINT))
+        text = " ".join(str(error).removeprefix(f"{path}: ").split())
         raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
 
 
 def _from_json(path: str) -> dict[str, Any]:
     found = json.loads(checkpoint.absolute(path).read_text())
     if not isinstance(found, dict):
-        raise ValueError('is no object; allowed is {"layer name": rate, ...}')
+        raise ValueError(f"is no object; allowed is {RATES}")
     return found
 
 

@@ -114,7 +114,8 @@ class Sources(NamedTuple):
             if stage == "prune" and "scores" in found:
                 raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")
         except checkpoint.CheckpointError as error:
-            raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {error}") from None
+            text = str(error).removeprefix(f"{path}: ")
+            raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {text}") from None
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
 
     def _complete(self, stage: str) -> bool:

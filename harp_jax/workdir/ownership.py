@@ -155,8 +155,9 @@ def _of_networks(
 
 
 def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
     return WorkdirError(
-        f"workdir={str(workdir)!r}: cannot be written ({error.strerror}); allowed are folders"
+        f"workdir={str(workdir)!r}: cannot be written ({reason}); allowed are folders"
         " that this user may write to"
     )
 
