@@ -126,7 +126,8 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     if isinstance(error, flags.Error):
         return _of_flags(error, file)
     if isinstance(error, AttributeError | KeyError):
-        return _unknown_field(arguments) or f"--config={file}: {_innermost(error)}"
+        wrong = "has no get_config()" if "'get_config'" in str(error) else _innermost(error)
+        return _unknown_field(arguments) or f"--config={file}: {wrong}; {_CONFIGURATIONS}"
     cause = error.__cause__ or error
     if isinstance(cause, OSError):
         reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
@@ -157,7 +158,7 @@ def _innermost(error: BaseException) -> str:
     """Returns the text of an error; ConfigDict puts one error into another."""
     what: Any = error
     while isinstance(what, BaseException) and what.args:
-        what = what.args[-1] if isinstance(what, OSError) else what.args[0]
+        what = str(what) if isinstance(what, OSError) else what.args[0]
     text, _, fields = str(what).partition(". Other fields present")
     hint = re.search(r"Did you mean .*", fields)
     return f"{text}. {hint[0]}" if hint else text
@@ -182,6 +183,8 @@ def _unknown_field(arguments: list[str]) -> str | None:
         config = flags.FLAGS["config"].parser.parse(path)
     except Exception:  # a user's file may raise anything; then no override is to blame
         return None
+    if not isinstance(config, ConfigDict):
+        return f"--config={path}: get_config() returns {config!r}; {_CONFIGURATIONS}"
     given = [argument.lstrip("-") for argument in arguments if argument.startswith("-")]
     for argument in (each for each in given if each.startswith("config.")):
         field, _, value = argument.removeprefix("config.").partition("=")

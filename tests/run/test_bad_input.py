@@ -182,8 +182,8 @@ def test_a_value_of_the_wrong_type():
 
 STRATEGY = '{"conv1": 0.5, "conv2": 0.5, "dense1": 0.5, "dense2": %s}'
 STRATEGY_FILES = {
-    "not there": (None, "No such file"),
-    "no JSON": ("conv1=1", "Expecting value"),
+    "not there": (None, "No such file or directory; allowed are files with {"),
+    "no JSON": ("conv1=1", "is no JSON (Expecting value"),
     "no object": ("[0.5]", "is no object; allowed is"),
     "too few layers": ('{"conv1": 0.5}', "no rate for 'conv2', 'dense1', 'dense2'"),
     "another layer": ('{"conv9": 0.5}', "unknown layers 'conv9'; allowed are conv1, conv2, dense1"),
@@ -212,8 +212,9 @@ def test_a_strategy_from_a_dense_checkpoint(finished, tmp_path):
     source = f"checkpoint:{finished / 'pretrain'}"
     text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
     assert text.startswith(f"prune.strategy={source!r}: is of a dense network")
-    text = message(runs.digits(**{"prune.strategy": f"checkpoint:{tmp_path}"}), tmp_path / "run")
-    assert "no checkpoint; allowed are a workdir" in text
+    source = f"checkpoint:{tmp_path}"
+    text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
+    assert text.startswith(f"prune.strategy={source!r}: no checkpoint; allowed are a workdir")
     assert not (tmp_path / "run").exists()
 
 
@@ -248,8 +249,7 @@ def test_an_idx_file_that_is_cut_short(tmp_path):
 def test_a_checkpoint_that_is_not_there(tmp_path):
     source = str(tmp_path / "nothing")
     text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
-    assert text.startswith(f"prune.source={source!r}")
-    assert "no checkpoint; allowed are a workdir" in text
+    assert text.startswith(f"prune.source={source!r}: no checkpoint; allowed are a workdir")
     assert not (tmp_path / "run").exists()
 
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_another_network(finished, tmp_path):
 def test_a_pruned_checkpoint_to_prune(stage, finished, tmp_path):
     source = str(finished / stage)
     text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
-    assert text == f"prune.source={source!r}: {source}: is pruned; allowed are dense networks"
+    assert text == f"prune.source={source!r}: is pruned; allowed are dense networks"
     assert not (tmp_path / "run").exists()
 
 
@@ -331,22 +331,42 @@ def test_choosing_on_test_needs_no_validation_examples():
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("precious")
-    for workdir in (tmp_path / "file" / "run", tmp_path / "file"):
+    for workdir, reason in (
+        (tmp_path / "file" / "run", "Not a"),
+        (tmp_path / "file", "it is a file"),
+    ):
         text = message(runs.digits(), workdir)
-        assert f"workdir={str(workdir)!r}: cannot be written" in text
+        assert f"workdir={str(workdir)!r}: cannot be written ({reason}" in text
     assert (tmp_path / "file").read_text() == "precious"
 
 
+WRONG = "--config=tests/wrong_config.py"
 LINES = {
-    "wrong type": (["--config=configs/digits.py", "--config.batch_size=abc"], "'abc'"),
-    "unknown field": (["--config=configs/digits.py", "--config.prune.epoks=3"], "epoks"),
-    "no such file": (["--config=configs/none.py"], "configs/none.py"),
+    "wrong type": (
+        ["--config=configs/digits.py", "--config.batch_size=abc"],
+        "batch_size='abc': allowed are whole numbers",
+    ),
+    "unknown field": (
+        ["--config=configs/digits.py", "--config.prune.epoks=3"],
+        "prune.epoks=3: is no field; did you mean prune.epochs? allowed are",
+    ),
+    "no such file": (
+        ["--config=configs/none.py"],
+        "--config=configs/none.py: is not there; allowed are",
+    ),
+    "no file": (["--config=configs"], "--config=configs: cannot be read; allowed are"),
     "no such experiment": (["--config=configs/paper.py:mine"], "allowed are DATA-NETWORK-LOSS"),
     "no file named": ([], "--config"),
     "bad value": (["--config=configs/digits.py", "--config.prune.target=2.0"], "prune.target=2.0"),
     "unknown flag": (["--config=configs/digits.py", "--stages=prune"], "'stages'"),
     "empty workdir": (["--config=configs/digits.py", "--workdir="], "--workdir=''"),
-    "raising file": (["--config=tests/raising_config.py"], "the file raises RuntimeError: no luck"),
+    "raising": ([f"{WRONG}:raises"], "tests/wrong_config.py:9: RuntimeError: no luck"),
+    "leaving": ([f"{WRONG}:leaves"], "tests/wrong_config.py:11: SystemExit: 3"),
+    "misspelt": ([f"{WRONG}:misspelt"], 'wrong_config.py:14: AttributeError: Key "tarrget"'),
+    "unreadable": ([f"{WRONG}:opens"], "wrong_config.py:16: FileNotFoundError: [Errno 2]"),
+    "nothing": ([f"{WRONG}:nothing"], "wrong_config.py: get_config() returns None; allowed are"),
+    "number": ([f"{WRONG}:number"], "wrong_config.py: get_config() returns 5; allowed"),
+    "no get_config": (["--config=tests/runs.py"], "--config=tests/runs.py: has no get_config()"),
     "stray word": (["--config=configs/digits.py", "prune"], "prune"),
 }
 
