@@ -180,7 +180,7 @@ def _unknown_field(arguments: list[str]) -> str | None:
     """Names the first override of a field that the configuration does not have."""
     path = _value_of(_with_recorded_config(arguments), "config")
     try:
-        config = flags.FLAGS["config"].parser.parse(path)
+        config = flags.FLAGS["config"].parser.parse(path or "")
     except Exception:  # a user's file may raise anything; then no override is to blame
         return None
     if not isinstance(config, ConfigDict):

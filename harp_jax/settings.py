@@ -47,7 +47,7 @@ def build(kind: type[T], values: Mapping[str, Any], section: str) -> T:
         ValueError: If a field is unknown, missing, of another type or refused by the dataclass;
             names the first such field, its value and the allowed values. If `kind` is no dataclass.
     """
-    if not is_frozen_dataclass(kind):
+    if not (dataclasses.is_dataclass(kind) and is_frozen_dataclass(kind)):
         raise ValueError(f"{section}: is made of {kind!r}; allowed are frozen dataclasses")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     try:

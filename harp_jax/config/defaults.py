@@ -64,6 +64,7 @@ def default() -> Config:
     # free.replays, admm.rho, admm.growth, admm.every. Their classes say what they are.
     config.update(_sections())
     # Those of losses and methods of a user's own, by the class: {"MyLoss": {"beta": 2.0}}.
+    # Sections that this run does not read are refused: they may be misspelt.
     config.own = ConfigDict()
     # PGD in the L_inf ball: of validation and, but for its start and for what it ascends, of
     # training (see harp_jax.losses).

@@ -54,11 +54,8 @@ def make_attack(settings: Config, field: str) -> Attack:
     values = _plain_section(settings, field)
     kind = _find(ATTACKS, values.pop("type", None), f"{field}.type")
     attack = _build(kind, values, field)
-    if not callable(attack):
-        raise ConfigError(
-            f"{field}.type={settings['type']!r}: is {kind!r}; allowed are frozen dataclasses with"
-            " __call__(logits_fn, images, labels, key)"
-        )
+    allowed = "frozen dataclasses with __call__(logits_fn, images, labels, key)"
+    require(callable(attack), f"{field}.type", settings["type"], allowed)
     return attack
 
 
