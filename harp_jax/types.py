@@ -5,7 +5,7 @@ the tests check the annotations at run time (see `tests/conftest.py`); elsewhere
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
@@ -32,3 +32,12 @@ Device: TypeAlias = Any  # a jax.Device, which type checkers do not accept as a 
 
 Variables = Mapping[str, Any]  # 'params', 'batch_stats'; pruned also 'scores', 'rates', ...
 LogitsFn = Callable[[Images], Logits]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A linen module, or an object that stands for one (`models.sparse`)."""
+
+    def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Computes as `flax.linen.Module.apply` does."""
+        ...

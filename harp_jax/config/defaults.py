@@ -20,6 +20,7 @@ JSON, CHECKPOINT = (
     "json:",
     "checkpoint:",
 )  # strategies that are read: see run.initial_rates
+SPARSE = ("auto", "off")
 SELECTION_SPLITS = ("validation", "test")
 SHARED_BY_METHODS = {"gamma0"}  # fields of methods that stand in config.prune
 STEPS = ("epsilon", "step_size")
@@ -33,6 +34,9 @@ def default() -> Config:
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
     # Type of the network's features: float32 or bfloat16. All variables stay float32.
     config.compute_dtype = "float32"
+    # auto: networks with fixed masks (finetuned and evaluated ones) compute with their kept weights
+    # alone in layers where that is faster, on CPUs with a C++ compiler and in float32; off: never.
+    config.sparse = "auto"
     config.devices = config_dict.placeholder(int)  # all accelerators, or all CPU cores, if unset
     config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none
 

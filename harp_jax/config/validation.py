@@ -8,6 +8,7 @@ from harp_jax.config.defaults import (
     CHECKPOINT,
     JSON,
     SELECTION_SPLITS,
+    SPARSE,
 )
 from harp_jax.config.sections import (
     Config,
@@ -40,6 +41,7 @@ def validate(config: Config) -> None:
     """
     choices = {
         "compute_dtype": COMPUTE_DTYPES,
+        "sparse": SPARSE,
         "optimizer.schedule": SCHEDULES,
         "prune.granularity": GRANULARITIES,
         "prune.above_target": ABOVE_TARGET,

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from harp_jax.attacks import Attack, norms
 from harp_jax.attacks.base import norm_of
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
-from harp_jax.types import Device, Variables
+from harp_jax.types import Device, Model, Variables
 
 
 class Score(NamedTuple):
@@ -64,7 +63,7 @@ class Measurement(NamedTuple):
 
 
 def make_measurement(
-    model: nn.Module, *, seed: int, batch_size: int, devices: Sequence[Device]
+    model: Model, *, seed: int, batch_size: int, devices: Sequence[Device]
 ) -> Measurement:
     """Builds the functions that measure a network.
 
@@ -84,7 +83,7 @@ def make_measurement(
 
 
 def make_accuracy(
-    model: nn.Module,
+    model: Model,
     attack: Attack | None,
     *,
     seed: int,

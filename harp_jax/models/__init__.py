@@ -22,7 +22,7 @@ from harp_jax.models.wrn import wrn_28_4
 from harp_jax.names import find
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
-from harp_jax.types import Images, Logits, LogitsFn, Normalization, Variables
+from harp_jax.types import Images, Logits, LogitsFn, Model, Normalization, Variables
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
@@ -133,11 +133,11 @@ def _checked(normalization: Sequence[Sequence[float]]) -> Normalization:
     return mean, deviation
 
 
-def logits_fn(model: nn.Module, variables: Variables) -> LogitsFn:
+def logits_fn(model: Model, variables: Variables) -> LogitsFn:
     """Returns the network in inference mode as a function of the images, as attacks take it.
 
     Args:
-        model: A network made by `create`.
+        model: A network made by `create`, or what stands for one.
         variables: Variables of the network, pruned or plain.
 
     Returns:

@@ -1,5 +1,7 @@
 """A network that computes with the kept weights of its kernels alone, for CPUs."""
 
+import functools
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +12,14 @@ import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
 
+from harp_jax import native
 from harp_jax.ops import sparse_conv
 from harp_jax.ops.cpu_conv import Padding, Pair
 from harp_jax.ops.sparse_conv import Kept
-from harp_jax.pruning.layers import Path, kernel_paths, leaves_by_path
+from harp_jax.pruning.layers import Path, bake, kernel_paths, leaves_by_path
 from harp_jax.types import Images, Variables
+
+_WORTH_COMPILING = 10_000  # weights of a network
 
 
 class SparseNetwork:
@@ -62,13 +67,20 @@ class SparseNetwork:
             y += module.get_variable("params", "bias").reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of which weights are kept; equal ones compile to equal programs."""
+        digest = hashlib.sha256()
+        for path, kept in sorted(self.kept.items()):
+            digest.update(repr((path, kept.shape)).encode() + kept.index.tobytes())
+        return digest.hexdigest()
 
-def kept_weights(params: Variables, most: float = 1.0) -> dict[Path, Kept]:
+
+def kept_weights(params: Variables) -> dict[Path, Kept]:
     """Lists the weights of kernels that are not 0.
 
     Args:
-        params: Params with the masks applied, as concrete arrays.
-        most: Kernels that keep a larger share than this, in [0, 1], are left out.
+        params: Masks, or params with the masks applied, as concrete arrays.
 
     Returns:
         The kept weights by path, to compute with; a dense layer's kernel counts as one of 1x1.
@@ -76,9 +88,31 @@ def kept_weights(params: Variables, most: float = 1.0) -> dict[Path, Kept]:
     leaves, found = leaves_by_path(params), {}
     for path in kernel_paths(params):
         mask = np.asarray(jax.device_get(leaves[path])) != 0
-        if mask.ndim in (2, 4) and mask.mean() <= most:
+        if mask.ndim in (2, 4):
             found[path] = Kept.of(mask.reshape((1,) * (4 - mask.ndim) + mask.shape))
     return found
+
+
+def fastest(network: nn.Module, variables: Variables) -> nn.Module | SparseNetwork:
+    """Chooses the form in which a pruned network of fixed masks computes fastest on a CPU.
+
+    Args:
+        network: The network; it computes in float32.
+        variables: Its variables with scores and rates, as concrete arrays.
+
+    Returns:
+        A sparse network with those layers where `sparse_conv.pays`; the network itself if there are
+        none, if nothing is pruned, if it has so few weights that another program takes longer to
+        compile than it saves, or without `native.available()`.
+    """
+    leaves = leaves_by_path(variables["params"])
+    weights = sum(leaves[path].size for path in kernel_paths(variables["params"]))
+    if "scores" not in variables or weights < _WORTH_COMPILING or not native.available():
+        return network
+    ones = jax.tree.map(np.ones_like, jax.device_get(variables["params"]))
+    masks = jax.jit(bake)({**variables, "params": ones})["params"]
+    kept = {path: each for path, each in kept_weights(masks).items() if sparse_conv.pays(each)}
+    return SparseNetwork(network, kept) if kept else network
 
 
 def _is_plain(module: Any) -> bool:

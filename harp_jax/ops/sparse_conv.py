@@ -6,6 +6,7 @@ asked for that layout, and gives it to what stands between two layers, too.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -20,6 +21,10 @@ Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's
 Values = Float[Array, " kept"]
 
 _LAYOUT = (1, 2, 3, 0)  # from the slowest axis to the fastest
+
+# Shares of the weights up to which sparse computation wins: always, and with few weights a channel.
+_SMALL, _LARGEST = 0.1, 0.4
+_FEW = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +66,13 @@ class _Move:
         numbers = (*self.stride, *self.up, *self.start)
         names = ("stride_y", "stride_x", "up_y", "up_x", "top", "left")
         return {name: np.int64(number) for name, number in zip(names, numbers, strict=True)}
+
+
+def pays(kept: Kept) -> bool:
+    """Returns whether the convolution is faster than a dense one, by `benchmarks.sparse_layers`."""
+    share = len(kept.index) / max(math.prod(kept.shape), 1)
+    few = len(kept.index) <= _FEW * kept.shape[3]
+    return share <= _SMALL or (few and share <= _LARGEST)
 
 
 def conv(images: Features, values: Values, kept: Kept, strides: Pair, padding: Padding) -> Features:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harp_jax import checkpoint, parallel
+from harp_jax import checkpoint
 from harp_jax.config.sections import attacks_to_run
 from harp_jax.run.examples import write_examples
 from harp_jax.run.kept import doubts, keep_previous, of_earlier
@@ -76,8 +76,7 @@ def evaluate(
     for stage, variables in networks.items():
         if stage not in config.evaluate.stages or not measurer.lacks(rows.get(stage)):
             continue
-        plain = subject.measurement.bake(parallel.replicate(variables, subject.devices))
-        row = measurer.row(variables, plain, stage, rows.get(stage)) | owners[stage]
+        row = measurer.row(variables, stage, rows.get(stage)) | owners[stage]
         row["checkpoint_epoch"] = metadata[stage]["epoch"]
         row["warnings"] = doubts(row, settings, dataset.num_classes)
         rows[stage] = row

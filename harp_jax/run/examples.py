@@ -1,5 +1,6 @@
 """Writes a few test images, clean and attacked, for the report."""
 
+import functools
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from harp_jax.attacks import Attack
 from harp_jax.data import to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.run.rows import Subject
+from harp_jax.types import Model
 from harp_jax.workdir import write_atomically
 from harp_jax.workdir.files import EXAMPLES
 
@@ -33,9 +35,9 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
     images = to_unit(jnp.asarray(test.images[chosen]))
     labels = jnp.asarray(test.labels[chosen])
 
-    @jax.jit
-    def attacked(variables: Any) -> dict[str, jax.Array]:
-        logits_fn = models.logits_fn(subject.model, variables)
+    @functools.partial(jax.jit, static_argnums=0)
+    def attacked(form: Model, variables: Any) -> dict[str, jax.Array]:
+        logits_fn = models.logits_fn(form, variables)
         adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
         return {
             "adversarial": adversarial,
@@ -43,12 +45,12 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
             "adversarial_prediction": logits_fn(adversarial).argmax(-1),
         }
 
-    plain = jax.jit(bake)  # apart from the attack, which so compiles once for all stages
+    plain = jax.jit(bake)  # apart from the attack, which compiles once for equal forms
     arrays = {"images": images, "labels": labels, "attack": name, "epsilon": attack.epsilon}
     for stage in stages:
         variables = checkpoint.load(subject.workdir / stage)
         del variables["metadata"]
-        found = attacked(plain(variables))
+        found = attacked(subject.networks.of(stage, variables), plain(variables))
         arrays |= {f"{stage}/{key}": value for key, value in found.items()}
     content = io.BytesIO()
     np.savez(content, **arrays)

@@ -32,6 +32,7 @@ from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
+from harp_jax.run.networks import Networks
 from harp_jax.run.rows import Subject
 from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
@@ -117,11 +118,16 @@ class _Experiment:
         devices = parallel.names(self.devices)
         self.header = ownership.claim(config, workdir, earlier, devices, self.data, begun)
         _LOGGER.info("%s", self.header["devices"])
-        self.measurement = make_measurement(
+        on_cpus = self.devices[0].platform == "cpu" and config.compute_dtype == "float32"
+        self.networks = Networks(
             self.model,
-            seed=config.seed,
-            batch_size=config.evaluate.batch_size,
-            devices=self.devices,
+            sparse=config.sparse == "auto" and on_cpus,
+            measure=functools.partial(
+                make_measurement,
+                seed=config.seed,
+                batch_size=config.evaluate.batch_size,
+                devices=self.devices,
+            ),
         )
 
     def _check_steps(self) -> None:
@@ -261,12 +267,15 @@ class _Experiment:
             describe=describe_pruning if stage.name == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
         )
-        step = recipe.make_step(stage, self.model)
+        fixed = stage.name == "finetune"
+        network = self.networks.of(stage.name, variables) if fixed else self.model
+        measurement = self.networks.measurement(network)
+        step = recipe.make_step(stage, network)
         programs = loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
-            bake=self.measurement.bake,
-            natural=self.measurement.under(None),
-            robust=self.measurement.under(validation_attack(self.config)),
+            bake=measurement.bake,
+            natural=measurement.under(None),
+            robust=measurement.under(validation_attack(self.config)),
         )
         first = state.create(stage, variables, self.dataset.image_shape)
         return loop.fit(stage, plan, first, programs, self.dataset, directory)
@@ -302,10 +311,9 @@ class _Experiment:
         subject = Subject(
             config=self.config,
             workdir=self.workdir,
-            model=self.model,
+            networks=self.networks,
             dataset=self.dataset,
             devices=self.devices,
-            measurement=self.measurement,
             architecture=self.scheme.architecture,
         )
         evaluate(subject, self.header, self.interrupt.requested)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import optax
 
 from harp_jax.config.sections import Config, loss, method, minimum_rate, validation_attack
@@ -16,7 +15,7 @@ from harp_jax.training.free_step import make_free_step
 from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
 from harp_jax.training.state import TrainState
 from harp_jax.training.step import make_train_step
-from harp_jax.types import Variables
+from harp_jax.types import Model, Variables
 
 
 def setting(config: Config, scheme: Scheme, batches_per_epoch: int) -> Setting:
@@ -106,7 +105,7 @@ def _augmentation(config: Config) -> Callable[..., Any]:
     return augment_batch
 
 
-def make_step(stage: Stage, model: nn.Module) -> Callable[..., TrainState]:
+def make_step(stage: Stage, model: Model) -> Callable[..., TrainState]:
     """Builds the training step of a stage, (state, batch) -> state, to be mapped over devices."""
     make = make_free_step if isinstance(stage.loss, Free) else make_train_step
     return make(stage, model)

@@ -5,22 +5,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 from etils import epath
 
-from harp_jax import models
+from harp_jax import models, parallel
 from harp_jax.attacks import APGD, Attack
 from harp_jax.attacks.base import Ensemble
 from harp_jax.config.sections import Config
 from harp_jax.data import Dataset
 from harp_jax.evaluation import CURVE, ROBUST, Outcome, PackedAttack
-from harp_jax.evaluation.accuracy import Measurement, Score
+from harp_jax.evaluation.accuracy import Score
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.run import kept
-from harp_jax.types import Device, Images, Logits, Variables
+from harp_jax.run.networks import Networks
+from harp_jax.types import Device, Images, Logits, Model, Variables
 from harp_jax.workdir.files import ROBUSTNESS
 from harp_jax.workdir.records import Row
 
@@ -34,24 +34,30 @@ class Subject(NamedTuple):
     Attributes:
         config: The run's configuration.
         workdir: Folder of the stages and the results.
-        model: The network.
+        networks: The forms in which the networks compute, and what measures them.
         dataset: The data; all of its test split is used.
         devices: Local devices.
-        measurement: Measures the network under single attacks.
         architecture: The network's layers, to count FLOPs.
     """
 
     config: Config
     workdir: epath.Path
-    model: nn.Module
+    networks: Networks
     dataset: Dataset
     devices: Sequence[Device]
-    measurement: Measurement
     architecture: Architecture
 
 
+class _Measured(NamedTuple):
+    """A network that is being measured: its stage, its form, and its replicated plain variables."""
+
+    stage: str
+    form: Model
+    plain: Any
+
+
 class Measurer:
-    """Measures the networks of all stages with the same compiled programs."""
+    """Measures the networks of all stages; those of equal masks with the same programs."""
 
     def __init__(
         self,
@@ -71,12 +77,11 @@ class Measurer:
         self._split = subject.dataset.test
         self._packed = functools.cache(self._new_packed)
 
-    def row(self, variables: Variables, plain: Any, stage: str, before: Row | None) -> Row:
+    def row(self, variables: Variables, stage: str, before: Row | None) -> Row:
         """Measures what a stage's row does not hold yet, without its warnings.
 
         Args:
             variables: Variables of the network, with its scores and rates if it is pruned.
-            plain: The network's replicated plain variables, see `Measurement.bake`.
             stage: Name of the stage.
             before: The row of an earlier evaluation, to be completed; None if there is none.
 
@@ -98,7 +103,11 @@ class Measurer:
             "seconds": 0.0,
         }
         row = {**row, **{e: dict(row.get(e) or {}) for e in ("robust", "balanced", "checks")}}
-        self._measure(row, plain)
+        subject = self._subject
+        form = subject.networks.of(stage, variables)
+        bake = subject.networks.measurement(form).bake
+        plain = bake(parallel.replicate(variables, subject.devices))
+        self._measure(row, _Measured(stage, form, plain))
         row["seconds"] += time.monotonic() - started
         return row
 
@@ -111,47 +120,49 @@ class Measurer:
     def _lacks_curve(self, row: Row) -> bool:
         return self._subject.config.evaluate.curve and not row.get("curve")
 
-    def _measure(self, row: Row, plain: Any) -> None:
+    def _measure(self, row: Row, network: _Measured) -> None:
         """Adds to a row what it does not hold yet of the network apart from its size."""
-        stage, excess = row["stage"], dict(row["checks"].get("excess") or {})
+        excess = dict(row["checks"].get("excess") or {})
         if "natural" not in row:
-            natural = self._score(plain, stage, NATURAL, None)
+            natural = self._score(network, NATURAL, None)
             row["natural"], row["balanced"][NATURAL] = natural.accuracy, natural.balanced
             excess[NATURAL] = _number(natural.excess)
         for name, attack in self._attacks.items():
             if name in row["robust"]:
                 continue
             if isinstance(attack, Ensemble):
-                outcome = self._ensemble(plain, stage, name, attack)
+                outcome = self._ensemble(network, name, attack)
                 score = Score.of(*self._by_class(outcome.broken_by == ROBUST), outcome.excess)
                 found = {name: self._of_outcome(outcome)}
                 row["autoattack"] = {**(row.get("autoattack") or {}), **found}
             else:
-                score = self._score(plain, stage, name, attack)
+                score = self._score(network, name, attack)
             row["robust"][name], row["balanced"][name] = score.accuracy, score.balanced
             excess[name] = _number(score.excess)
         if self._lacks_curve(row):
-            row["curve"] = self._curve(plain, stage, row["natural"])
+            row["curve"] = self._curve(network, row["natural"])
         row["checks"] = kept.checks(excess)
 
-    def _score(self, plain: Any, stage: str, name: str, attack: Attack | None) -> Score:
+    def _score(self, network: _Measured, name: str, attack: Attack | None) -> Score:
         if self._stop_requested():
             raise InterruptedRunError(
-                f"evaluate: stopped in stage {stage}; finished stages are saved, the same command"
-                " goes on from here"
+                f"evaluate: stopped in stage {network.stage}; finished stages are saved, the same"
+                " command goes on from here"
             )
-        return self._subject.measurement.under(attack)(plain, self._split, name)
+        measurement = self._subject.networks.measurement(network.form)
+        return measurement.under(attack)(network.plain, self._split, name)
 
-    def _ensemble(self, plain: Any, stage: str, name: str, attack: Ensemble) -> Outcome:
-        path = self._subject.workdir / ROBUSTNESS / f"{stage}-{name}.npz"
-        label = f"{stage} {name}"
-        return self._packed(attack)(plain, self._split, label, path, self._stop_requested)
+    def _ensemble(self, network: _Measured, name: str, attack: Ensemble) -> Outcome:
+        path = self._subject.workdir / ROBUSTNESS / f"{network.stage}-{name}.npz"
+        label = f"{network.stage} {name}"
+        packed = self._packed(network.form, attack)
+        return packed(network.plain, self._split, label, path, self._stop_requested)
 
-    def _new_packed(self, attack: Ensemble) -> PackedAttack:
-        model, config = self._subject.model, self._subject.config
+    def _new_packed(self, form: Model, attack: Ensemble) -> PackedAttack:
+        config = self._subject.config
 
         def network(variables: Variables, images: Images) -> Logits:
-            return models.logits_fn(model, variables)(images)
+            return models.logits_fn(form, variables)(images)
 
         return PackedAttack(
             network,
@@ -183,12 +194,12 @@ class Measurer:
             np.bincount(self._split.labels, minlength=classes),
         )
 
-    def _curve(self, plain: Any, stage: str, natural: float) -> list[dict[str, float]]:
+    def _curve(self, network: _Measured, natural: float) -> list[dict[str, float]]:
         """Computes accuracy by radius; an example may break at a radius and not at a larger one."""
         curve = [{"epsilon": 0.0, "robust": natural}]
         for multiple in CURVE[1:]:
             attack = APGD(multiple * self._subject.config.attack.epsilon, steps=CURVE_STEPS)
-            score = self._score(plain, stage, f"{multiple:g} epsilon", attack)
+            score = self._score(network, f"{multiple:g} epsilon", attack)
             curve.append({"epsilon": attack.epsilon, "robust": score.accuracy})
         return curve
 

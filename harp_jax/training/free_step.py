@@ -11,7 +11,6 @@ run it, each image is perturbed and clipped before the network, which may normal
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,13 +29,13 @@ from harp_jax.training.step import (
     example_keys,
     with_statistics,
 )
-from harp_jax.types import Images, Labels, Logits, Scalar
+from harp_jax.types import Images, Labels, Logits, Model, Scalar
 
 GlobalImages = Float[Array, "global height width channels"]
 
 
 def make_free_step(
-    stage: Stage, model: nn.Module
+    stage: Stage, model: Model
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices; see `make_train_step`.
 
@@ -101,9 +100,7 @@ def make_free_step(
     return train_step
 
 
-def _differentiated(
-    model: nn.Module, loss: Loss, images: Images, labels: Labels
-) -> Callable[..., Any]:
+def _differentiated(model: Model, loss: Loss, images: Images, labels: Labels) -> Callable[..., Any]:
     """Builds the loss of a replay with its gradients, from one backward pass.
 
     Args:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,11 +12,11 @@ from harp_jax.losses import Loss
 from harp_jax.training import stages
 from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState
-from harp_jax.types import Images, Labels, Logits, Scalar
+from harp_jax.types import Images, Labels, Logits, Model, Scalar
 
 
 def make_train_step(
-    stage: Stage, model: nn.Module
+    stage: Stage, model: Model
 ) -> Callable[[TrainState, dict[str, jax.Array]], TrainState]:
     """Builds the step that `parallel.parallel` maps over the devices; one batch, one update.
 
@@ -71,7 +70,7 @@ def make_train_step(
 
 
 def loss_of(
-    model: nn.Module,
+    model: Model,
     loss: Loss,
     batch_stats: Any,
     images: Images,
@@ -91,7 +90,7 @@ def loss_of(
 class TrainingForward:
     """Forward passes in training mode; each call updates the running statistics, if any."""
 
-    def __init__(self, model: nn.Module, params: Any, batch_stats: Any):
+    def __init__(self, model: Model, params: Any, batch_stats: Any):
         self.model, self.params, self.batch_stats = model, params, batch_stats
 
     def __call__(self, images: Images) -> Logits:

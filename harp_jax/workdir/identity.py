@@ -20,6 +20,7 @@ FORMER_DEFAULTS: dict[str, tuple[int, Any]] = {}
 FREE_FIELDS = (
     "stages",
     "devices",
+    "sparse",
     "compilation_cache",
     "checkpoint_every_steps",
     "data.directory",

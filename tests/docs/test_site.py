@@ -104,7 +104,7 @@ def test_signatures_are_those_of_the_source():
         return signatures._signature(None, what, "", thing, None)
 
     text, returned = told("function", models.logits_fn)
-    assert (text, returned) == ("(model: nn.Module, variables: Variables)", "LogitsFn")
+    assert (text, returned) == ("(model: Model, variables: Variables)", "LogitsFn")
     text, _ = told("class", attacks.FGSM)
     assert text == "(epsilon: float, norm: str = 'linf')"
 

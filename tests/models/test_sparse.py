@@ -9,10 +9,14 @@ from flax import linen as nn
 
 from harp_jax import models, native
 from harp_jax.models.resnet import ResNet
-from harp_jax.models.sparse import SparseNetwork, kept_weights
-from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.models.sparse import SparseNetwork, fastest, kept_weights
+from harp_jax.ops import sparse_conv
+from harp_jax.ops.sparse_conv import Kept
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path, make_prunable, tree_of_leaves
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+
+KERNEL = ("layers_1", "kernel")
 
 
 class Odd(nn.Module):
@@ -86,10 +90,51 @@ def test_logits_gradients_and_statistics_are_those_of_the_masked_network(name, t
     assert dead > 0
 
 
-def test_layers_that_keep_much_stay_dense():
-    params = {
-        "few": {"kernel": jnp.zeros((3, 3, 2, 2)).at[0, 0, 0, 0].set(1.0)},
-        "all": {"kernel": jnp.ones((4, 2))},
-    }
-    assert kept_weights(params, most=0.1).keys() == {("few", "kernel")}
-    assert kept_weights(params)["all", "kernel"].shape == (1, 1, 4, 2)
+def pruned(width=320):
+    """A network of one layer with 16 inputs for each weight that is kept, one of them 0."""
+    network = nn.Sequential([lambda x, train=False: x.reshape(len(x), -1), nn.Dense(width)])
+    variables = make_prunable(
+        network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))), {KERNEL: 1 / 16}, 0.0, "weight"
+    )
+    kernel = leaves_by_path(variables["params"])[KERNEL]
+    zeroed = kernel.at[jnp.unravel_index(jnp.abs(kernel).argmax(), kernel.shape)].set(0.0)
+    params = {**leaves_by_path(variables["params"]), KERNEL: zeroed}
+    return network, {**variables, "params": tree_of_leaves(params)}
+
+
+def test_a_weight_that_is_kept_and_0_is_computed():
+    network, variables = pruned()
+    form = fastest(network, variables)
+    assert isinstance(form, SparseNetwork)
+    assert len(form.kept[KERNEL].index) == 64 * 320 / 16
+    values = form.kept[KERNEL].values(
+        variables["params"]["layers_1"]["kernel"].reshape(1, 1, 64, 320)
+    )
+    assert (values == 0).sum() == 1
+    assert fastest(network, variables).digest == form.digest
+
+
+def test_networks_stay_as_they_are_where_sparse_ones_do_not_pay():
+    network, variables = pruned()
+    dense = {"params": variables["params"]}
+    whole = {**variables, "rates": jax.tree.map(lambda _: 10.0, variables["rates"])}
+    for given in (dense, whole):
+        assert fastest(network, given) is network
+    small, variables = pruned(width=100)
+    assert fastest(small, variables) is small
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "expected"),
+    [
+        ((3, 3, 512, 512), 0.09, True),
+        ((3, 3, 512, 512), 0.11, False),
+        ((3, 3, 16, 32), 0.3, True),
+        ((3, 3, 16, 32), 0.5, False),
+        ((3, 3, 64, 64), 0.0, True),
+    ],
+)
+def test_it_pays_with_few_weights(shape, share, expected):
+    number = round(share * np.prod(shape))
+    index = np.stack(np.unravel_index(np.arange(number), shape), axis=1).astype(np.int32)
+    assert sparse_conv.pays(Kept(shape, index)) == expected
