@@ -84,6 +84,10 @@ class Network(nn.Module, kw_only=True):
             dtype=self.dtype,
         )
 
+    def max_pool(self, x: jax.Array) -> jax.Array:
+        """Applies 2x2 max-pooling of stride 2; a method, so that `SparseNetwork` can replace it."""
+        return ops.max_pool(x, (2, 2), (2, 2))
+
     def dense(self) -> Layer:
         """Returns a maker of dense layers with bias."""
         return functools.partial(
@@ -126,8 +130,3 @@ def normalize(images: Images, normalization: Normalization | None) -> Images:
     if mean.size != images.shape[-1]:
         raise ValueError(f"normalization of {mean.size} channels, images of {images.shape[-1]}")
     return (images - mean) / deviation
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Applies 2x2 max-pooling of stride 2."""
-    return ops.max_pool(x, (2, 2), (2, 2))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from harp_jax.models.blocks import Network, max_pool
+from harp_jax.models.blocks import Network
 from harp_jax.types import Images, Logits
 
 
@@ -30,7 +30,7 @@ class ConvNet(Network):
         for number, width in enumerate(self.widths, start=1):
             x = conv(width, name=f"conv{number}")(x)
             x = nn.relu(norm(name=f"norm{number}")(x))
-            x = max_pool(x)
+            x = self.max_pool(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(dense(self.hidden, name="dense1")(x))
         return dense(self.num_classes, name="dense2")(x)

@@ -13,8 +13,10 @@ from flax.linen.linear import canonicalize_padding
 from jax import lax
 
 from harp_jax import native
+from harp_jax.models.blocks import Network
 from harp_jax.ops import sparse_conv
 from harp_jax.ops.cpu_conv import Padding, Pair
+from harp_jax.ops.pool import batch_last_max_pool
 from harp_jax.ops.sparse_conv import Kept
 from harp_jax.pruning.layers import Path, bake, kernel_paths, leaves_by_path
 from harp_jax.types import Images, Variables
@@ -51,6 +53,10 @@ class SparseNetwork:
 
     def _layer(self, call: Any, arguments: Any, options: Any, context: Any) -> Any:
         module: Any = context.module
+        if context.method_name == "max_pool" and isinstance(module, Network):
+            (x,) = arguments
+            fits = min(x.shape[1:3]) >= 2 and x.dtype == np.float32
+            return batch_last_max_pool(x) if fits else call(x)
         kept = self.kept.get((*module.path, "kernel"))
         if kept is None or context.method_name != "__call__" or not _is_plain(module):
             return call(*arguments, **options)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from flax.linen import initializers
 
-from harp_jax.models.blocks import Network, max_pool
+from harp_jax.models.blocks import Network
 from harp_jax.types import Images, Logits
 
 POOL = "pool"
@@ -44,7 +44,7 @@ class VGG(Network):
         number = 0
         for entry in self.plan:
             if entry == POOL:
-                x = max_pool(x)
+                x = self.max_pool(x)
                 continue
             number += 1
             x = conv(entry, name=f"conv{number}")(x)

@@ -18,9 +18,16 @@ import jax
 
 _LOGGER = logging.getLogger(__name__)
 
-_SOURCE = pathlib.Path(__file__).with_name("sparse_conv.cc")
+BATCH_LAST = (1, 2, 3, 0)  # layout of all images [N, H, W, C]: axes from the slowest to the fastest
+
+_SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
-_TARGETS = {"harp_sparse_gather": "HarpSparseGather", "harp_sparse_dot": "HarpSparseDot"}
+_TARGETS = {
+    "harp_sparse_gather": "HarpSparseGather",
+    "harp_sparse_dot": "HarpSparseDot",
+    "harp_pool": "HarpPool",
+    "harp_pool_gradient": "HarpPoolGradient",
+}
 
 
 @functools.cache
@@ -55,7 +62,7 @@ def _library() -> pathlib.Path:
     made_of = (_SOURCE.read_bytes(), version, _processor(), jax.__version__, " ".join(_OPTIONS))
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    path = cache / "harp_jax" / f"sparse_conv-{digest}.so"
+    path = cache / "harp_jax" / f"kernels-{digest}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
+
+from harp_jax.native import BATCH_LAST
 
 
 def max_pool(
@@ -110,3 +112,41 @@ def _pool_backward(x: Array, g: Array) -> tuple[Array]:
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
+
+
+@jax.custom_vjp
+def batch_last_max_pool(x: Float[Array, "_ _ _ _"]) -> Float[Array, "_ _ _ _"]:
+    """Computes `max_pool(x, (2, 2), (2, 2))` between sparse convolutions.
+
+    Values and gradient have the same bits. The batch is the last axis in memory, as there, so that
+    nothing is transposed. It needs `native.available()`.
+
+    Args:
+        x: Images [N, H, W, C], float32, at least 2x2.
+
+    Returns:
+        The maximum of each window [N, H // 2, W // 2, C]. Differentiable in reverse mode.
+    """
+    batch, height, width, channels = x.shape
+    out = jax.ShapeDtypeStruct((batch, height // 2, width // 2, channels), x.dtype)
+    call = jax.ffi.ffi_call(
+        "harp_pool", out, input_layouts=(BATCH_LAST,), output_layouts=BATCH_LAST
+    )
+    return call(x)
+
+
+def _batch_last_forward(x: Array) -> tuple[Array, Array]:
+    return batch_last_max_pool(x), x
+
+
+def _batch_last_backward(x: Array, g: Array) -> tuple[Array]:
+    call = jax.ffi.ffi_call(
+        "harp_pool_gradient",
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        input_layouts=(BATCH_LAST, BATCH_LAST),
+        output_layouts=BATCH_LAST,
+    )
+    return (call(x, g),)
+
+
+batch_last_max_pool.defvjp(_batch_last_forward, _batch_last_backward)

@@ -15,12 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax import native
+from harp_jax.native import BATCH_LAST
 from harp_jax.ops.cpu_conv import Padding, Pair, output_size
 
 Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
 Values = Float[Array, " kept"]
-
-_LAYOUT = (1, 2, 3, 0)  # from the slowest axis to the fastest
 
 # Shares of the weights up to which sparse computation wins: always, and with few weights a channel.
 _SMALL, _LARGEST = 0.1, 0.4
@@ -158,8 +157,8 @@ class _Gather:
         return jax.ffi.ffi_call(
             "harp_sparse_gather",
             jax.ShapeDtypeStruct((len(images), *self.shape), jnp.float32),
-            input_layouts=(_LAYOUT, None, None, None),
-            output_layouts=_LAYOUT,
+            input_layouts=(BATCH_LAST, None, None, None),
+            output_layouts=BATCH_LAST,
         )(
             images,
             values[self.lists.order],
@@ -175,7 +174,7 @@ def _dot(images: Array, gradient: Array, forward: _Gather) -> Array:
     return jax.ffi.ffi_call(
         "harp_sparse_dot",
         jax.ShapeDtypeStruct((len(lists.order),), jnp.float32),
-        input_layouts=(_LAYOUT, _LAYOUT, None, None),
+        input_layouts=(BATCH_LAST, BATCH_LAST, None, None),
     )(images, gradient, lists.places, lists.starts, **forward.move.attributes())
 
 

@@ -1,6 +1,6 @@
-// Convolutions by the kept weights alone, on one core. Arrays of images have the axes [batch, height,
-// width, channels] with the batch as the fastest one in memory, so that each kept weight is one
-// multiply-add over contiguous floats.
+// Convolutions by the kept weights alone and 2x2 max-pooling, on one core. Arrays of images have the
+// axes [batch, height, width, channels] with the batch as the fastest one in memory, so that each
+// kept weight is one multiply-add over contiguous floats.
 //
 // Gather:   written[y, x, o] = sum over o's kept weights of value * read[pixel + displacement, c]
 // Dot:      products[kept]   = sum over pixels of written's gradient * read, image by image
@@ -172,9 +172,75 @@ ffi::Error Dot(Floats images, Floats gradient, Integers places, Integers starts,
   return ffi::Error::Success();
 }
 
+typedef int32_t Masks __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+// `one` where the mask is set, else `other`.
+Lanes Choose(Masks mask, Lanes one, Lanes other) {
+  return (Lanes)((mask & (Masks)one) | (~mask & (Masks)other));
+}
+// The larger value, or NaN if one of both is.
+Lanes Larger(Lanes a, Lanes b) { return Choose((a > b) | (a != a), a, b); }
+
+// Calls a function with kLanes numbers of a window at a time: of its pixels (row by row), which lie
+// at `corner` of the images, and of the pooled image.
+template <typename Visit>
+void VisitWindows(const Shape& images, const Shape& pooled, int64_t batch, Visit visit) {
+  const int64_t right = images.channels * batch, below = images.width * right;
+  for (int64_t row = 0; row < pooled.height; ++row)
+    for (int64_t column = 0; column < pooled.width; ++column) {
+      const int64_t corner = images.Pixel(2 * row, 2 * column) * batch;
+      const int64_t place = pooled.Pixel(row, column) * batch;
+      for (int64_t i = 0; i < right; i += kLanes) {
+        const int64_t a = corner + i, count = std::min(kLanes, right - i);
+        visit(a, a + right, a + below, a + below + right, place + i, count);
+      }
+    }
+}
+
+Lanes LoadUpTo(const float* from, int64_t count) {
+  return count == kLanes ? Load(from) : LoadSome(from, count);
+}
+void StoreUpTo(float* to, Lanes lanes, int64_t count) {
+  if (count == kLanes) Store(to, lanes);
+  else StoreSome(to, lanes, count);
+}
+
+ffi::Error Pool(Floats images, ResultFloats out) {
+  const auto read = images.dimensions(), written = out->dimensions();
+  const float* from = images.typed_data();
+  float* to = out->typed_data();
+  VisitWindows({read[1], read[2], read[3]}, {written[1], written[2], written[3]}, read[0],
+               [=](int64_t a, int64_t b, int64_t c, int64_t d, int64_t place, int64_t count) {
+                 const auto at = [=](int64_t pixel) { return LoadUpTo(from + pixel, count); };
+                 StoreUpTo(to + place, Larger(Larger(at(a), at(b)), Larger(at(c), at(d))), count);
+               });
+  return ffi::Error::Success();
+}
+
+// Of equal pixels the first one, row by row, gets the gradient of its window.
+ffi::Error PoolGradient(Floats images, Floats gradient, ResultFloats out) {
+  const auto read = images.dimensions(), written = gradient.dimensions();
+  const float *from = images.typed_data(), *gradients = gradient.typed_data();
+  float* to = out->typed_data();
+  if (read[1] % 2 || read[2] % 2) std::fill_n(to, out->element_count(), 0.0f);
+  VisitWindows({read[1], read[2], read[3]}, {written[1], written[2], written[3]}, read[0],
+               [=](int64_t a, int64_t b, int64_t c, int64_t d, int64_t place, int64_t count) {
+                 const auto at = [=](int64_t pixel) { return LoadUpTo(from + pixel, count); };
+                 const Lanes first = at(a), second = at(b), third = at(c), fourth = at(d);
+                 const Masks lower = Larger(third, fourth) > Larger(first, second);
+                 const Masks right[2] = {second > first, fourth > third};
+                 const Masks of = (Masks)LoadUpTo(gradients + place, count);
+                 StoreUpTo(to + a, (Lanes)(of & ~lower & ~right[0]), count);
+                 StoreUpTo(to + b, (Lanes)(of & ~lower & right[0]), count);
+                 StoreUpTo(to + c, (Lanes)(of & lower & ~right[1]), count);
+                 StoreUpTo(to + d, (Lanes)(of & lower & right[1]), count);
+               });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
-// Both kernels take and give arrays of the same types, and the same attributes.
+// The first two kernels take and give arrays of the same types, and the same attributes.
 #define HARP_SPARSE_BINDING                                        \
   ffi::Ffi::Bind()                                                 \
       .Arg<Floats>()                                               \
@@ -191,3 +257,6 @@ ffi::Error Dot(Floats images, Floats gradient, Integers places, Integers starts,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGather, Gather, HARP_SPARSE_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot, HARP_SPARSE_BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPool, Pool, ffi::Ffi::Bind().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPoolGradient, PoolGradient,
+                              ffi::Ffi::Bind().Arg<Floats>().Arg<Floats>().Ret<Floats>());
