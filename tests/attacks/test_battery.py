@@ -31,7 +31,8 @@ ATTACKS = {
     "FAB, untargeted": attacks.FAB(0.1, steps=8, targeted=False),
     "Square": attacks.Square(0.1, queries=100),
     "Square, L2": attacks.Square(0.5, norm="l2", queries=100),
-    "AutoAttack": attacks.AutoAttack(0.1, steps=8, targets=3, queries=20),
+    # The parts of other versions are rows of their own.
+    "AutoAttack": attacks.AutoAttack(0.1, version="apgd-ce+square", steps=8, queries=20),
 }
 WITH_GRADIENTS = {
     name: attack for name, attack in ATTACKS.items() if getattr(attack, "uses_gradients", True)
