@@ -53,7 +53,7 @@ def test_other_versions_are_refused(version):
         attacks.AutoAttack(0.1, version=version)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("classes", [2, 3, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_part_lowers_the_accuracy_with_any_number_of_classes(classes):
     network = perceptron(classes)
     labels = network(IMAGES).argmax(-1)

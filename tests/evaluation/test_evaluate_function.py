@@ -41,7 +41,10 @@ SHORT = AutoAttack(EPSILON, steps=8, targets=3, queries=60)
 TWO_PARTS = dataclasses.replace(SHORT, version="apgd-ce+square")
 
 
-@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow), 10])
+@pytest.mark.parametrize(
+    "classes",
+    [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)],
+)
 def test_autoattack_of_a_function_is_that_of_one_batch(classes):
     logits_fn = network(classes)
     images, labels = examples(logits_fn)
@@ -86,6 +89,7 @@ def test_several_attacks_in_a_row_by_name_and_one_of_ones_own():
     assert list(found.after)[:3] == ["natural", "step", "own"]
     assert list(found.after)[3:] == [f"auto/{part}" for part in TWO_PARTS.parts()]
     assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
+    assert not any("too few for the loss" in sentence for sentence in found.warnings)
     alone = evaluate(logits_fn, images, labels, FGSM(EPSILON))
     assert alone.robust == found.after["step"]
 
