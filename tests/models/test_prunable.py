@@ -48,7 +48,9 @@ def test_first_variables_are_the_dense_ones_with_scores_and_rates(name, granular
     assert min(rates_of(variables).values()) > 0.98
 
 
-@pytest.mark.parametrize("chosen", [None, *GRANULARITIES])
+@pytest.mark.parametrize(
+    "chosen", [None, "weight", pytest.param("channel", marks=pytest.mark.slow)]
+)
 def test_networks_apply_the_masks_of_the_variables_that_they_are_given(chosen):
     model = models.create("tiny", 10, chosen)
     logits = jax.jit(lambda variables: model.apply(variables, IMAGES, train=False))
