@@ -42,22 +42,26 @@ TWO_PARTS = dataclasses.replace(SHORT, version="apgd-ce+square")
 
 
 @pytest.mark.parametrize(
-    "classes",
-    [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)],
+    ("classes", "version"),
+    [
+        (3, "apgd-t+square"),
+        pytest.param(2, "standard", marks=pytest.mark.slow),
+        pytest.param(10, "standard", marks=pytest.mark.slow),
+    ],
 )
-def test_autoattack_of_a_function_is_that_of_one_batch(classes):
-    logits_fn = network(classes)
+def test_autoattack_of_a_function_is_that_of_one_batch(classes, version):
+    attack, logits_fn = dataclasses.replace(SHORT, version=version), network(classes)
     images, labels = examples(logits_fn)
-    found = evaluate(logits_fn, images, labels, SHORT, batch_size=16, seed=5, keep_images=True)
+    found = evaluate(logits_fn, images, labels, attack, batch_size=16, seed=5, keep_images=True)
     keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.key(5), place))(jnp.arange(COUNT))
     clean = to_unit(jnp.asarray(images))
-    points = jax.jit(lambda x, y: SHORT(logits_fn, x, y, keys))(clean, jnp.asarray(labels))
+    points = jax.jit(lambda x, y: attack(logits_fn, x, y, keys))(clean, jnp.asarray(labels))
     robust = np.asarray(logits_fn(points).argmax(-1)) == labels
     np.testing.assert_array_equal(found.broken_by == "", robust)
     assert set(np.flatnonzero(found.broken_by == "natural")) == {3, 9}
     assert found.natural == (COUNT - 2) / COUNT
     assert found.robust == robust.mean()
-    assert list(found.after) == ["natural", "apgd-ce", "apgd-t", "fab-t", "square"]
+    assert list(found.after) == ["natural", *attack.parts()]
     assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
     assert 0 < found.robust < found.natural
     # The images that are given back are misclassified, in the ball and in the box.
