@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from harp_jax.pruning.costs import Layer, is_kernel_call, kernel_path, trace_layers
+from harp_jax.pruning.costs import Layer, is_kernel_call, kernel_path, trace_variables
 from harp_jax.pruning.layers import Path, add_scores, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_channels
 from harp_jax.pruning.scores import channel_scores
@@ -96,9 +96,9 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
         ValueError: If a layer is called twice, or reads channels otherwise than one by one (grouped
             convolutions, concatenation, normalisation across channels).
     """
-    layers = trace_layers(model, image_shape)
+    layers, variables = trace_variables(model, image_shape)
     channels = {_IMAGES: image_shape[-1]} | {layer.path: layer.outputs[-1] for layer in layers}
-    flows = _flows(model, image_shape, layers, channels)
+    flows = _flows(model, image_shape, layers, variables, channels)
     for layer in layers:
         inputs = flows[layer.path].shape[-1]
         if layer.kernel[-2] != inputs:
@@ -148,16 +148,12 @@ def _flows(
     model: nn.Module,
     image_shape: Sequence[int],
     layers: Sequence[Layer],
+    variables: Variables,
     channels: Mapping[Path, int],
 ) -> dict[Path, np.ndarray]:
     """Finds, by reader, `[writers, inputs]`: the inputs that each writer's last channel reaches."""
     shapes = {_IMAGES: tuple(image_shape)} | {layer.path: layer.outputs for layer in layers}
     places = {name: place for place, name in enumerate(channels)}
-    images = jnp.zeros((1, *image_shape))
-    variables = jax.tree.map(
-        lambda leaf: jnp.ones(leaf.shape, leaf.dtype),
-        jax.eval_shape(model.init, jax.random.key(0), images),
-    )
 
     def features(name: Path, marked: jax.Array) -> jax.Array:
         ones = jnp.ones((1, *shapes[name]))
@@ -176,7 +172,8 @@ def _flows(
             return features(path, marked)
 
         with nn.intercept_methods(replace):
-            inputs[_LOGITS] = model.apply(variables, features(_IMAGES, marked), train=False)
+            ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
+            inputs[_LOGITS] = model.apply(ones, features(_IMAGES, marked), train=False)
         return inputs
 
     def changes() -> dict[Path, jax.Array]:

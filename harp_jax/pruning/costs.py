@@ -57,6 +57,24 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
         One entry a layer, in the order of the calls.
 
     Raises:
+        ValueError: As `trace_variables`.
+    """
+    return trace_variables(model, image_shape)[0]
+
+
+def trace_variables(
+    model: nn.Module, image_shape: Sequence[int]
+) -> tuple[list[Layer], dict[str, Any]]:
+    """Finds the layers of a network and the shapes of its variables by one abstract trace.
+
+    Args:
+        model: A network made by `harp_jax.models.create`.
+        image_shape: (height, width, channels).
+
+    Returns:
+        One entry a layer, in the order of the calls, and all variables, as shape structs.
+
+    Raises:
         ValueError: If a layer is called twice, so that its kernel has two places in the network, or
             if pooling leaves no pixels of such images for it.
     """
@@ -74,7 +92,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     def init(key: PRNGKey, images: Images) -> Any:
         return model.init(key, images)  # a function of its own: JAX may know `model.init` already
 
-    images = jnp.zeros((1, *image_shape))
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, jax.random.key(0), images)
     kernels = leaves_by_path(shapes["params"])
@@ -82,7 +100,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     for layer in layers:
         if 0 in layer.kernel + layer.outputs:
             raise ValueError(f"nothing is left of them for layer {layer_name(layer.path)!r}")
-    return layers
+    return layers, shapes
 
 
 def is_kernel_call(context: Any) -> bool:

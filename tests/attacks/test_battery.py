@@ -31,12 +31,21 @@ ATTACKS = {
     "FAB, untargeted": attacks.FAB(0.1, steps=8, targeted=False),
     "Square": attacks.Square(0.1, queries=100),
     "Square, L2": attacks.Square(0.5, norm="l2", queries=100),
-    "AutoAttack": attacks.AutoAttack(0.1, steps=8, targets=3, queries=20),
+    # The parts of other versions are rows of their own.
+    "AutoAttack": attacks.AutoAttack(0.1, version="apgd-ce+square", steps=8, queries=20),
 }
 WITH_GRADIENTS = {
     name: attack for name, attack in ATTACKS.items() if getattr(attack, "uses_gradients", True)
 }
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+# The first row of each class; the others are slow.
+each_class = pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=name, marks=[pytest.mark.slow] if "," in name else [])
+        for name, attack in ATTACKS.items()
+    ],
+)
 
 KEYS = jax.random.split(jax.random.key(2), BATCH)
 
@@ -102,7 +111,7 @@ def test_repeats_with_its_keys(attack):
     assert_same(moved[others], found)
 
 
-@every_attack
+@each_class
 def test_one_key_is_folded_with_the_places_and_jit_changes_nothing(attack):
     key = jax.random.key(2)
     eager = attack(NETWORK, IMAGES, LABELS, key)
@@ -110,7 +119,7 @@ def test_one_key_is_folded_with_the_places_and_jit_changes_nothing(attack):
     assert_same(attacked(attack, NETWORK, IMAGES, LABELS, keys), eager)
 
 
-@every_attack
+@each_class
 def test_depends_neither_on_the_cut_of_the_batch_nor_on_devices(attack):
     halves = [x.reshape(2, BATCH // 2, *x.shape[1:]) for x in (IMAGES, LABELS, KEYS)]
     mapped = jax.pmap(functools.partial(attack, NETWORK), devices=jax.devices()[:2])

@@ -116,8 +116,15 @@ def test_with_two_classes_the_nearest_boundary_is_the_only_target(norm):
     np.testing.assert_allclose(distances[1], distances[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("targeted", [True, False])
-@both_norms
+@pytest.mark.parametrize(
+    ("norm", "targeted"),
+    [
+        ("linf", True),
+        ("l2", False),
+        pytest.param("linf", False, marks=pytest.mark.slow),
+        pytest.param("l2", True, marks=pytest.mark.slow),
+    ],
+)
 def test_finds_the_nearest_of_several_boundaries_within_the_box(norm, targeted):
     """Three classes; the oracle projects onto both boundaries with a box, by bisection in numpy."""
     weights, network = linear(3)

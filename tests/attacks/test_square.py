@@ -22,31 +22,29 @@ ATTACKS = {
 each_norm = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 
 
+@functools.cache
+def network():
+    return jax.jit(models.logits_fn(models.create("tiny", 10), networks.tiny()))
+
+
 @pytest.fixture(scope="module")
 def setting():
     images = jax.random.uniform(jax.random.key(1), (32, 8, 8, 1))
-    network = jax.jit(models.logits_fn(models.create("tiny", 10), networks.tiny()))
-    labels = network(images).argmax(-1)
-    return network, images, labels.at[0].set((labels[0] + 1) % 10)  # one is wrong from the start
+    labels = network()(images).argmax(-1)
+    return network(), images, labels.at[0].set((labels[0] + 1) % 10)  # one is wrong at the start
 
 
-def programs(attack, network):
-    """`start` and `advance`, compiled."""
-    task = lambda images, labels: base.Task(network, images, labels, KEYS, 0)  # noqa: E731
-    return (
-        jax.jit(lambda *batch: attack.start(task(*batch))),
-        jax.jit(lambda state, *batch: attack.advance(task(*batch), state)),
-    )
+@functools.partial(jax.jit, static_argnums=0)
+def started(attack, batch):
+    return attack.start(base.Task(network(), *batch, KEYS, 0))
 
 
-def searched(attack, network, batch, pieces, state=None):
-    """The state after pieces of so many queries."""
-    for queries in pieces:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(square, "QUERIES", queries)
-            start, advance = programs(attack, network)
-            state = advance(start(*batch) if state is None else state, *batch)
-    return state
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def advanced(attack, queries, state, batch):
+    """The state after up to so many queries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(square, "QUERIES", queries)
+        return attack.advance(base.Task(network(), *batch, KEYS, 0), state)
 
 
 def test_the_schedule_is_the_published_one():
@@ -71,25 +69,27 @@ def test_the_pattern_of_an_l2_window():
 @each_norm
 def test_a_search_in_pieces_finds_the_same(attack, setting):
     network, *batch = setting
-    whole = searched(attack, network, batch, [60])
-    state = searched(attack, network, batch, [1, 20, 7, 100])
+    fresh = started(attack, batch)
+    whole = advanced(attack, 100, fresh, batch)
+    first = advanced(attack, 1, fresh, batch)
+    state = advanced(attack, 100, advanced(attack, 20, first, batch), batch)
     jax.tree.map(np.testing.assert_array_equal, state, whole)
     query = np.asarray(state.memory["query"])
     assert state.done.all()
     assert query.max() == attack.queries
     fooled = network(state.adversarial).argmax(-1) != batch[1]
     assert (query[~fooled] == attack.queries).all()
-    assert not searched(attack, network, batch, [1]).done.all()
+    assert not first.done.all()
 
 
 @each_norm
 def test_examples_at_different_queries_share_a_batch(attack, setting):
-    network, *batch = setting
-    fresh = programs(attack, network)[0](*batch)
-    later = searched(attack, network, batch, [25])
+    _, *batch = setting
+    fresh = started(attack, batch)
+    later = advanced(attack, 20, fresh, batch)
     even = np.arange(32) % 2 == 0
-    mixed = searched(attack, network, batch, [100], choose(jnp.asarray(even), later, fresh))
-    whole = searched(attack, network, batch, [100])
+    mixed = advanced(attack, 100, choose(jnp.asarray(even), later, fresh), batch)
+    whole = advanced(attack, 100, fresh, batch)
     jax.tree.map(np.testing.assert_array_equal, mixed, whole)
 
 

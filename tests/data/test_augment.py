@@ -35,7 +35,7 @@ def test_to_unit_is_exactly_the_quotient(compile_):
 
 
 def test_nothing_to_draw_leaves_the_images():
-    augmented = augment(jnp.asarray(IMAGES), KEYS, crop_padding=0, flip=False)
+    augmented = jit_augment(jnp.asarray(IMAGES), KEYS, crop_padding=0, flip=False)
     np.testing.assert_array_equal(augmented, IMAGES.astype(np.float32) / np.float32(255))
 
 

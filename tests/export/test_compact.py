@@ -9,6 +9,7 @@ import pytest
 
 from harp_jax import models
 from harp_jax.export import compact
+from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.models.vgg import POOL, VGG
 from harp_jax.pruning import channels, scheme, sparsity
@@ -179,9 +180,9 @@ def test_networks_that_no_nodes_stand_for_are_refused(step, message):
 
 
 def test_an_architecture_that_does_not_tell_the_size_of_images_is_refused():
-    model = models.create("resnet50", 10)
+    model = BottleneckResNet(10, stages=(1, 1), width=4)
     architecture = channels.Architecture(tuple(trace_layers(model, (64, 64, 3))))
-    with pytest.raises(ValueError, match=r"outputs of \(32, 32, 64\).*allowed are images"):
+    with pytest.raises(ValueError, match=r"outputs of \(32, 32, 4\).*allowed are images"):
         compact(model, {}, architecture)
     with pytest.raises(ValueError, match="has no layers"):
         compact(model, {}, channels.Architecture(()))

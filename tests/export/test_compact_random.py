@@ -19,7 +19,7 @@ def test_the_traced_nodes_compute_the_logits(name):
 
 
 @pytest.mark.parametrize("name", graphs.NETWORKS)
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(
     density=st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.5]),
     seed=st.integers(0, 2**32 - 1),

@@ -37,6 +37,7 @@ def test_nothing_but_the_clean_loss_is_left_where_nothing_changed():
 def test_gradients_are_those_of_finite_differences(loss):
     directions = jax.random.normal(jax.random.key(0), (2, 2, 3))
 
+    @jax.jit
     def along(step):
         moved = (CLEAN_LOGITS + step * directions[0], ADVERSARIAL_LOGITS + step * directions[1])
         return loss(*moved, LABELS)

@@ -129,7 +129,8 @@ def test_a_step_has_the_loss_and_statistics_of_float32():
 
 
 def test_adversarial_images_are_float32_in_the_ball():
-    network = models.logits_fn(models.create("tiny", 10, dtype="bfloat16"), networks.tiny())
+    model = models.create("tiny", 10, dtype="bfloat16")
+    network = jax.jit(models.logits_fn(model, networks.tiny()))
     images = jnp.asarray(np.random.default_rng(0).random((16, 8, 8, 1)), jnp.float32)
     labels = jnp.arange(16) % 10
     attack = jax.jit(functools.partial(PGD(0.031, 0.0078, steps=5), network))

@@ -115,11 +115,11 @@ def test_activations_and_gates_between_layers_are_followed():
 
 
 @functools.cache
-def pruned(rate=0.5):
-    """The small residual network with shared scores, all rates the same."""
+def pruned():
+    """The small residual network with shared scores, all rates 0.5."""
     init = jax.jit(SMALL.init)
     dense = dict(init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-    rates = {layer.path: rate for layer in small().layers}
+    rates = {layer.path: 0.5 for layer in small().layers}
     return jax.jit(lambda tree: channels.make_prunable(tree, rates, 0.0, small()))(dense)
 
 
@@ -153,7 +153,7 @@ def test_shared_leaves_stay_equal_to_the_bit_in_training():
         updates, state = optimizer.update(gradient, state, trainable)
         return optax.apply_updates(trainable, updates), state
 
-    state = optimizer.init(trainable)
+    state = jax.jit(optimizer.init)(trainable)
     for _ in range(3):
         trained, state = step(trainable, state)
         trainable = trained
@@ -186,15 +186,15 @@ def test_compression_gradient_pulls_the_leaf_that_the_cost_reads():
 
 def test_channels_that_nobody_reads_make_no_difference():
     """What is counted as removed really is of no use: other values there change no logit."""
-    variables = pruned(0.4)
-    plain = bake(variables)
+    variables, mask = pruned(), jax.jit(channel_mask)
+    plain = jax.jit(bake)(variables)
     kernels = leaves_by_path(plain["params"])
     scores, rates = leaves_by_path(variables["scores"]), rates_of(variables)
     for group in small().prunable:
-        unread = channel_mask(scores[group.readers[0]], rates[group.readers[0]]) == 0
+        unread = np.asarray(mask(scores[group.readers[0]], rates[group.readers[0]])) == 0
         assert unread.any()
         for path in group.writers:
-            kernels[path] = jnp.where(unread, 7.0, kernels[path])
+            kernels[path] = np.where(unread, np.float32(7.0), kernels[path])
     changed = {**plain, "params": tree_of_leaves(kernels)}
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
     apply = jax.jit(functools.partial(SMALL.apply, train=False))
@@ -202,7 +202,7 @@ def test_channels_that_nobody_reads_make_no_difference():
 
 
 def test_sparsity_counts_what_the_small_network_has():
-    variables, architecture = pruned(0.5), small()
+    variables, architecture = pruned(), small()
     rows = sparsity.layer_sparsity(variables, architecture)
     half = channels.trace(ResNet(10, stages=(1, 1), width=2), (8, 8, 1))
     kernels = {layer_name(layer.path): layer for layer in half.layers}
@@ -223,7 +223,7 @@ def test_flattened_features_of_a_channel_are_masked_together():
     rates = {layer.path: 0.25 for layer in architecture.layers}
     variables = jax.jit(lambda v: channels.make_prunable(v, rates, 0.0, architecture))(dense)
     assert variables["scores"]["dense1"]["kernel"].shape == (16,)
-    kernel = np.asarray(bake(variables)["params"]["dense1"]["kernel"]).reshape(4, 16, 32)
+    kernel = np.asarray(jax.jit(bake)(variables)["params"]["dense1"]["kernel"]).reshape(4, 16, 32)
     kept = (kernel != 0).any(2)
     np.testing.assert_array_equal(kept.sum(0), [4 if any(column) else 0 for column in kept.T])
     assert kept[0].sum() == 4

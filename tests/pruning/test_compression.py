@@ -84,7 +84,7 @@ def test_compression_gradient_is_added():
 logit_lists = st.lists(st.floats(-12, 6, width=32), min_size=4, max_size=4)
 
 
-@few
+@settings(few, max_examples=10)
 @given(logit_lists)
 def test_shift_meets_the_budget_and_no_smaller_shift_does(values):
     logits = {name: jnp.float32(value) for name, value in zip(SIZES, values, strict=True)}

@@ -21,7 +21,7 @@ from harp_jax.pruning.channels import FlopsCost, trace
 from harp_jax.pruning.costs import is_kernel_call, kernel_path, trace_layers
 from harp_jax.pruning.masks import kept_channels
 
-few = settings(max_examples=10, deadline=None, derandomize=True)
+few = settings(max_examples=5, deadline=None, derandomize=True)
 SHAPES = {name: row.shape for name, row in networks.ROWS.items()}
 architecture_of = functools.cache(lambda name: trace(models.create(name, 10), SHAPES[name]))
 

@@ -39,7 +39,7 @@ def test_equal_scores_keep_the_first(value):
 
 
 def test_zeros_of_both_signs_are_equal():
-    mask = weight_mask(jnp.array([-0.0, 0.0, -0.0]), jnp.float32(0.2))
+    mask = masked(jnp.array([-0.0, 0.0, -0.0]), jnp.float32(0.2))
     assert_array_equal(mask, [1.0, 0.0, 0.0])
 
 

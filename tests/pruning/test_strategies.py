@@ -1,4 +1,4 @@
-"""Strategies against plain NumPy forms of their definitions, on the shapes of real networks."""
+"""Strategies against plain NumPy forms of their definitions, on networks of real depth."""
 
 import math
 
@@ -9,6 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from harp_jax import models
+from harp_jax.models.resnet import ResNet
+from harp_jax.models.vgg import POOL, VGG, VGG16_PLAN
 from harp_jax.pruning.budget import whole_counts
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
@@ -21,13 +23,20 @@ from harp_jax.pruning.strategies import (
     uniform,
 )
 
-NETWORKS, RATES = ("vgg16_bn", "resnet18"), (0.1, 0.01)
+RATES = (0.1, 0.01)
+RESNET18 = ResNet(10, stages=(2, 2, 2, 2), width=16)  # a quarter of the published width, as below
+QUARTER_PLAN = [width if width == POOL else width // 4 for width in VGG16_PLAN]
+NETWORKS = [
+    pytest.param(VGG(10, plan=QUARTER_PLAN, hidden=(64, 64)), id="vgg16_bn/4"),
+    pytest.param(RESNET18, id="resnet18/4"),
+    pytest.param(models.create("vgg16_bn", 10), id="vgg16_bn", marks=pytest.mark.slow),
+]
 
 
-def network_kernels(name):
+def network_kernels(model):
     """Kernels of a network's shapes whose layers differ in spread and in tail."""
-    init = models.create(name, 10).init
-    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    images = jnp.zeros((1, 32, 32, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     shapes = leaves_by_path(params)
     rng, kernels = np.random.default_rng(0), {}
     for number, path in enumerate(kernel_paths(params)):
@@ -39,7 +48,7 @@ def network_kernels(name):
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
     kernels = network_kernels(request.param)
-    return request.param, kernels, numpy_lamp_layers(kernels)
+    return kernels, numpy_lamp_layers(kernels)
 
 
 def numpy_erk(kernels, rate):
@@ -80,13 +89,13 @@ def spent(rates, kernels):
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("strategy", [erk, lamp])
 def test_rates_are_those_of_the_definition(network, strategy, rate):
-    name, kernels, layers = network
+    kernels, layers = network
     found = strategy(kernels, rate)
     expected = numpy_erk(kernels, rate) if strategy is erk else numpy_lamp(kernels, layers, rate)
     assert list(found) == list(kernels)
     apart = max(abs(found[path] - expected[path]) for path in kernels)
     off = abs(spent(found, kernels) / rate - 1)
-    print(f"{name} {strategy.__name__} {rate}: rates {apart:.1e} apart, budget {off:.1e} off")
+    print(f"{strategy.__name__} {rate}: rates {apart:.1e} apart, budget {off:.1e} off")
     assert apart < 1e-12
     assert off < 1e-4
     assert max(found.values()) > 2 * rate  # it is not the uniform one
@@ -94,7 +103,7 @@ def test_rates_are_those_of_the_definition(network, strategy, rate):
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values())
 def test_minimum_rates_are_held_and_paid_by_the_others(strategy):
-    kernels = network_kernels("resnet18")
+    kernels = network_kernels(RESNET18)
     minimum = 0.006
     free, bound = strategy(kernels, 0.01, 0.0), strategy(kernels, 0.01, minimum)
     below = [path for path in kernels if free[path] < minimum]
@@ -142,7 +151,7 @@ def test_everything_is_kept_at_rate_one():
 
 @pytest.mark.parametrize("rate", RATES)
 def test_global_magnitude_counts_what_one_threshold_leaves(network, rate):
-    _, kernels, layers = network
+    kernels, layers = network
     everything = np.sort(np.concatenate([np.abs(k).ravel() for k in kernels.values()]))
     threshold = everything[-round(rate * layers.size)]
     found = global_magnitude(kernels, rate)
@@ -159,7 +168,7 @@ def test_of_equal_magnitudes_the_first_layers_are_taken():
 @pytest.mark.parametrize("strategy", STRATEGIES.values())
 @pytest.mark.parametrize("rate", RATES)
 def test_whole_counts_spend_a_budget_to_the_weight(network, strategy, rate):
-    _, kernels, layers = network
+    kernels, layers = network
     minimum, budget = 0.1 * rate, int(rate * layers.size)
     sizes = {path: kernel.size for path, kernel in kernels.items()}
     rates = strategy(kernels, rate, minimum)
