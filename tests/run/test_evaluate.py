@@ -22,8 +22,7 @@ def finished(tmp_path_factory):
     made = runs.finished(tmp_path_factory.getbasetemp())
     workdir = tmp_path_factory.mktemp("again") / "run"
     shutil.copytree(made, workdir)
-    fields = dict(argument.removeprefix("--config.").split("=") for argument in runs.SHORT)
-    return workdir, runs.digits(**{name: int(value) for name, value in fields.items()})
+    return workdir, runs.digits(**runs.EPOCHS)
 
 
 @pytest.fixture(scope="module")
