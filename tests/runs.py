@@ -16,6 +16,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from absl import app
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
@@ -33,8 +34,8 @@ if jax.__version_info__ < (0, 11):  # later versions end at flags that they do n
     COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 
 # One configuration for all short runs, so that they share compiled programs.
-EPOCHS = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1}
-SHORT = tuple(f"--config.{field}={number}" for field, number in EPOCHS.items())
+FIELDS = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "attack.steps": 3}
+SHORT = tuple(f"--config.{field}={number}" for field, number in FIELDS.items())
 
 
 def digits(**fields: object) -> ConfigDict:
@@ -104,6 +105,7 @@ def here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """
     output, errors, log = io.StringIO(), io.StringIO(), logging.getLogger("harp_jax")
     level = log.level
+    app.define_help_flags()  # once and for all
     with (
         pytest.MonkeyPatch.context() as patch,
         flagsaver.flagsaver(),
@@ -111,7 +113,7 @@ def here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):
-        # ml_collections loads all configuration files as one module, in a way that Python will drop.
+        # ml_collections loads all configuration files as this module, in a way that will go.
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
         patch.delitem(sys.modules, "config_config", raising=False)
         patch.setattr(sys, "argv", arguments[2:])
@@ -166,7 +168,7 @@ def finished(temporary: pathlib.Path) -> pathlib.Path:
     with workdir.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held by whoever makes it
         if not (workdir / "report" / "index.html").exists():
-            experiment.run(digits(**EPOCHS), workdir)
+            experiment.run(digits(**FIELDS), workdir)
     return workdir
 
 

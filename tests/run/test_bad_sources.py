@@ -64,7 +64,7 @@ def test_a_strategy_from_a_dense_checkpoint(finished, tmp_path):
 
 def test_the_workdir_of_another_configuration(finished):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    text = refusal(runs.digits(**runs.EPOCHS, batch_size=32), finished)
+    text = refusal(runs.digits(**runs.FIELDS, batch_size=32), finished)
     assert f"workdir={str(finished)!r}" in text
     assert "(batch_size=64, not 32)" in text
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before

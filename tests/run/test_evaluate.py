@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     made = runs.finished(tmp_path_factory.getbasetemp())
     workdir = tmp_path_factory.mktemp("again") / "run"
     shutil.copytree(made, workdir)
-    return workdir, runs.digits(**runs.EPOCHS)
+    return workdir, runs.digits(**runs.FIELDS)
 
 
 @pytest.fixture(scope="module")

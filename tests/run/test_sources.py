@@ -48,7 +48,7 @@ def config(folder, **fields):
         "prune.strategy": f"json:{folder / 'rates.json'}",
         "evaluate.run": ("fgsm",),
     }
-    return runs.digits(**{**runs.EPOCHS, **given, **fields})
+    return runs.digits(**{**runs.FIELDS, **given, **fields})
 
 
 def recorded(folder):
