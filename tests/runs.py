@@ -1,19 +1,27 @@
 """Short runs on the 8x8 digits that several test modules look at."""
 
+import contextlib
 import fcntl
 import functools
 import importlib.util
+import io
 import json
+import logging
 import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
+import pytest
+from absl import app
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from harp_jax import checkpoint
+from harp_jax import checkpoint, main, parallel
+from harp_jax.run import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("pretrain", "prune", "finetune")
@@ -25,12 +33,9 @@ COMPILED_FAST = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimiza
 if jax.__version_info__ < (0, 11):  # later versions end at flags that they do not know
     COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 
-# One configuration for all runs of the command line, so that they share compiled programs.
-SHORT = (
-    "--config.pretrain.epochs=2",
-    "--config.prune.epochs=3",
-    "--config.finetune.epochs=1",
-)
+# One configuration for all short runs, so that they share compiled programs.
+FIELDS = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "attack.steps": 3}
+SHORT = tuple(f"--config.{field}={number}" for field, number in FIELDS.items())
 
 
 def digits(**fields: object) -> ConfigDict:
@@ -92,6 +97,52 @@ def call(arguments: list[str], seconds: int = 600) -> subprocess.CompletedProces
     return end(start(arguments), seconds)
 
 
+def here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a command in this process, without the seconds that a process of its own imports for.
+
+    Args:
+        arguments: From `command`.
+    """
+    output, errors, log = io.StringIO(), io.StringIO(), logging.getLogger("harp_jax")
+    level = log.level
+    app.define_help_flags()  # once and for all
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        flagsaver.flagsaver(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        # ml_collections loads all configuration files as this module, in a way that will go.
+        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+        patch.delitem(sys.modules, "config_config", raising=False)
+        patch.setattr(sys, "argv", arguments[2:])
+        patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+        patch.setattr(log, "handlers", log.handlers.copy())
+        patch.setattr(log, "propagate", log.propagate)
+        with pytest.raises(SystemExit) as left:
+            main.main()
+    log.setLevel(level)
+    return subprocess.CompletedProcess(
+        arguments, int(left.value.code or 0), output.getvalue(), errors.getvalue()
+    )
+
+
+def refusal(config: ConfigDict, workdir: pathlib.Path) -> str:
+    """The line with which a run refuses its configuration, before it makes a program."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a program was built from bad input")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "parallel", refuse)
+        with pytest.raises(ValueError, match=r"\S") as caught:
+            experiment.run(config, workdir)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
 def shared(temporary: pathlib.Path) -> pathlib.Path:
     """The temporary folder of all processes that run the tests of a session together."""
     return temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
@@ -105,7 +156,7 @@ def cache_option(temporary: pathlib.Path) -> str:
 
 @functools.cache
 def finished(temporary: pathlib.Path) -> pathlib.Path:
-    """The workdir of a short run of all stages, report included, by the command line.
+    """The workdir of a short run of all stages, report included, on one device.
 
     Args:
         temporary: The session's temporary folder.
@@ -117,8 +168,7 @@ def finished(temporary: pathlib.Path) -> pathlib.Path:
     with workdir.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held by whoever makes it
         if not (workdir / "report" / "index.html").exists():
-            done = call(command(workdir, *SHORT, cache_option(temporary)))
-            assert done.returncode == 0, done.stderr
+            experiment.run(digits(**FIELDS), workdir)
     return workdir
 
 

@@ -174,8 +174,8 @@ def _search(
         shift = (14 - 2 * step).astype(jnp.uint16)
         candidates = [threshold | (jnp.uint16(digit) << shift) for digit in (1, 2, 3)]
         words = [
-            (columns[:, row] >= candidate).astype(jnp.uint16) << place
-            for row in range(_DEPTH)
+            (row >= candidate).astype(jnp.uint16) << place
+            for row in (columns[:, each] for each in range(_DEPTH))
             for candidate, place in zip(candidates, (0, 5, 10), strict=True)
         ]
         packed = sum(words, start=jnp.uint16(0))

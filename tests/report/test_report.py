@@ -95,8 +95,16 @@ def write_examples(path, stages=STAGES, channels=1, count=3):
 
 
 @pytest.fixture(autouse=True)
-def coarse_figures(monkeypatch):
+def quick_figures(request, monkeypatch):
+    """Figures are made, but drawn only for the tests that look at what is drawn, and coarsely."""
     monkeypatch.setattr(plots, "DOTS_PER_INCH", 30)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(plots, "to_png_bytes", lambda figure: b"not drawn")
+
+
+@pytest.fixture
+def drawn():
+    """For tests whose figures are to be drawn."""
 
 
 @pytest.fixture
@@ -159,6 +167,7 @@ def test_page_holds_the_numbers(workdir):
     assert "prune.epochs 4" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_page_embeds_every_figure_and_needs_nothing_else(workdir):
     page = page_of(workdir)
     assert figures_of(page) == FIGURES
@@ -169,6 +178,7 @@ def test_page_embeds_every_figure_and_needs_nothing_else(workdir):
     assert [each.name for each in (workdir / "report").iterdir()] == ["index.html"]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_equal_inputs_give_the_same_page(bare):
     write_examples(bare / "examples.npz")
     first = report.write(bare).read_bytes()
@@ -239,6 +249,7 @@ def test_names_are_escaped(bare):
     assert "a &lt;b&gt;bold&lt;/b&gt; &amp; loud note" in page
 
 
+@pytest.mark.usefixtures("drawn")
 def test_colour_images(bare):
     write_examples(bare / "examples.npz", channels=3, count=12)
     assert figures_of(page_of(bare)) == ["layers", "examples"]
@@ -282,6 +293,7 @@ def test_the_page_is_replaced_as_a_whole(workdir, monkeypatch):
     assert page.read_bytes() == before
 
 
+@pytest.mark.usefixtures("drawn")
 def test_autoattack_curve_and_doubts(workdir):
     found = results()
     for row in found["rows"]:

@@ -1,42 +1,17 @@
 """Bad input: one line that names the field, before anything compiles, and nothing is written."""
 
 import gzip
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import runs
 from etils import epath
 from ml_collections import ConfigDict
+from runs import refusal
 
-from harp_jax import parallel
 from harp_jax.config import default, validate
 from harp_jax.data.datasets import SPLITS
-from harp_jax.run import experiment
 from harp_jax.workdir import ownership
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return runs.finished(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(autouse=True)
-def no_program_is_made(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a program was built from bad input")
-
-    monkeypatch.setattr(parallel, "parallel", refuse)
-
-
-def message(config: ConfigDict, workdir) -> str:
-    with pytest.raises(ValueError, match=r"\S") as caught:
-        experiment.run(config, workdir)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
 
 FIELDS = [
     ({"model": "resnet9"}, ["model='resnet9'", "cnn, tiny, vgg16_bn"]),
@@ -143,7 +118,7 @@ FIELDS = [
 
 @pytest.mark.parametrize(("fields", "said"), FIELDS, ids=[str(fields) for fields, _ in FIELDS])
 def test_a_wrong_value_is_named(fields, said, tmp_path):
-    text = message(runs.digits(**fields), tmp_path / "run")
+    text = refusal(runs.digits(**fields), tmp_path / "run")
     for part in said:
         assert part in text
     assert not (tmp_path / "run").exists()
@@ -164,7 +139,7 @@ ATTACKS = [
 def test_an_attack_of_the_evaluation_is_checked_first(settings, said, tmp_path):
     config = runs.digits()
     config.evaluate.attacks = ConfigDict({"mine": settings})
-    text = message(config, tmp_path / "run")
+    text = refusal(config, tmp_path / "run")
     assert text.startswith("evaluate.attacks.mine")
     assert said in text
     assert not (tmp_path / "run").exists()
@@ -202,19 +177,9 @@ def test_a_strategy_file_that_does_not_fit(name, tmp_path):
     file = tmp_path / "strategy.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    text = message(runs.digits(**{"prune.strategy": f"json:{file}"}), tmp_path / "run")
+    text = refusal(runs.digits(**{"prune.strategy": f"json:{file}"}), tmp_path / "run")
     assert text.startswith(f"prune.strategy='json:{file}': ")
     assert said in text
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_strategy_from_a_dense_checkpoint(finished, tmp_path):
-    source = f"checkpoint:{finished / 'pretrain'}"
-    text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
-    assert text.startswith(f"prune.strategy={source!r}: is of a dense network")
-    source = f"checkpoint:{tmp_path}"
-    text = message(runs.digits(**{"prune.strategy": source}), tmp_path / "run")
-    assert text.startswith(f"prune.strategy={source!r}: no checkpoint; allowed are a workdir")
     assert not (tmp_path / "run").exists()
 
 
@@ -231,7 +196,7 @@ def write_idx(folder, images: int, cut: int = 0) -> None:
 
 def test_a_folder_of_idx_files_that_is_not_there(tmp_path):
     name = f"idx:{tmp_path / 'nothing'}"
-    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    text = refusal(runs.digits(**{"data.name": name}), tmp_path / "run")
     assert text.startswith(f"data.name={name!r}")
     assert "train-images-idx3-ubyte" in text
     assert not (tmp_path / "run").exists()
@@ -240,48 +205,15 @@ def test_a_folder_of_idx_files_that_is_not_there(tmp_path):
 def test_an_idx_file_that_is_cut_short(tmp_path):
     write_idx(tmp_path / "data", images=300, cut=100)
     name = f"idx:{tmp_path / 'data'}"
-    text = message(runs.digits(**{"data.name": name}), tmp_path / "run")
+    text = refusal(runs.digits(**{"data.name": name}), tmp_path / "run")
     assert f"has {300 * 64 - 100} bytes" in text
     assert f"promises {300 * 64}" in text
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_that_is_not_there(tmp_path):
-    source = str(tmp_path / "nothing")
-    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
-    assert text.startswith(f"prune.source={source!r}: no checkpoint; allowed are a workdir")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_checkpoint_of_another_network(finished, tmp_path):
-    source = str(finished / "pretrain")
-    text = message(runs.digits(**{"model": "cnn", "prune.source": source}), tmp_path / "run")
-    assert text.startswith(f"prune.source={source!r}")
-    assert "missing: batch_stats/norm3/mean" in text
-    assert "other shape:" in text
-    assert "params/conv1/kernel (3, 3, 1, 8) instead of (3, 3, 1, 16)" in text
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("stage", ["prune", "finetune"])
-def test_a_pruned_checkpoint_to_prune(stage, finished, tmp_path):
-    source = str(finished / stage)
-    text = message(runs.digits(**{"prune.source": source}), tmp_path / "run")
-    assert text == f"prune.source={source!r}: is pruned; allowed are dense networks"
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_checkpoint_with_another_normalisation(finished, tmp_path):
-    source = str(finished / "pretrain")
-    fields = {"data.mean": (0.5,), "data.std": (0.1,), "prune.source": source}
-    text = message(runs.digits(**fields), tmp_path / "run")
-    assert text.startswith(f"prune.source={source!r}")
-    assert "has normalization=None; allowed is that of this run, [[0.5], [0.1]]" in text
-
-
 def test_a_workdir_in_which_another_process_runs(tmp_path):
     with ownership.held(epath.Path(tmp_path)):
-        text = message(runs.digits(), tmp_path)
+        text = refusal(runs.digits(), tmp_path)
     assert text.startswith(f"workdir={str(tmp_path)!r}: another process is running in it")
     with ownership.held(epath.Path(tmp_path)):
         pass
@@ -289,26 +221,8 @@ def test_a_workdir_in_which_another_process_runs(tmp_path):
 
 def test_a_workdir_of_another_program(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "x"}')
-    text = message(runs.digits(), tmp_path)
+    text = refusal(runs.digits(), tmp_path)
     assert text.endswith("its config.json is not of a run of harp_jax (it has no 'config')")
-
-
-def test_a_dense_checkpoint_to_fine_tune(finished, tmp_path):
-    source = str(finished / "pretrain")
-    text = message(runs.digits(**{"finetune.source": source}), tmp_path / "run")
-    assert text.startswith(f"finetune.source={source!r}")
-    assert "missing: minimum_rates/conv1/kernel" in text
-    assert "scores/dense2/kernel" in text
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_workdir_of_another_configuration(finished):
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    changed = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "batch_size": 32}
-    text = message(runs.digits(**changed), finished)
-    assert f"workdir={str(finished)!r}" in text
-    assert "(batch_size=64, not 32)" in text
-    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
@@ -321,7 +235,7 @@ def test_the_size_of_test_is_free_unless_networks_are_chosen_on_it(tmp_path):
     fields = ownership.plain(config), ownership.plain(default())
     assert ownership.earlier_run(epath.Path(tmp_path / "validation"), *fields) is not None
     config.data.select_on = "test"
-    text = message(config, tmp_path / "test")
+    text = refusal(config, tmp_path / "test")
     assert "(data.test_examples=None, not 100)" in text
 
 
@@ -335,7 +249,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
         (tmp_path / "file" / "run", "Not a"),
         (tmp_path / "file", "it is a file"),
     ):
-        text = message(runs.digits(), workdir)
+        text = refusal(runs.digits(), workdir)
         assert f"workdir={str(workdir)!r}: cannot be written ({reason}" in text
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -371,31 +285,20 @@ LINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[str, tuple[int, str, bool]]:
-    """Exit code, stderr, and whether a workdir was made, of every line; they run side by side."""
-    folder = tmp_path_factory.mktemp("lines")
-    running = {}
-    for name, (arguments, _) in LINES.items():
-        line = [sys.executable, "-m", "harp_jax.main", f"--workdir={folder / name}", *arguments]
-        pipe = subprocess.PIPE
-        environment = runs.environment()
-        running[name] = subprocess.Popen(
-            line, cwd=runs.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
-        )
-    errors = {name: process.communicate(timeout=300)[1] for name, process in running.items()}
-    return {
-        name: (process.returncode, errors[name], (folder / name).exists())
-        for name, process in running.items()
-    }
-
-
 @pytest.mark.parametrize("name", LINES)
-def test_the_command_line_says_it_in_a_line(outcomes, name):
-    code, error, wrote = outcomes[name]
-    assert code in (1, 2)
-    assert LINES[name][1] in error
-    assert "Traceback" not in error
-    ours = [line for line in error.splitlines() if not line.startswith("Pass --helpshort")]
-    assert len(ours) == 1, error
-    assert not wrote
+def test_the_command_line_says_it_in_a_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    arguments, said = LINES[name]
+    workdir = tmp_path / "run"
+    command = [*runs.command(workdir)[:3], f"--workdir={workdir}", *arguments]
+    done = runs.here(command)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    ours = [line for line in lines if not line.startswith("Pass --helpshort")]
+    assert len(ours) == 1, done.stderr
+    assert not workdir.exists()
+    if name == "wrong type":  # nor does the process add anything
+        apart = runs.call(command)
+        assert (apart.returncode, apart.stderr) == (done.returncode, done.stderr)

@@ -39,9 +39,9 @@ def workdir(tmp_path_factory, tmp_path):
 
 
 def refused(workdir, path, *stages):
-    fields = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "stages": stages}
+    config = runs.digits(**runs.FIELDS, stages=stages)
     with pytest.raises(ReportError) as caught:
-        experiment.run(runs.digits(**fields), workdir) if stages else report.write(workdir)
+        experiment.run(config, workdir) if stages else report.write(workdir)
     assert len(str(caught.value).splitlines()) == 1
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value).removeprefix(f"{path}: ")

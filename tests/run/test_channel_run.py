@@ -28,6 +28,7 @@ def workdir(tmp_path_factory):
             "prune.initial_rate": 0.9,
             "prune.epochs": 2,
             "finetune.epochs": 1,
+            "attack.steps": 3,
             "evaluate.run": ("fgsm",),
         }
     )

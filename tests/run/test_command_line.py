@@ -44,13 +44,21 @@ def workdir(temporary):
     return runs.finished(temporary)
 
 
+@pytest.fixture(scope="session")
+def commanded(temporary):
+    """The workdir of a run of all stages by a command of its own, on a device for each core."""
+    workdir = temporary / "commanded"
+    done = runs.call(runs.command(workdir, *runs.SHORT, runs.cache_option(temporary)))
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
 def test_results_say_what_was_measured(workdir):
     results = runs.results(workdir)
     assert results["complete"]
     assert results["seed"] == 0
     assert results["versions"]["jax"] == jax.__version__
-    count = parallel.largest_divisor(64, parallel.usable_cores())
-    assert results["devices"] == f"{count} cpu device{'s' if count > 1 else ''}"
+    assert results["devices"] == "1 cpu device"
     assert [row["stage"] for row in results["rows"]] == list(STAGES)
     for row in results["rows"]:
         assert row["images"] == 359
@@ -105,7 +113,7 @@ def test_a_finished_run_is_skipped(workdir, temporary):
     again = temporary / "skipped"
     shutil.copytree(workdir, again)
     before = (again / "finetune" / "metrics.jsonl").stat().st_mtime_ns
-    done = runs.call(runs.command(again, *runs.SHORT, runs.cache_option(temporary)))
+    done = runs.here(runs.command(again, *runs.SHORT, runs.WITHOUT_REPORT, "--config.devices=1"))
     assert done.returncode == 0
     assert done.stderr.count("complete, skipped") == 3
     assert (again / "finetune" / "metrics.jsonl").stat().st_mtime_ns == before
@@ -125,8 +133,6 @@ def outcome(workdir, temporary):
             f"--config.prune.source={workdir}",
             "--config.stages=('pretrain','prune','evaluate')",
         ],
-        "nan": ["--config.pretrain.learning_rate=1e12"],
-        "help": ["--help"],
     }
 
     @functools.cache
@@ -138,7 +144,7 @@ def outcome(workdir, temporary):
 
 
 @pytest.mark.slow
-def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
+def test_interrupted_run_goes_on_with_the_same_bits(commanded, temporary):
     other = temporary / "interrupted"
     cache = runs.cache_option(temporary)
     arguments = runs.command(other, *runs.SHORT, runs.WITHOUT_REPORT, cache)
@@ -155,7 +161,7 @@ def test_interrupted_run_goes_on_with_the_same_bits(workdir, temporary):
     done = runs.call(arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("complete, skipped") == 1
-    runs.assert_identical(workdir, other)
+    runs.assert_identical(commanded, other)
 
 
 @pytest.mark.slow
@@ -202,20 +208,20 @@ def test_a_network_that_ends_above_is_refused_where_that_is_asked_for(workdir, o
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_trained_again_is_measured_again(workdir, temporary):
+def test_a_stage_that_is_trained_again_is_measured_again(commanded, temporary):
     other = temporary / "again"
-    shutil.copytree(workdir, other)
+    shutil.copytree(commanded, other)
     shutil.rmtree(other / "finetune")
     results = runs.results(other)
     results["rows"][2]["natural"] = 0.123  # of the network that is gone
     (other / "results.json").write_text(json.dumps(results))
     done = runs.call(runs.command(other, *runs.SHORT, runs.cache_option(temporary)))
     assert done.returncode == 0, done.stderr
-    runs.assert_identical(workdir, other)
+    runs.assert_identical(commanded, other)
 
 
 @pytest.mark.slow
-def test_networks_that_are_chosen_on_test_data_are_said_to_be(workdir, outcome, temporary):
+def test_networks_that_are_chosen_on_test_data_are_said_to_be(commanded, outcome, temporary):
     done = outcome("on-test")
     assert done.returncode == 0, done.stderr
     results = runs.results(temporary / "on-test")
@@ -236,32 +242,38 @@ def test_networks_that_are_chosen_on_test_data_are_said_to_be(workdir, outcome, 
     assert begin in page
     assert "Accuracy on the test split" in page
     # What trains is the same; and no such note where networks are chosen as they should be.
-    assert epochs[0]["train"] == runs.metrics(workdir, "pretrain")[0]["train"]
-    assert runs.results(workdir)["notes"] == []
-    assert "Accuracy on the validation split" in (workdir / "report" / "index.html").read_text()
+    assert epochs[0]["train"] == runs.metrics(commanded, "pretrain")[0]["train"]
+    assert runs.results(commanded)["notes"] == []
+    assert "Accuracy on the validation split" in (commanded / "report" / "index.html").read_text()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(outcome):
-    done = outcome("nan")
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    options = ["--config.loss=natural", "--config.pretrain.learning_rate=1e12"]
+    done = runs.here(runs.command(tmp_path, *options, "--config.devices=1"))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "error: pretrain: the loss is not finite in epoch 0, step " in last
     assert "last good checkpoint: none" in last
 
 
-def test_a_workdir_may_be_relative(workdir, temporary, monkeypatch):
-    monkeypatch.chdir(temporary)
-    config = runs.ROOT / "configs" / "digits.py"
-    # As the run in `workdir`, so that all programs are compiled already.
-    options = [*runs.SHORT, "--config.stages=('pretrain',)", runs.cache_option(temporary)]
-    command = runs.command("relative/run", *options, config=config)
-    done = runs.end(runs.start(command, folder=temporary))
+def test_a_command_runs_on_all_cores_in_a_workdir_that_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [
+        *("--config.pretrain.epochs=1", "--config.attack.steps=3", "--config.loss=natural"),
+        *("--config.stages=('pretrain','evaluate')", "--config.evaluate.run=('fgsm',)"),
+    ]
+    command = runs.command("relative/run", *options, config=runs.ROOT / "configs" / "digits.py")
+    done = runs.end(runs.start(command, folder=tmp_path))
     assert done.returncode == 0, done.stderr
     assert checkpoint.load("relative/run")["metadata"]["stage"] == "pretrain"
+    results = runs.results(tmp_path / "relative" / "run")
+    count = parallel.largest_divisor(64, parallel.usable_cores())
+    assert results["devices"] == f"{count} cpu device{'s' if count > 1 else ''}"
+    assert results["complete"]
 
 
-def test_help_is_readable(outcome):
-    done = outcome("help")
+def test_help_is_readable(tmp_path):
+    done = runs.here(runs.command(tmp_path, "--help"))
     assert "--workdir: Folder of this run" in done.stdout
 
 

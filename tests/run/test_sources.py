@@ -14,7 +14,6 @@ from harp_jax.run import experiment
 from harp_jax.training.stages import STAGES
 from harp_jax.workdir import WorkdirError
 
-EPOCHS = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1}
 RATES = {"conv1": 0.5, "conv2": 0.5, "dense1": 0.5, "dense2": 0.5}
 TRAINING = ("prune",)
 LOOKING = ("report",)
@@ -49,7 +48,7 @@ def config(folder, **fields):
         "prune.strategy": f"json:{folder / 'rates.json'}",
         "evaluate.run": ("fgsm",),
     }
-    return runs.digits(**{**EPOCHS, **given, **fields})
+    return runs.digits(**{**runs.FIELDS, **given, **fields})
 
 
 def recorded(folder):

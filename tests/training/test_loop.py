@@ -42,7 +42,7 @@ def step(state, batch):
 
 devices = parallel.local_devices()
 assert len(devices) == 2
-dataset = load("digits", seed=0, validation_examples=10)
+dataset = load("digits", seed=0, validation_examples=10, train_examples=1000)
 state = TrainState(
     step=np.int32(0), key=np.zeros(2, np.uint32), opt_state=(), sums=zero_sums(),
     variables={name: np.ones((300, 300), np.float32) for name in "xy"},

@@ -32,15 +32,14 @@ def older(tmp_path_factory, tmp_path):
     return workdir
 
 
-def test_it_is_evaluated_with_other_attacks_and_reported_without_its_flags(older, tmp_path_factory):
+def test_it_is_evaluated_with_other_attacks_and_reported_without_its_flags(older):
     before = runs.results(older)
-    done = runs.call(
+    done = runs.here(
         [
             *[part for part in runs.command(older) if not part.startswith("--config=")],
             "--config.stages=('evaluate','report')",
             "--config.evaluate.run=('fgsm',)",
             "--config.evaluate.stages=('finetune',)",
-            runs.cache_option(tmp_path_factory.getbasetemp()),
         ]
     )
     assert done.returncode == 0, done.stderr
@@ -68,7 +67,7 @@ def test_the_recorded_configuration_is_the_run_s(tmp_path_factory):
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):
     command = [part for part in runs.command(tmp_path) if not part.startswith("--config=")]
-    done = runs.call(command)
+    done = runs.here(command)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: workdir={str(tmp_path)!r}: has no config.json; allowed without --config are"
