@@ -8,7 +8,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from harp_jax import ops
+from harp_jax import native, ops
+from harp_jax.ops.pool import batch_last_max_pool
 
 
 def normal(shape):
@@ -123,3 +124,14 @@ def test_cpu_program_needs_no_scatter():
     function = jax.jit(with_gradient(ops.max_pool, (2, 2), (2, 2)))
     module = jax.export.export(function, platforms=["cpu"])(jnp.zeros((2, 8, 8, 3))).mlir_module()
     assert module.count("select_and_scatter") == 0
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+@pytest.mark.parametrize("shape", [(16, 4, 6, 3), (5, 7, 9, 3), (1, 2, 2, 1), (64, 3, 2, 1)])
+def test_with_the_batch_last_in_memory_it_is_the_same(shape):
+    x = nn.relu(3 * normal(shape)).round()  # many ties
+    for images in (x, x.at[0, :2, :2].set(jnp.nan), x.at[-1, 1, 0].set(jnp.nan)):
+        assert_equal(
+            jax.jit(with_gradient(batch_last_max_pool))(images),
+            jax.jit(with_gradient(ops.max_pool, (2, 2), (2, 2)))(images),
+        )
