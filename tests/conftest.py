@@ -17,13 +17,20 @@ import pytest
 gc.set_threshold(200_000, 20, 100)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Keeps the programs of a session: tests share many of them, the layers of `tiny` above all."""
-    directory = runs.shared(tmp_path_factory.getbasetemp()) / "programs"
+MOST_BYTES = 500_000_000  # of compiled programs that are kept
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """Keeps compiled programs in .pytest_cache: tests share many, the next session finds all."""
+    directory = config.cache.mkdir("programs")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    programs = [] if hasattr(config, "workerinput") else list(directory.iterdir())
+    if sum(path.stat().st_size for path in programs) > MOST_BYTES:
+        for path in programs:
+            path.unlink()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,4 +59,5 @@ def _load_file(path: epath.Path, model: str | None) -> tuple[LogitsFn, dict[str,
             " or damaged"
         )
     network = decoders[name](content, model)
-    return network.logits_fn(), network.metadata
+    logits_fn = network.sparse_logits_fn if name == sparse_file.NAME else network.logits_fn
+    return logits_fn(), network.metadata

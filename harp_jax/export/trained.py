@@ -16,6 +16,7 @@ from harp_jax.config.sections import load_data
 from harp_jax.data import DataError
 from harp_jax.data.augment import to_unit
 from harp_jax.export.errors import FileError, one_line
+from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.types import LogitsFn, Variables
 from harp_jax.workdir import ownership
@@ -50,6 +51,12 @@ class Trained(NamedTuple):
     def logits_fn(self) -> LogitsFn:
         """Returns the compiled function from NHWC images in [0, 1] to logits."""
         return jax.jit(models.logits_fn(self.network, self.variables))
+
+    def sparse_logits_fn(self) -> LogitsFn:
+        """Returns `logits_fn` in the form that is fastest here, see `models.sparse.fastest`."""
+        on_cpu = jax.default_backend() == "cpu" and self.metadata["compute_dtype"] == "float32"
+        network = fastest(self.network, self.variables) if on_cpu else self.network
+        return jax.jit(models.logits_fn(network, self.variables))
 
     def in_float32(self) -> "Trained":
         """Returns the network with features in float32, whatever they were in training."""

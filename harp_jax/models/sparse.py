@@ -104,19 +104,22 @@ def fastest(network: nn.Module, variables: Variables) -> nn.Module | SparseNetwo
 
     Args:
         network: The network; it computes in float32.
-        variables: Its variables with scores and rates, as concrete arrays.
+        variables: Its variables, as concrete arrays. Without scores and rates, weights of 0 are
+            those that are pruned.
 
     Returns:
         A sparse network with those layers where `sparse_conv.pays`; the network itself if there are
-        none, if nothing is pruned, if it has so few weights that another program takes longer to
-        compile than it saves, or without `native.available()`.
+        none, if it has so few weights that another program takes longer to compile than it saves,
+        or without `native.available()`.
     """
     leaves = leaves_by_path(variables["params"])
     weights = sum(leaves[path].size for path in kernel_paths(variables["params"]))
-    if "scores" not in variables or weights < _WORTH_COMPILING or not native.available():
+    if weights < _WORTH_COMPILING or not native.available():
         return network
-    ones = jax.tree.map(np.ones_like, jax.device_get(variables["params"]))
-    masks = jax.jit(bake)({**variables, "params": ones})["params"]
+    masks = variables["params"]
+    if "scores" in variables:
+        ones = jax.tree.map(np.ones_like, jax.device_get(masks))
+        masks = jax.jit(bake)({**variables, "params": ones})["params"]
     kept = {path: each for path, each in kept_weights(masks).items() if sparse_conv.pays(each)}
     return SparseNetwork(network, kept) if kept else network
 
