@@ -5,7 +5,9 @@
 Both run on a device per core, on images of noise, with random masks that keep the same share of
 each layer (at least 0.2 of layers with fewer than 1,000 weights). Each round times both, one
 directly after the other; times are medians over the rounds, and so is the ratio. 'step' is a PGD-10
-training step of the weights without the optimiser.
+training step of the weights without the optimiser. 'inference' has a third side: the function of a
+sparse file beside ONNX Runtime with the dense network, for one image and for a batch of 128; its
+'bytes' are the files' sizes.
 """
 
 import argparse
@@ -19,11 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import optax
 
 from benchmarks import workload
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
+from harp_jax.export import Trained, dense_file, onnx_file, sparse_file
 from harp_jax.models.sparse import SparseNetwork, kept_weights
 from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
 
@@ -115,6 +119,49 @@ def compare(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
+    """Measures a sparse file's function beside ONNX Runtime; returns a row for each batch size."""
+    metadata = {
+        "model": network,
+        "num_classes": workload.CLASSES,
+        "image_shape": list(workload.IMAGE_SHAPES[network]),
+        "normalization": None,
+        "compute_dtype": "float32",
+    }
+    model, variables = models.create(network, workload.CLASSES), masked(network, rate)
+    trained = Trained(model, jax.device_get(variables), metadata)
+    sparse_bytes, dense_bytes = sparse_file.encode(trained, "float32"), dense_file.encode(trained)
+    ours = sparse_file.decode(sparse_bytes, network).sparse_logits_fn()
+    session = onnxruntime.InferenceSession(
+        onnx_file.encode(trained), providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    rows = []
+    for batch in (1, 128):
+        images = np.random.default_rng(0).random((batch, *trained.image_shape), np.float32)
+        both = [
+            lambda images=images: session.run(None, {name: images})[0],
+            lambda images=images: np.asarray(ours(jnp.asarray(images))),
+        ]
+        one, other = (function() for function in both)
+        times = [[seconds(function, ()) for function in both] for _ in range(10 * rounds)]
+        onnx, sparse = (statistics.median(column) for column in zip(*times, strict=True))
+        row = {
+            "network": network,
+            "rate": rate,
+            "program": "inference",
+            "batch": batch,
+            "onnxruntime_ms": round(1e3 * onnx, 3),
+            "sparse_ms": round(1e3 * sparse, 3),
+            "ratio": round(statistics.median(a / b for a, b in times), 2),
+            "logits_differ": float(np.abs(one - other).max() / np.abs(one).max()),
+            "bytes": {"dense": len(dense_bytes), "sparse": len(sparse_bytes)},
+        }
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Measures, prints each row, and writes benchmarks/results/sparse.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -128,6 +175,7 @@ def main() -> None:
     for network in flags.networks:
         for rate in flags.rates:
             rows += compare(network, rate, flags.rounds)
+            rows += inference(network, rate, flags.rounds)
     machine = {"jax": jax.__version__, "devices": parallel.names(parallel.local_devices())}
     flags.out.write_text(json.dumps({**machine, "rows": rows}, indent=2) + "\n")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
@@ -17,7 +18,7 @@ from harp_jax.models.blocks import Network
 from harp_jax.ops import sparse_conv
 from harp_jax.ops.cpu_conv import Padding, Pair
 from harp_jax.ops.pool import batch_last_max_pool
-from harp_jax.ops.sparse_conv import Kept
+from harp_jax.ops.sparse_conv import FEW_IMAGES, Kept
 from harp_jax.pruning.layers import Path, bake, kernel_paths, leaves_by_path
 from harp_jax.types import Images, Variables
 
@@ -55,13 +56,13 @@ class SparseNetwork:
         module: Any = context.module
         if context.method_name == "max_pool" and isinstance(module, Network):
             (x,) = arguments
-            fits = min(x.shape[1:3]) >= 2 and x.dtype == np.float32
+            fits = min(x.shape[1:3]) >= 2 and len(x) >= FEW_IMAGES and x.dtype == np.float32
             return batch_last_max_pool(x) if fits else call(x)
         kept = self.kept.get((*module.path, "kernel"))
         if kept is None or context.method_name != "__call__" or not _is_plain(module):
             return call(*arguments, **options)
         (x,) = arguments
-        kernel = module.get_variable("params", "kernel")
+        kernel = jnp.asarray(module.get_variable("params", "kernel"))
         values = kept.values(kernel.reshape(kept.shape))
         if isinstance(module, nn.Conv):
             y = sparse_conv.conv(x, values, kept, *_geometry(module, x.shape[1:3]))

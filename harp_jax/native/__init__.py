@@ -18,12 +18,14 @@ import jax
 
 _LOGGER = logging.getLogger(__name__)
 
-BATCH_LAST = (1, 2, 3, 0)  # layout of all images [N, H, W, C]: axes from the slowest to the fastest
+# Layouts of images [N, H, W, C] in memory: the axes from the slowest to the fastest.
+BATCH_LAST, WIDTH_LAST = (1, 2, 3, 0), (0, 3, 1, 2)
 
 _SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
 _TARGETS = {
     "harp_sparse_gather": "HarpSparseGather",
+    "harp_sparse_gather_planes": "HarpSparseGatherPlanes",
     "harp_sparse_dot": "HarpSparseDot",
     "harp_pool": "HarpPool",
     "harp_pool_gradient": "HarpPoolGradient",

@@ -130,6 +130,67 @@ ffi::Error Gather(Floats images, Floats values, Integers places, Integers starts
   return ffi::Error::Success();
 }
 
+// The same for few images, with the axes [batch, channels, height, width] in memory: the lanes are
+// pixels. Each channel is copied with its border of zeros, a plane for each phase of the stride, so
+// that a kept weight reads one stretch of its plane for all pixels.
+ffi::Error GatherPlanes(Floats images, Floats values, Integers places, Integers starts,
+                        int64_t stride_y, int64_t stride_x, int64_t, int64_t, int64_t top,
+                        int64_t left, ResultFloats out) {
+  const auto read = images.dimensions(), written = out->dimensions();
+  const int64_t height = read[1], width = read[2], channels = read[3], outputs = written[3];
+  const int64_t kept = values.element_count();
+  const auto* place = reinterpret_cast<const Place*>(places.typed_data());
+  int64_t low_y = 0, low_x = 0, high_y = 0, high_x = 0;
+  for (int64_t k = 0; k < kept; ++k) {
+    low_y = std::min<int64_t>(low_y, place[k].down), high_y = std::max<int64_t>(high_y, place[k].down);
+    low_x = std::min<int64_t>(low_x, place[k].right), high_x = std::max<int64_t>(high_x, place[k].right);
+  }
+  const int64_t rows = written[1] + (high_y - low_y) / stride_y;
+  const int64_t columns = written[2] + (high_x - low_x) / stride_x;
+  const int64_t stretch = (written[1] - 1) * columns + written[2], plane = rows * columns;
+  // Where each weight reads its first pixel, in planes that stand in the order [phase, channel].
+  std::vector<int64_t> offsets(kept);
+  std::vector<char> used(stride_y * stride_x * channels, 0);
+  for (int64_t k = 0; k < kept; ++k) {
+    const int64_t down = place[k].down - low_y, right = place[k].right - low_x;
+    const int64_t phase = down % stride_y * stride_x + right % stride_x;
+    const int64_t number = phase * channels + place[k].channel;
+    used[number] = 1;
+    offsets[k] = number * plane + down / stride_y * columns + right / stride_x;
+  }
+  std::vector<float> planes(used.size() * plane + 4 * kLanes, 0.0f), sums(stretch + 4 * kLanes);
+  for (int64_t n = 0; n < read[0]; ++n) {
+    for (size_t number = 0; number < used.size(); ++number) {
+      if (!used[number]) continue;
+      const int64_t phase = number / channels, channel = number % channels;
+      const float* from = images.typed_data() + (n * channels + channel) * height * width;
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t y = row * stride_y + phase / stride_x + top + low_y;
+        if (y < 0 || y >= height) continue;
+        float* to = planes.data() + number * plane + row * columns;
+        for (int64_t column = 0; column < columns; ++column) {
+          const int64_t x = column * stride_x + phase % stride_x + left + low_x;
+          if (x >= 0 && x < width) to[column] = from[y * width + x];
+        }
+      }
+    }
+    for (int64_t channel = 0; channel < outputs; ++channel) {
+      for (int64_t first = 0; first < stretch; first += 4 * kLanes) {
+        Lanes part[4] = {};
+        for (int64_t k = starts.typed_data()[channel]; k < starts.typed_data()[channel + 1]; ++k) {
+          const float value = values.typed_data()[k], *from = planes.data() + offsets[k] + first;
+          for (int i = 0; i < 4; ++i) part[i] += value * Load(from + i * kLanes);
+        }
+        for (int i = 0; i < 4; ++i) Store(sums.data() + first + i * kLanes, part[i]);
+      }
+      float* to = out->typed_data() + (n * outputs + channel) * written[1] * written[2];
+      for (int64_t row = 0; row < written[1]; ++row)
+        std::copy_n(sums.data() + row * columns, written[2], to + row * written[2]);
+    }
+  }
+  return ffi::Error::Success();
+}
+
 // One row of written pixels at a time, so that the rows that it meets stay in the cache.
 template <bool Whole>
 void DotImages(const Problem& p, const float* gradient, int64_t first) {
@@ -240,7 +301,7 @@ ffi::Error PoolGradient(Floats images, Floats gradient, ResultFloats out) {
 
 }  // namespace
 
-// The first two kernels take and give arrays of the same types, and the same attributes.
+// The first three kernels take and give arrays of the same types, and the same attributes.
 #define HARP_SPARSE_BINDING                                        \
   ffi::Ffi::Bind()                                                 \
       .Arg<Floats>()                                               \
@@ -256,6 +317,7 @@ ffi::Error PoolGradient(Floats images, Floats gradient, ResultFloats out) {
       .Ret<Floats>()
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGather, Gather, HARP_SPARSE_BINDING);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseGatherPlanes, GatherPlanes, HARP_SPARSE_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot, HARP_SPARSE_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPool, Pool, ffi::Ffi::Bind().Arg<Floats>().Ret<Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPoolGradient, PoolGradient,

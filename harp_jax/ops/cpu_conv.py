@@ -60,6 +60,7 @@ def forward(
     Returns:
         The result of `lax.conv_general_dilated` for the same arguments.
     """
+    x, padding = _cropped(x, padding)
     (_, height, width, inputs), (kh, kw, _, outputs) = x.shape, w.shape
     if not plain and _winograd_pays(x, w.shape, strides, padding):
         return winograd.forward(x, w, padding)
@@ -149,6 +150,7 @@ def kernel_gradient(
     Returns:
         The gradient [H, W, C_in, C_out].
     """
+    x, padding = _cropped(x, padding)
     (batch, height, width, inputs), (kh, kw) = x.shape, kernel
     if not plain and _winograd_pays(x, (*kernel, inputs, g.shape[3]), strides, padding):
         return winograd.kernel_gradient(x, g, padding)
@@ -194,6 +196,13 @@ def _pad(x: Features, padding: Padding) -> Array:
         return x
     spatial = [(low, high, 0) for low, high in padding]
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
+
+
+def _cropped(x: Features, padding: Padding) -> tuple[Array, Padding]:
+    """Pads images whose padding crops, where XLA:CPU may be wrong (openxla/xla issue 48713)."""
+    if min(*padding[0], *padding[1]) >= 0:
+        return x, padding
+    return _pad(x, padding), ((0, 0), (0, 0))
 
 
 def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:

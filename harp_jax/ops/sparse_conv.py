@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax import native
-from harp_jax.native import BATCH_LAST
+from harp_jax.native import BATCH_LAST, WIDTH_LAST
 from harp_jax.ops.cpu_conv import Padding, Pair, output_size
 
 Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
@@ -24,6 +24,7 @@ Values = Float[Array, " kept"]
 # Shares of the weights up to which sparse computation wins: always, and with few weights a channel.
 _SMALL, _LARGEST = 0.1, 0.4
 _FEW = 100
+FEW_IMAGES = 16  # fewer do not fill the lanes of the processor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,11 +155,14 @@ class _Gather:
     move: _Move
 
     def __call__(self, images: Array, values: Array) -> Array:
+        # The lanes of the processor are images, or pixels if there are few images.
+        few = len(images) < FEW_IMAGES and self.move.up == (1, 1)
+        layout = WIDTH_LAST if few else BATCH_LAST
         return jax.ffi.ffi_call(
-            "harp_sparse_gather",
+            "harp_sparse_gather_planes" if few else "harp_sparse_gather",
             jax.ShapeDtypeStruct((len(images), *self.shape), jnp.float32),
-            input_layouts=(BATCH_LAST, None, None, None),
-            output_layouts=BATCH_LAST,
+            input_layouts=(layout, None, None, None),
+            output_layouts=layout,
         )(
             images,
             values[self.lists.order],

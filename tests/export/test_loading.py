@@ -6,9 +6,10 @@ import networks
 import numpy as np
 import pytest
 import runs
+import small_networks
 
 import harp_jax
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint, models, native
 from harp_jax.run import experiment
 
 METADATA = {"stage": "pretrain", "model": "tiny", "num_classes": 10, "image_shape": [8, 8, 1]}
@@ -44,6 +45,22 @@ def test_a_stage_that_is_not_complete_is_refused(tmp_path_factory):
     with pytest.raises(checkpoint.CheckpointError, match="allowed are complete stages"):
         harp_jax.load(best)
     assert "params" in checkpoint.load(best)
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+def test_a_sparse_file_computes_with_its_kept_weights(tmp_path):
+    network = small_networks.broad(num_classes=10)
+    trained = small_networks.pruned(network, "small_networks:broad", kept=0.05)
+    logits = {}
+    for name in ("sparse", "dense"):
+        harp_jax.export.write(trained, tmp_path / name, name)
+        logits_fn, _ = harp_jax.load(tmp_path / name, model="small_networks:broad")
+        native_calls = "harp_sparse" in jax.jit(logits_fn).lower(jnp.zeros((1, 8, 8, 1))).as_text()
+        assert native_calls == (name == "sparse")
+        images = (small_networks.images(trained, count) for count in (1, 20))
+        logits[name] = np.concatenate([logits_fn(each) for each in images])
+    np.testing.assert_allclose(logits["sparse"], logits["dense"], rtol=0, atol=1e-5)
+    assert np.abs(logits["dense"]).max() > 0.1
 
 
 @pytest.mark.slow

@@ -89,6 +89,27 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("padding", [((4, 0), (4, 0)), ((0, 5), (3, 1)), ((-1, 2), (-2, 3))])
+def test_padding_beyond_the_kernel_and_cropping(padding):
+    x, w = (
+        jax.random.normal(jax.random.key(n), s) for n, s in enumerate([(2, 5, 6, 8), (3, 3, 8, 5)])
+    )
+    edges = ((0, 0, 0), *((*pad, 0) for pad in padding), (0, 0, 0))
+
+    def convolve(x, w, own):
+        images, pads = (x, padding) if own else (lax.pad(x, jnp.float32(0), edges), "VALID")
+        function = ops.conv_general_dilated if own else lax.conv_general_dilated
+        return function(images, w, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def with_gradients(x, w, own):
+        y, pull_back = jax.vjp(lambda x, w: convolve(x, w, own), x, w)
+        return y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    run = jax.jit(with_gradients, static_argnums=2)
+    for found, expected in zip(run(x, w, True), run(x, w, False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_value_and_gradients(case):
     images, filters, strides, padding = case
