@@ -188,9 +188,9 @@ def test_dense_logits(case):
 @pytest.mark.parametrize(
     "case",
     [
-        "resnet18",
+        "wrn_28_4",
         pytest.param("vgg16_bn", marks=pytest.mark.slow),
-        pytest.param("wrn_28_4", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=pytest.mark.slow),
     ],
     indirect=True,
 )

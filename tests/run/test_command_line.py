@@ -65,7 +65,7 @@ def test_results_say_what_was_measured(workdir):
         assert row["total"] == WEIGHTS
         assert 0.5 < row["natural"] <= 1
         assert set(row["robust"]) == {"fgsm", "pgd10"}
-        assert 0 < row["robust"]["pgd10"] <= row["robust"]["fgsm"] <= row["natural"]
+        assert all(0 < robust <= row["natural"] for robust in row["robust"].values())
 
 
 def test_realised_sparsity_is_what_the_rates_say_and_meets_the_target(workdir):
