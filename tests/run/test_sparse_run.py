@@ -56,6 +56,8 @@ def sparse(finetune):
     return finetune("sparse")
 
 
+# One step's numbers are compared in tests/models/test_sparse.py.
+@pytest.mark.slow
 def test_numbers_are_those_of_the_masked_network_up_to_rounding(sparse, finetune):
     dense = finetune("dense", sparse="off")
     differences = runs.differences(sparse, dense, ("finetune",))
