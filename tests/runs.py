@@ -34,8 +34,15 @@ if jax.__version_info__ < (0, 11):  # later versions end at flags that they do n
     COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 
 # One configuration for all short runs, so that they share compiled programs.
-FIELDS = {"pretrain.epochs": 2, "prune.epochs": 3, "finetune.epochs": 1, "attack.steps": 3}
-SHORT = tuple(f"--config.{field}={number}" for field, number in FIELDS.items())
+FIELDS = {
+    "pretrain.epochs": 2,
+    "prune.epochs": 3,
+    "finetune.epochs": 1,
+    "attack.steps": 3,
+    "evaluate.run": ("fgsm", "pgd10"),
+    "evaluate.attacks.pgd10.steps": 3,  # as in validation: compiled once
+}
+SHORT = tuple(f"--config.{field}={value}" for field, value in FIELDS.items())
 
 
 def digits(**fields: object) -> ConfigDict:

@@ -110,11 +110,11 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(count)
 
 
-@pytest.mark.parametrize("device_count", [1, 4])
+@pytest.mark.parametrize("device_count", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_step_is_compiled_once(device_count, compiled):
     """Not again for the state that it returned, nor for the sums of a new epoch."""
     dataset = load("digits", seed=0, validation_examples=150)
-    step, state, devices = make_step("pretrain", device_count)
+    step, state, devices = make_step("harp", device_count)
     batches = train_batches(dataset.train, seed=0, epoch=0, batch_size=BATCH, devices=device_count)
     ready = parallel.prefetch(batches, devices)
     state = step(state, next(ready))

@@ -184,6 +184,16 @@ def test_dense_logits(case):
     check_logits(case, case.variables(dense), "dense")
 
 
+# Masks are the same code in every network.
+@pytest.mark.parametrize(
+    "case",
+    [
+        "wrn_28_4",
+        pytest.param("vgg16_bn", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 def test_pruned_logits_and_kept_counts(case):
     arrays = dict(case.tensors)
     names = [layer.name for layer in case.network.layers]

@@ -120,7 +120,15 @@ def passing(devices):
 
 @pytest.mark.parametrize(
     ("name", "objective"),
-    [(name, "pgd") for name in MODES] + [("pretrain", "nat"), ("harp_prune", "nat")],
+    [
+        ("pretrain", "nat"),
+        ("pretrain", "pgd"),
+        ("harp_prune", "pgd"),
+        ("harp_finetune", "pgd"),
+        # Scores with fixed rates, and masks without an attack: parts of the cases above.
+        pytest.param("score_prune", "pgd", marks=pytest.mark.slow),
+        pytest.param("harp_prune", "nat", marks=pytest.mark.slow),
+    ],
 )
 def test_two_steps(devices, passing, name, objective):
     mode, arrays = MODES[name], torch_layout.below(ARRAYS, f"{name}/{objective}")

@@ -53,7 +53,10 @@ def test_other_versions_are_refused(version):
         attacks.AutoAttack(0.1, version=version)
 
 
-@pytest.mark.parametrize("classes", [2, 3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "classes",
+    [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow)],
+)
 def test_every_part_lowers_the_accuracy_with_any_number_of_classes(classes):
     network = perceptron(classes)
     labels = network(IMAGES).argmax(-1)
@@ -66,7 +69,7 @@ def test_every_part_lowers_the_accuracy_with_any_number_of_classes(classes):
         assert part.rounds(classes) >= 1
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_few_classes_do_not_weaken_the_targeted_losses(classes):
     """On a linear classifier all of APGD's losses find the same examples."""
     weights = jax.random.normal(jax.random.key(0), (64, classes))

@@ -38,14 +38,20 @@ WITH_GRADIENTS = {
     name: attack for name, attack in ATTACKS.items() if getattr(attack, "uses_gradients", True)
 }
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-# The first row of each class; the others are slow.
-each_class = pytest.mark.parametrize(
-    "attack",
-    [
-        pytest.param(attack, id=name, marks=[pytest.mark.slow] if "," in name else [])
+
+
+def fast_on(names):
+    """Parametrizes a test over all rows, of which those of other names are slow."""
+    rows = [
+        pytest.param(attack, id=name, marks=() if name in names else pytest.mark.slow)
         for name, attack in ATTACKS.items()
-    ],
-)
+    ]
+    return pytest.mark.parametrize("attack", rows)
+
+
+each_class = fast_on([name for name in ATTACKS if "," not in name])  # its first row
+# All ways to stay in a ball; the other rows share theirs with one of these.
+each_ball = fast_on(["FGSM", "FGSM, L2", "PGD", "APGD, L2, dlr", "FAB", "FAB, L2", "Square, L2"])
 
 KEYS = jax.random.split(jax.random.key(2), BATCH)
 
@@ -136,7 +142,7 @@ def test_other_keys_are_other_noise(name):
     assert not np.array_equal(others, found)
 
 
-@every_attack
+@each_ball
 def test_nothing_changes_at_epsilon_zero(attack):
     none = dataclasses.replace(attack, epsilon=0.0)
     found = attacked(none, NETWORK, IMAGES[:8], LABELS[:8], KEYS[:8])

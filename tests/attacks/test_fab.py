@@ -178,6 +178,7 @@ def test_accepts_what_lies_within_epsilon_only(digits):
     assert size(accepted - images, norm).max() <= EPSILON[norm] + 1e-6
 
 
+@pytest.mark.slow
 def test_restarts_and_targets_only_bring_it_closer(digits):
     _, network, images, labels = digits
     arguments = (network, images[:100], labels[:100], KEY)

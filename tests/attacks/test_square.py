@@ -66,7 +66,13 @@ def test_the_pattern_of_an_l2_window():
     np.testing.assert_allclose(lower, [ring[0], ring[1], ring[2], ring[1], ring[0]], rtol=1e-5)
 
 
-@each_norm
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=name, marks=pytest.mark.slow if name == "l2" else ())
+        for name, attack in ATTACKS.items()
+    ],
+)
 def test_a_search_in_pieces_finds_the_same(attack, setting):
     network, *batch = setting
     fresh = started(attack, batch)

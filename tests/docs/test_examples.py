@@ -84,9 +84,9 @@ def test_a_loss_an_attack_and_a_network_go_through_all_stages(tmp_path):
             "loss": "own_loss:ALP",
             "attack.steps": 3,
             "pretrain.epochs": 2,
-            "prune.epochs": 2,
+            "prune.epochs": 1,
             "finetune.epochs": 1,
-            "evaluate.run": ("fgsm", "mim"),
+            "evaluate.run": ("mim",),
         }
     )
     settings = {"type": "own_attack:MIM", "epsilon": 0.1, "step_size": 0.025}
@@ -98,7 +98,7 @@ def test_a_loss_an_attack_and_a_network_go_through_all_stages(tmp_path):
     assert [row["stage"] for row in rows] == ["pretrain", "prune", "finetune"]
     assert rows[2]["parameters"] == int(TARGET * rows[2]["total"]) == kept(checkpoint.load(workdir))
     assert rows[2]["natural"] > 0.7
-    assert rows[2]["robust"]["mim"] <= rows[2]["robust"]["fgsm"] < rows[2]["natural"]
+    assert rows[2]["robust"]["mim"] < rows[2]["natural"]
     assert (workdir / "report" / "index.html").exists()
     assert "batch_stats" not in checkpoint.load(workdir)
     with pytest.raises(checkpoint.CheckpointError, match=r"own_network:mlp.*if you trust"):

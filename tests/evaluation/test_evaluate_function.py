@@ -89,12 +89,12 @@ def test_several_attacks_in_a_row_by_name_and_one_of_ones_own():
     logits_fn = network(4)
     images, labels = examples(logits_fn)
     chosen = {"step": FGSM(EPSILON), "own": Sign(EPSILON), "auto": TWO_PARTS}
-    found = evaluate(logits_fn, images, labels, chosen, batch_size=32)
+    found = evaluate(logits_fn, images, labels, chosen, batch_size=16)
     assert list(found.after)[:3] == ["natural", "step", "own"]
     assert list(found.after)[3:] == [f"auto/{part}" for part in TWO_PARTS.parts()]
     assert list(found.after.values()) == sorted(found.after.values(), reverse=True)
     assert not any("too few for the loss" in sentence for sentence in found.warnings)
-    alone = evaluate(logits_fn, images, labels, FGSM(EPSILON))
+    alone = evaluate(logits_fn, images, labels, FGSM(EPSILON), batch_size=16)
     assert alone.robust == found.after["step"]
 
 

@@ -11,14 +11,23 @@ from harp_jax.export.compact_folding import fold
 from harp_jax.export.compact_graph import LAYERS
 from harp_jax.export.compact_narrowing import narrow
 
+# Bottlenecks have the same operations in the same order as the other residual network.
+every_network = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "bottleneck" else ())
+        for name in graphs.NETWORKS
+    ],
+)
 
-@pytest.mark.parametrize("name", graphs.NETWORKS)
+
+@every_network
 def test_the_traced_nodes_compute_the_logits(name):
     graph, images, expected = graphs.traced(name)
     np.testing.assert_allclose(graphs.logits(graph, images), expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", graphs.NETWORKS)
+@every_network
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(
     density=st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.5]),
@@ -50,7 +59,7 @@ def test_logits_stay(name, density, seed, round_to):
     assert compact_folding._size(again) == compact_folding._size(graph)
 
 
-@pytest.mark.parametrize("name", graphs.NETWORKS)
+@every_network
 def test_a_network_at_99_percent_is_much_smaller(name):
     graph = graphs.copied(graphs.traced(name)[0])
     numbers = np.random.default_rng(1)

@@ -67,7 +67,13 @@ def of_channels():
     return jax.jit(lambda variables: make(variables, rates))(trained.variables)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format",
+    [
+        pytest.param(name, marks=() if name in ("sparse", "stablehlo") else pytest.mark.slow)
+        for name in FORMATS
+    ],
+)
 def test_pruned_channels_of_a_residual_network_of_ones_own(format, tmp_path):
     name = "small_networks:residual"
     checkpoint.save_result(

@@ -185,7 +185,13 @@ def test_bottleneck_networks_are_those_of_the_paper():
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "resnet50" else ())
+        for name in models.MODELS
+    ],
+)
 def test_every_network_normalises_before_its_first_layer(name):
     """The first layer reads them so; the compiler drops all that comes after."""
     shape = networks.row(name).shape

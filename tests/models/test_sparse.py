@@ -58,7 +58,7 @@ def assert_close(found, expected, atol=1e-5):
 @pytest.mark.parametrize(
     ("name", "train"),
     [
-        ("tiny", False),
+        pytest.param("tiny", False, marks=pytest.mark.slow),
         ("residual", True),
         ("odd", False),  # whatever is trained: it has no BatchNorm
         pytest.param("tiny", True, marks=pytest.mark.slow),

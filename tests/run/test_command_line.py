@@ -64,8 +64,8 @@ def test_results_say_what_was_measured(workdir):
         assert row["images"] == 359
         assert row["total"] == WEIGHTS
         assert 0.5 < row["natural"] <= 1
-        assert set(row["robust"]) == {"fgsm", "pgd10", "pgd20"}
-        assert 0 < row["robust"]["pgd20"] <= row["robust"]["pgd10"] <= row["natural"]
+        assert set(row["robust"]) == {"fgsm", "pgd10"}
+        assert all(0 < robust <= row["natural"] for robust in row["robust"].values())
 
 
 def test_realised_sparsity_is_what_the_rates_say_and_meets_the_target(workdir):
