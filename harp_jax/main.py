@@ -165,6 +165,8 @@ def _innermost(error: BaseException) -> str:
 
 
 def _of_flags(error: flags.Error, file: str) -> str:
+    if "flag --workdir=" in str(error) and "must have a value" in str(error):
+        return "--workdir=None: allowed are folders"
     if file and "must have a value other than None" in str(error):
         return f"--config={file}: get_config() returns None; {_CONFIGURATIONS}"
     # The last line of an exception from a configuration of the package.

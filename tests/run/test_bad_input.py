@@ -302,3 +302,10 @@ def test_the_command_line_says_it_in_a_line(name, tmp_path, monkeypatch):
     if name == "wrong type":  # nor does the process add anything
         apart = runs.call(command)
         assert (apart.returncode, apart.stderr) == (done.returncode, done.stderr)
+
+
+def test_a_command_without_a_workdir_names_that_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    command = [*runs.command(tmp_path)[:3], "--config=configs/digits.py"]
+    done = runs.here(command)
+    assert (done.returncode, done.stderr) == (2, "error: --workdir=None: allowed are folders\n")
