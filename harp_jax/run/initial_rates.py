@@ -10,7 +10,7 @@ if they spend more than it allows, and the log says so.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from harp_jax.pruning.layers import (
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.rates import logit_from_count
 from harp_jax.pruning.schemes import Scheme
+from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.types import Variables
 from harp_jax.workdir import files, write_json
@@ -92,7 +93,7 @@ def start_pruning(
         pruned["rates"] = tree_of_leaves(logits)
     found = rates_of(pruned)
     rates = {path: float(found[path]) for path in sizes if path in found}
-    _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(rates, sizes))
+    _LOGGER.info("prune: %s\n%s", config.prune.strategy, table(layer_sparsity(pruned)))
     save(rates, workdir / files.STRATEGY)
     return pruned
 
@@ -175,21 +176,22 @@ def save(rates: Rates, path: epath.Path) -> None:
     write_json(path, found)
 
 
-def table(rates: Rates, sizes: Mapping[Path, int]) -> str:
+def table(layers: Sequence[LayerSparsity]) -> str:
     """Builds a table of layers with their weights, rate and kept weights, and the sums.
 
     Args:
-        rates: Rates by kernel path.
-        sizes: Number of weights, by kernel path.
+        layers: The layers of the network, with what their masks keep.
 
     Returns:
-        Lines for the log, aligned.
+        Lines for the log, aligned. The rate of all layers is the share of the weights kept.
     """
-    rows = [(layer_name(path), sizes[path], rate) for path, rate in rates.items()]
-    total = sum(sizes.values())
-    overall = sum(rate * sizes[path] for path, rate in rates.items()) / total
-    rows.append(("all layers", total, overall))
-    width = max(len(name) for name, _, _ in rows)
+    rows = [(row.layer, row.parameters, row.rate, row.kept) for row in layers]
+    total, kept = sum(row.parameters for row in layers), sum(row.kept for row in layers)
+    rows.append(("all layers", total, kept / total, kept))
+    width = max(len(name) for name, *_ in rows)
     head = f"{'layer':<{width}} {'weights':>12} {'rate':>8} {'kept':>12}"
-    lines = [f"{name:<{width}} {size:>12,} {a:>8.4f} {a * size:>12,.0f}" for name, size, a in rows]
+    lines = [
+        f"{name:<{width}} {size:>12,} {1.0 if rate is None else rate:>8.4f} {left:>12,}"
+        for name, size, rate, left in rows
+    ]
     return "\n".join([head, *lines])

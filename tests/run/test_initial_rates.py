@@ -150,3 +150,12 @@ def test_the_log_shows_the_strategy_as_a_table(tmp_path, caplog):
     shown = [line.split()[-2] for line in lines[2:-1]]
     assert shown == [f"{rate:.4f}" for rate in rates(started)]
     assert lines[-1].split()[2] == f"{sum(sizes.values()):,}"
+
+
+@pytest.mark.parametrize("method", ["score", "harp"])
+def test_the_table_counts_what_the_masks_keep(method, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "harp_jax"):
+        rows = layer_sparsity(start({"prune.method": method}, tmp_path))
+    lines = caplog.messages[-1].splitlines()[2:]
+    kept = [row.kept for row in rows]
+    assert [line.split()[-1] for line in lines] == [f"{each:,}" for each in [*kept, sum(kept)]]
