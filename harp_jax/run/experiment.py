@@ -100,6 +100,7 @@ class _Experiment:
         self._check_steps()
         self.scheme = self._scheme()
         self._check_logits()
+        self._check_training()
         self.cost = self.scheme.cost
         self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
@@ -171,6 +172,28 @@ class _Experiment:
                 f"model={self.config.model!r}: gives {shapes} for an image; allowed is"
                 f" {[(1, classes)]}, a logit for each class"
             )
+        if not self.scheme.architecture.layers:
+            raise ConfigError(
+                f"model={self.config.model!r}: has no layer to prune; allowed are networks of"
+                " nn.Conv and nn.Dense"
+            )
+
+    def _check_training(self) -> None:
+        """Refuses a network that training could not call, by a trace that computes nothing."""
+
+        def trained(images: jax.Array) -> Any:
+            variables = self.model.init(jax.random.key(0), images)
+            return self.model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+        on_devices = jax.vmap(trained, axis_name=parallel.AXIS)
+        try:
+            jax.eval_shape(on_devices, jnp.zeros((1, 1, *self.dataset.image_shape)))
+        except Exception as error:  # a user's network may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ConfigError(
+                f"model={self.config.model!r}: fails with train=True ({reason}); allowed are"
+                " networks without random numbers that change nothing but 'batch_stats'"
+            ) from error
 
     def _expected_variables(self) -> dict[str, Any]:
         """Computes the shapes of all collections of the pruned network."""

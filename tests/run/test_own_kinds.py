@@ -68,6 +68,29 @@ class Seven(nn.Module):
     def __call__(self, images, train=False):
         return nn.Dense(7)(images.reshape(len(images), -1))
 
+class Bare(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        weights = self.param("weights", nn.initializers.ones, (64, self.num_classes))
+        return images.reshape(len(images), -1) @ weights
+
+class Dropped(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        kept = nn.Dropout(0.5, deterministic=not train)(images)
+        return nn.Dense(self.num_classes)(kept.reshape(len(images), -1))
+
+class Counting(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        steps = self.variable("state", "steps", lambda: 0)
+        if train:
+            steps.value += 1
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
 class NoTrain(nn.Module):
     num_classes: int
     @nn.compact
@@ -87,6 +110,9 @@ BAD = [
     ({"model": "kinds_of_mine:five"}, "gives 5; allowed are functions of `num_classes`"),
     ({"model": "kinds_of_mine:raising"}, "cannot be built (KeyError: 'inside'); allowed are"),
     ({"model": "kinds_of_mine:without"}, "cannot be built (TypeError: "),
+    ({"model": "kinds_of_mine:Bare"}, "has no layer to prune; allowed are networks of nn.Conv"),
+    ({"model": "kinds_of_mine:Dropped"}, "fails with train=True (InvalidRngError: Dropout_0"),
+    ({"model": "kinds_of_mine:Counting"}, "change nothing but 'batch_stats'"),
     ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
     ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
     ({"model": "kinds_of_mine:KeyErrors"}, "KeyError: 'no weights'"),
