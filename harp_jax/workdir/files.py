@@ -40,12 +40,14 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
         content: Text or bytes.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; nothing is left beside a folder of that name.
     """
     if not is_first_process():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; allowed are files")
+    unfinished = path.parent / f"{path.name}.tmp"
     if isinstance(content, str):
         content = content.encode()
     unfinished.write_bytes(content)

@@ -109,6 +109,18 @@ def test_the_command_line(workdir, tmp_path, capsys):
         command_line.main([str(workdir), "--format=zip", f"--out={file}"])
 
 
+def test_writing_touches_no_other_file(tmp_path):
+    trained = small_networks.small("convnet")
+    images = small_networks.images(trained)
+    (tmp_path / "net.tmp").write_text("of somebody else")
+    (tmp_path / "folder").mkdir()
+    export.write(trained, tmp_path / "net.safetensors", "dense", images=images)
+    with pytest.raises(OSError, match="folder: is a folder; allowed are files"):
+        export.write(trained, tmp_path / "folder", "dense", images=images)
+    assert (tmp_path / "net.tmp").read_text() == "of somebody else"
+    assert {each.name for each in tmp_path.iterdir()} == {"net.tmp", "net.safetensors", "folder"}
+
+
 def test_a_file_whose_logits_differ_is_not_written(tmp_path, monkeypatch):
     trained = small_networks.small("convnet")
     images = small_networks.images(trained)
