@@ -23,6 +23,8 @@ MOST_BYTES = 500_000_000  # of compiled programs that are kept
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     """Keeps compiled programs in .pytest_cache: tests share many, the next session finds all."""
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        return
     directory = config.cache.mkdir("programs")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

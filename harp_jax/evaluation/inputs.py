@@ -1,5 +1,6 @@
 """Checks the arguments of `evaluate` and converts them for the programs."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -104,6 +105,11 @@ def named_attacks(
     by_name = [value for _, value in entries if isinstance(value, str)]
     if by_name and epsilon is None:
         raise ValueError(f"epsilon=None: allowed are numbers >= 0, the radius of {by_name[0]!r}")
+    if epsilon is not None and not isinstance(epsilon, numbers.Real):
+        raise ValueError(f"epsilon={epsilon!r}: allowed are numbers >= 0")
+    for name, value in entries:
+        if not isinstance(value, str):
+            _check(value, name)
     if not by_name and (epsilon, norm) != (None, None):
         raise ValueError(
             f"epsilon={epsilon!r}, norm={norm!r}: allowed are None with attacks that have their own"
@@ -113,7 +119,7 @@ def named_attacks(
         if isinstance(value, str):
             chosen[name] = _version(value, epsilon, norm or "linf")
         else:
-            chosen[name] = _checked(value, name)
+            chosen[name] = value
     return chosen
 
 
@@ -160,7 +166,7 @@ def _version(name: str, epsilon: float | None, norm: str) -> AutoAttack:
         ) from None
 
 
-def _checked(attack: Any, name: str) -> Attack:
+def _check(attack: Any, name: str) -> None:
     settings = getattr(attack, "__dataclass_params__", None)
     if isinstance(attack, type) or not (
         settings and settings.frozen and isinstance(attack, Attack)
@@ -173,4 +179,3 @@ def _checked(attack: Any, name: str) -> Attack:
         raise ValueError(
             f"attacks[{name!r}].norm={norm_of(attack)!r}: allowed are {', '.join(NORMS)}"
         )
-    return attack

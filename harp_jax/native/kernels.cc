@@ -130,6 +130,16 @@ ffi::Error Gather(Floats images, Floats values, Integers places, Integers starts
   return ffi::Error::Success();
 }
 
+template <int Parts>
+void AddStretch(const float* values, const float* from, const int64_t* offsets, int64_t begin,
+                int64_t end, float* to) {
+  Lanes sums[Parts] = {};
+  for (int64_t k = begin; k < end; ++k)
+    for (int part = 0; part < Parts; ++part)
+      sums[part] += values[k] * Load(from + offsets[k] + part * kLanes);
+  for (int part = 0; part < Parts; ++part) Store(to + part * kLanes, sums[part]);
+}
+
 // The same for few images, with the axes [batch, channels, height, width] in memory: the lanes are
 // pixels. Each channel is copied with its border of zeros, a plane for each phase of the stride, so
 // that a kept weight reads one stretch of its plane for all pixels.
@@ -175,13 +185,13 @@ ffi::Error GatherPlanes(Floats images, Floats values, Integers places, Integers 
       }
     }
     for (int64_t channel = 0; channel < outputs; ++channel) {
+      const int64_t begin = starts.typed_data()[channel], end = starts.typed_data()[channel + 1];
       for (int64_t first = 0; first < stretch; first += 4 * kLanes) {
-        Lanes part[4] = {};
-        for (int64_t k = starts.typed_data()[channel]; k < starts.typed_data()[channel + 1]; ++k) {
-          const float value = values.typed_data()[k], *from = planes.data() + offsets[k] + first;
-          for (int i = 0; i < 4; ++i) part[i] += value * Load(from + i * kLanes);
-        }
-        for (int i = 0; i < 4; ++i) Store(sums.data() + first + i * kLanes, part[i]);
+        const float* from = planes.data() + first;
+        const auto add = stretch - first > 2 * kLanes ? AddStretch<4>
+                         : stretch - first > kLanes   ? AddStretch<2>
+                                                      : AddStretch<1>;
+        add(values.typed_data(), from, offsets.data(), begin, end, sums.data() + first);
       }
       float* to = out->typed_data() + (n * outputs + channel) * written[1] * written[2];
       for (int64_t row = 0; row < written[1]; ++row)

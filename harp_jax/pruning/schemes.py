@@ -12,7 +12,7 @@ from harp_jax.pruning import channels, layers
 from harp_jax.pruning.channels import Architecture, Group
 from harp_jax.pruning.costs import Cost, WeightCost, trace_layers
 from harp_jax.pruning.layers import Path
-from harp_jax.pruning.scores import Granularity
+from harp_jax.pruning.scores import GRANULARITIES, Granularity
 from harp_jax.types import Variables
 
 
@@ -53,8 +53,12 @@ def scheme(
         The scheme.
 
     Raises:
-        ValueError: If the network cannot take such images, or its channels cannot be pruned.
+        ValueError: If the network cannot take such images, or its channels cannot be pruned; for
+            another granularity.
     """
+    if granularity not in GRANULARITIES:
+        allowed = ", ".join(GRANULARITIES)
+        raise ValueError(f"granularity={granularity!r}: allowed are {allowed}")
     if granularity == "weight":
         architecture = Architecture(tuple(trace_layers(model, image_shape)))
         sizes = {layer.path: math.prod(layer.kernel) for layer in architecture.layers}

@@ -29,7 +29,7 @@ from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import schemes
 from harp_jax.pruning.budget import shift_to_budget
 from harp_jax.pruning.layers import kernel_paths
-from harp_jax.run import budget, recipe
+from harp_jax.run import budget, recipe, usable
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
 from harp_jax.run.networks import Networks
@@ -99,8 +99,7 @@ class _Experiment:
         )
         self._check_steps()
         self.scheme = self._scheme()
-        self._check_logits()
-        self._check_training()
+        usable.check(config, self.model, self.dataset, len(self.devices) * jax.process_count())
         self.cost = self.scheme.cost
         self.target_share = self.cost.target_share(config.prune.target)
         self.expected = self._expected_variables()
@@ -141,7 +140,7 @@ class _Experiment:
     def _scheme(self) -> schemes.Scheme:
         shape, prune = self.dataset.image_shape, self.config.prune
         try:
-            return schemes.scheme(self.model, shape, prune.granularity, prune.live)
+            scheme = schemes.scheme(self.model, shape, prune.granularity, prune.live)
         except Exception as error:  # a user's network may raise anything
             known = isinstance(error, ValueError) and not isinstance(error, FlaxError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -149,51 +148,12 @@ class _Experiment:
                 f"model={self.config.model!r}: cannot take images of {shape}"
                 f" ({' '.join(reason.split())[:300]}); allowed are networks for such images"
             ) from error
-
-    def _check_logits(self) -> None:
-        """Refuses a network that does not give a logit for each class of the data."""
-        images, classes = jnp.zeros((1, *self.dataset.image_shape)), self.dataset.num_classes
-
-        def logits(key: jax.Array) -> Any:
-            return self.model.apply(self.model.init(key, images), images, train=False)
-
-        try:
-            shapes = [
-                each.shape for each in jax.tree.leaves(jax.eval_shape(logits, jax.random.key(0)))
-            ]
-        except Exception as error:  # a user's network may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise ConfigError(
-                f"model={self.config.model!r}: fails for an image ({reason}); allowed are networks"
-                " that are called with (images, train=False)"
-            ) from error
-        if shapes != [(1, classes)]:
-            raise ConfigError(
-                f"model={self.config.model!r}: gives {shapes} for an image; allowed is"
-                f" {[(1, classes)]}, a logit for each class"
-            )
-        if not self.scheme.architecture.layers:
+        if not scheme.architecture.layers:
             raise ConfigError(
                 f"model={self.config.model!r}: has no layer to prune; allowed are networks of"
                 " nn.Conv and nn.Dense"
             )
-
-    def _check_training(self) -> None:
-        """Refuses a network that training could not call, by a trace that computes nothing."""
-
-        def trained(images: jax.Array) -> Any:
-            variables = self.model.init(jax.random.key(0), images)
-            return self.model.apply(variables, images, train=True, mutable=["batch_stats"])
-
-        on_devices = jax.vmap(trained, axis_name=parallel.AXIS)
-        try:
-            jax.eval_shape(on_devices, jnp.zeros((1, 1, *self.dataset.image_shape)))
-        except Exception as error:  # a user's network may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise ConfigError(
-                f"model={self.config.model!r}: fails with train=True ({reason}); allowed are"
-                " networks without random numbers that change nothing but 'batch_stats'"
-            ) from error
+        return scheme
 
     def _expected_variables(self) -> dict[str, Any]:
         """Computes the shapes of all collections of the pruned network."""

@@ -82,6 +82,13 @@ class Dropped(nn.Module):
         kept = nn.Dropout(0.5, deterministic=not train)(images)
         return nn.Dense(self.num_classes)(kept.reshape(len(images), -1))
 
+class Alone(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(images)
+        return nn.Dense(self.num_classes)(x.reshape(len(images), -1))
+
 class Counting(nn.Module):
     num_classes: int
     @nn.compact
@@ -113,6 +120,10 @@ BAD = [
     ({"model": "kinds_of_mine:Bare"}, "has no layer to prune; allowed are networks of nn.Conv"),
     ({"model": "kinds_of_mine:Dropped"}, "fails with train=True (InvalidRngError: Dropout_0"),
     ({"model": "kinds_of_mine:Counting"}, "change nothing but 'batch_stats'"),
+    (
+        {"model": "kinds_of_mine:Alone", "devices": 2},
+        "BatchNorm 'norm' has axis_name=None, on 2 devices; allowed are networks that take",
+    ),
     ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
     ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
     ({"model": "kinds_of_mine:KeyErrors"}, "KeyError: 'no weights'"),
@@ -164,3 +175,10 @@ def test_fields_of_text_and_whole_numbers_are_told_apart_in_modules_with_late_an
 
     assert (loss(config, "pretrain").kind, loss(config, "pretrain").n) == ("b", 2)
     assert issubclass(ConfigError, ValueError)
+
+
+def test_one_device_needs_no_axis(tmp_path):
+    config = runs.digits(model="kinds_of_mine:Alone", stages=("pretrain",))
+    config.pretrain.epochs, config.data.train_examples = 1, 64
+    experiment.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "pretrain" / "result").exists()

@@ -1,0 +1,86 @@
+"""Checks that a run can use a network, by traces that compute nothing."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from harp_jax import parallel
+from harp_jax.config.sections import Config, ConfigError
+from harp_jax.data import Dataset
+
+_LONGEST = 300  # characters of an error of the network's
+
+
+def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> None:
+    """Checks a network's logits, and that training can call it.
+
+    Args:
+        config: The configuration of the run.
+        model: The network, made for several devices.
+        dataset: The data.
+        devices: Number of devices of all processes.
+
+    Raises:
+        ConfigError: If the network fails, does not give a logit for each class, uses random numbers
+            or has BatchNorm that would not synchronise over the devices.
+    """
+    image = jnp.zeros((1, *dataset.image_shape))
+    _check_logits(config, model, image, dataset.num_classes)
+    alone = _check_training(config, model, image)
+    if alone and devices > 1:
+        raise ConfigError(
+            f"model={config.model!r}: BatchNorm {alone[0]!r} has axis_name=None, on {devices}"
+            " devices; allowed are networks that take axis_name and hand it on, or devices=1"
+        )
+
+
+def _check_logits(config: Config, model: nn.Module, image: jax.Array, classes: int) -> None:
+    def logits(key: jax.Array) -> Any:
+        return model.apply(model.init(key, image), image, train=False)
+
+    try:
+        found = jax.eval_shape(logits, jax.random.key(0))
+    except Exception as error:  # a user's network may raise anything
+        raise ConfigError(
+            f"model={config.model!r}: fails for an image ({_reason(error)}); allowed are networks"
+            " that are called with (images, train=False)"
+        ) from error
+    shapes = [each.shape for each in jax.tree.leaves(found)]
+    if shapes != [(1, classes)]:
+        raise ConfigError(
+            f"model={config.model!r}: gives {shapes} for an image; allowed is"
+            f" {[(1, classes)]}, a logit for each class"
+        )
+
+
+def _check_training(config: Config, model: nn.Module, image: jax.Array) -> list[str]:
+    """Returns the names of BatchNorms whose statistics are of one device alone."""
+    alone = []
+
+    def look(call: Any, arguments: Any, options: Any, context: Any) -> Any:
+        module = context.module
+        if isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+            running = options.get("use_running_average", module.use_running_average)
+            if not running and module.axis_name is None:
+                alone.append("/".join(module.path))
+        return call(*arguments, **options)
+
+    def trained(images: jax.Array) -> Any:
+        variables = model.init(jax.random.key(0), images)
+        with nn.intercept_methods(look):
+            return model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    try:
+        jax.eval_shape(jax.vmap(trained, axis_name=parallel.AXIS), image[None])
+    except Exception as error:  # a user's network may raise anything
+        raise ConfigError(
+            f"model={config.model!r}: fails with train=True ({_reason(error)}); allowed are"
+            " networks without random numbers that change nothing but 'batch_stats'"
+        ) from error
+    return alone
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
