@@ -126,6 +126,19 @@ def test_speed():
             assert any(float(cell) == pytest.approx(median, abs=0.006) for median in medians)
 
 
+def test_speed_of_pruned_networks():
+    results = json.loads((runs.ROOT / "benchmarks/results/sparse.json").read_text())["rows"]
+    shown = table(["", "kept", "forward pass"])
+    assert len(shown) == len({(row["network"], row["rate"]) for row in results})
+    for name, kept, *cells in shown:
+        found = [
+            row["ratio"]
+            for row in results
+            if f"`{row['network']}`" == name and f"{row['rate']:.0%}" == kept.replace(" ", "")
+        ]  # forward pass, step, one image, 128 images
+        assert [float(cell) for cell in cells] == pytest.approx(found, abs=0.0501), (name, kept)
+
+
 def test_clipping():
     everything = rows("fashion_cnn_clipping.csv")
     last = {(row["clip_norm"], row["seed"]): row for row in everything}
