@@ -85,8 +85,9 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
     batch = workload.random_batch(options.network, options.batch)
     if side == "harp_jax":
         from benchmarks.jax_step import JaxStep
-        from harp_jax import parallel
+        from harp_jax import native, parallel
 
+        native.return_freed_memory_after_compiling()
         parallel.one_device_per_core([options.batch], options.devices)
         imported = time.perf_counter()
         return JaxStep(options.network, batch, options.steps, prune=options.prune), imported

@@ -19,10 +19,10 @@ from harp_jax.methods import METHODS
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
+from harp_jax.run import networks, recipe
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
-from harp_jax.training.step import make_train_step
 from harp_jax.types import Variables
 
 BATCHES_PER_EPOCH = 390
@@ -163,7 +163,8 @@ class JaxStep:
             batches_per_epoch=BATCHES_PER_EPOCH,
             augment=lambda images, keys: to_unit(images),
         )
-        step = make_train_step(stage, model)
+        grouped = jax.default_backend() == "cpu" and networks.pays_in_groups(variables["params"])
+        step = recipe.make_step(stage, model, networks.GROUP if grouped else None)
         devices = parallel.local_devices()
         self.state = parallel.replicate(train_state.create(stage, variables), devices)
         self.batch = {

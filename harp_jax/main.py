@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
-from harp_jax import parallel
+from harp_jax import native, parallel
 from harp_jax.config import of_workdir
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
@@ -61,6 +61,7 @@ def _main(arguments: list[str]) -> int:
     if not (_DISTRIBUTED.value or _COORDINATOR.value):
         batch_sizes = config.batch_size, config.evaluate.batch_size
         parallel.one_device_per_core(batch_sizes, config.devices)
+    native.return_freed_memory_after_compiling()
     if config.get("compilation_cache"):
         _keep_compiled_programs(str(epath.Path(config.compilation_cache).expanduser()))
     logger = _logger()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from harp_jax import models, parallel
 from harp_jax.attacks import Attack, norms
 from harp_jax.attacks.base import norm_of
+from harp_jax.attacks.groups import InGroups
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.types import Device, Model, Variables
@@ -63,7 +64,12 @@ class Measurement(NamedTuple):
 
 
 def make_measurement(
-    model: Model, *, seed: int, batch_size: int, devices: Sequence[Device]
+    model: Model,
+    *,
+    seed: int,
+    batch_size: int,
+    devices: Sequence[Device],
+    group: int | None = None,
 ) -> Measurement:
     """Builds the functions that measure a network.
 
@@ -72,12 +78,14 @@ def make_measurement(
         seed: Seed of the attacks' noise, which is keyed by the example's place in the split.
         batch_size: Examples at once over all devices of all processes.
         devices: Local devices.
+        group: Largest number of images that a device attacks at once; None means all. See
+            `attacks.groups`.
 
     Returns:
         Functions that compile at their first use, and only once for the same shapes.
     """
     under = functools.partial(
-        make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices
+        make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices, group=group
     )
     return Measurement(parallel.parallel(bake, devices), functools.cache(under))
 
@@ -89,6 +97,7 @@ def make_accuracy(
     seed: int,
     batch_size: int,
     devices: Sequence[Device],
+    group: int | None = None,
 ) -> Accuracy:
     """Builds a function that measures accuracy; it compiles once.
 
@@ -98,11 +107,14 @@ def make_accuracy(
         seed: Seed of the attack's noise, which is keyed by the example's place in the split.
         batch_size: Examples at once over all devices of all processes.
         devices: Local devices.
+        group: See `make_measurement`.
 
     Returns:
         (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
         bar) -> score. Every example of the split counts once.
     """
+    if attack is not None and group is not None:
+        attack = InGroups(attack, group)
 
     def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits_fn = models.logits_fn(model, variables)

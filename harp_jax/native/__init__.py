@@ -23,6 +23,7 @@ BATCH_LAST, WIDTH_LAST = (1, 2, 3, 0), (0, 3, 1, 2)
 
 _SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 _TARGETS = {
     "harp_sparse_gather": "HarpSparseGather",
     "harp_sparse_gather_planes": "HarpSparseGatherPlanes",
@@ -53,6 +54,34 @@ def available() -> bool:
         capsule = jax.ffi.pycapsule(getattr(library, symbol))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
     return True
+
+
+@functools.cache
+def processor_maker() -> str:
+    """Returns the name by which the processor's maker is known, such as 'AuthenticAMD', or ''.
+
+    Linux tells it, for x86 processors.
+    """
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def return_freed_memory_after_compiling() -> None:
+    """Makes this process return memory to the system after each compilation of over a second.
+
+    A compilation frees hundreds of MiB in small pieces, which glibc keeps. The large arrays of the
+    program that runs next cannot use them. Does nothing with other C libraries.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
+    def listener(event: str, seconds: float, **_: object) -> None:
+        if trim is not None and event == _COMPILED and seconds > 1:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
 
 
 def _library() -> pathlib.Path:

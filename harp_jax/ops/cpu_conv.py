@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from harp_jax import native
 from harp_jax.ops import winograd
 
 Pair: TypeAlias = tuple[int, int]
@@ -32,8 +33,10 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # The native kernel computes a whole vector of output channels; up to this number most is wasted.
 _FEW_OUTPUTS = 4
-# Winograd's transforms pay from this number of channels, in*out / (in + out), and of tiles on.
-_WINOGRAD_CHANNELS, _WINOGRAD_TILES = 40, 64
+# Winograd's transforms pay from this number of channels, in*out / (in + out), by the processor's
+# maker, and from this number of tiles on (`python -m benchmarks.attack`).
+_WINOGRAD_CHANNELS, _OTHERS_CHANNELS = {"AuthenticAMD": 16}, 40
+_WINOGRAD_TILES = 64
 # A kernel gradient is computed from pieces of images and output gradients that fit into the cache.
 # Their number is bounded because each piece is compiled separately.
 _PIECE_BYTES = 2**20
@@ -174,9 +177,9 @@ def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding
     counts = [output_size(n, winograd.TAPS, 1, p) for n, p in zip(size, padding, strict=True)]
     tiles = math.prod(map(winograd.tiles, counts))
     filled = math.prod(counts) / (tiles * winograd.OUTPUTS**2)
+    least = _WINOGRAD_CHANNELS.get(native.processor_maker(), _OTHERS_CHANNELS)
     return (
-        inputs * outputs * filled >= _WINOGRAD_CHANNELS * (inputs + outputs)
-        and batch * tiles >= _WINOGRAD_TILES
+        inputs * outputs * filled >= least * (inputs + outputs) and batch * tiles >= _WINOGRAD_TILES
     )
 
 

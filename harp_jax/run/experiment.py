@@ -32,7 +32,7 @@ from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe, usable
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
-from harp_jax.run.networks import Networks
+from harp_jax.run.networks import Networks, pays_in_groups
 from harp_jax.run.rows import Subject
 from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
@@ -118,10 +118,11 @@ class _Experiment:
         devices = parallel.names(self.devices)
         self.header = ownership.claim(config, workdir, earlier, devices, self.data, begun)
         _LOGGER.info("%s", self.header["devices"])
-        on_cpus = self.devices[0].platform == "cpu" and config.compute_dtype == "float32"
+        on_cpus = self.devices[0].platform == "cpu"
         self.networks = Networks(
             self.model,
-            sparse=config.sparse == "auto" and on_cpus,
+            sparse=config.sparse == "auto" and on_cpus and config.compute_dtype == "float32",
+            grouped=on_cpus and pays_in_groups(self.expected["params"]),
             measure=functools.partial(
                 make_measurement,
                 seed=config.seed,
@@ -253,7 +254,7 @@ class _Experiment:
         fixed = stage.name == "finetune"
         network = self.networks.of(stage.name, variables) if fixed else self.model
         measurement = self.networks.measurement(network)
-        step = recipe.make_step(stage, network)
+        step = recipe.make_step(stage, network, self.networks.group(network))
         programs = loop.Programs(
             train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
             bake=measurement.bake,

@@ -9,25 +9,48 @@ import flax.linen as nn
 
 from harp_jax.evaluation.accuracy import Measurement
 from harp_jax.models.sparse import SparseNetwork, fastest
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path
 from harp_jax.types import Model, Variables
 
 _LOGGER = logging.getLogger(__name__)
+
+# Images that a CPU device attacks at once, and the largest network, in weights, for which it does:
+# a small network's activations then stay in a core's cache, a large one's weights would have to be
+# read more often. The sparse kernels compute with vectors of images. `python -m benchmarks.attack`
+GROUP, SPARSE_GROUP, _GROUPED_WEIGHTS = 16, 32, 1_000_000
 
 
 class Networks:
     """The forms of a run's network: dense, and sparse for each set of masks that stays fixed."""
 
-    def __init__(self, model: nn.Module, sparse: bool, measure: Callable[[Model], Measurement]):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sparse: bool,
+        grouped: bool,
+        measure: Callable[..., Measurement],
+    ):
         """Compiles nothing.
 
         Args:
             model: The dense network.
             sparse: Whether to compute with the kept weights alone where that pays.
-            measure: Builds the functions that measure a network.
+            grouped: Whether to attack small groups of images; see `pays_in_groups`.
+            measure: Builds the functions that measure a network, from it and `group`.
         """
         self.model = model
-        self._sparse, self._forms = sparse, {}
-        self.measurement = functools.cache(measure)  # of a form, for all stages
+        self._sparse, self._grouped, self._measure, self._forms = sparse, grouped, measure, {}
+        self.measurement = functools.cache(self._measurement)  # of a form, for all stages
+
+    def group(self, form: Model) -> int | None:
+        """Returns the number of images that a device attacks at once; None means all."""
+        if not self._grouped:
+            return None
+        return SPARSE_GROUP if isinstance(form, SparseNetwork) else GROUP
+
+    def _measurement(self, form: Model) -> Measurement:
+        return self._measure(form, group=self.group(form))
 
     def of(self, name: str, variables: Variables) -> Model:
         """Returns the form for fixed masks; networks with equal masks get the same one.
@@ -44,3 +67,13 @@ class Networks:
             layers, kept = len(form.kept), sum(len(each.index) for each in form.kept.values())
             _LOGGER.info("%s: %d layers compute with their %d weights alone", name, layers, kept)
         return self._forms[form.digest]
+
+
+def pays_in_groups(params: Variables) -> bool:
+    """Returns whether a CPU attacks small groups of images faster than a whole batch at once.
+
+    Args:
+        params: The network's params, or their shapes.
+    """
+    leaves = leaves_by_path(params)
+    return sum(leaves[path].size for path in kernel_paths(params)) <= _GROUPED_WEIGHTS

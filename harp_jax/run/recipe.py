@@ -1,10 +1,12 @@
 """Builds stages, and how they train, from the configuration."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
+from harp_jax.attacks.groups import InGroups
 from harp_jax.config.sections import Config, loss, method, minimum_rate, validation_attack
 from harp_jax.data import augment
 from harp_jax.losses import Free
@@ -105,7 +107,15 @@ def _augmentation(config: Config) -> Callable[..., Any]:
     return augment_batch
 
 
-def make_step(stage: Stage, model: Model) -> Callable[..., TrainState]:
-    """Builds the training step of a stage, (state, batch) -> state, to be mapped over devices."""
+def make_step(stage: Stage, model: Model, group: int | None = None) -> Callable[..., TrainState]:
+    """Builds the training step of a stage, (state, batch) -> state, to be mapped over devices.
+
+    Args:
+        stage: The stage.
+        model: The network.
+        group: Largest number of images that a device attacks at once; None means all.
+    """
+    if stage.attack is not None and group is not None:
+        stage = dataclasses.replace(stage, attack=InGroups(stage.attack, group))
     make = make_free_step if isinstance(stage.loss, Free) else make_train_step
     return make(stage, model)
