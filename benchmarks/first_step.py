@@ -1,6 +1,7 @@
 """Measures start-up time and memory of one side, in a process of its own.
 
     python -m benchmarks.first_step --side harp_jax --network cnn --batch 128
+    python -m benchmarks.first_step --side harp_jax --network cnn --batch 128 --rate 0.01
 
 Prints one line of JSON: seconds for imports, set-up, first and second step, and the peak memory of
 the process in MiB. JAX caches compiled programs in JAX_COMPILATION_CACHE_DIR, if it is set.
@@ -90,7 +91,10 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
         native.return_freed_memory_after_compiling()
         parallel.one_device_per_core([options.batch], options.devices)
         imported = time.perf_counter()
-        return JaxStep(options.network, batch, options.steps, prune=options.prune), imported
+        step = JaxStep(
+            options.network, batch, options.steps, prune=options.prune, rate=options.rate
+        )
+        return step, imported
     from benchmarks.torch_step import TorchStep, use_all_cores
 
     imported = time.perf_counter()
@@ -109,6 +113,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
     parser.add_argument("--prune", action="store_true", help="a harp prune step")
+    parser.add_argument("--rate", type=float, help="of harp_jax: keeps this share, sparsely")
     parser.add_argument("--devices", type=int, help="of harp_jax; by default one for each core")
     parser.add_argument("--format", default="contiguous", help="PyTorch's memory format")
     options = parser.parse_args()

@@ -14,18 +14,28 @@ from benchmarks import workload
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.data import to_unit
+from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.losses import PgdTraining
 from harp_jax.methods import METHODS
 from harp_jax.pruning.compression import add_compression_gradient
 from harp_jax.pruning.costs import parameter_costs
-from harp_jax.pruning.layers import Path, bake, leaves_by_path, make_prunable, tree_of_leaves
-from harp_jax.run import networks, recipe
+from harp_jax.pruning.layers import (
+    Path,
+    bake,
+    kernel_paths,
+    leaves_by_path,
+    make_prunable,
+    tree_of_leaves,
+)
+from harp_jax.run import recipe
+from harp_jax.run.networks import Networks, pays_in_groups
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
 from harp_jax.types import Variables
 
 BATCHES_PER_EPOCH = 390
+SMALL, LEAST = 1000, 0.2  # layers with fewer weights keep at least this share
 
 
 class Layer(NamedTuple):
@@ -57,6 +67,20 @@ def pruned(variables: Variables) -> dict[str, Any]:
     """Adds the initial scores and rates of pruning to the variables."""
     rates = dict.fromkeys(parameter_costs(variables["params"]), workload.START_RATE)
     return make_prunable(variables, rates, workload.MINIMUM, "weight")
+
+
+def masked(network: str, rate: float) -> dict[str, Any]:
+    """Returns a network's first variables with random masks."""
+    model = models.create(network, workload.CLASSES)
+    image = jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
+    variables = dict(jax.jit(model.init)(jax.random.key(0), image))
+    leaves, generator = leaves_by_path(variables["params"]), np.random.default_rng(0)
+    for path in kernel_paths(variables["params"]):
+        shape = leaves[path].shape
+        share = max(rate, LEAST) if leaves[path].size < SMALL else rate
+        mask = generator.random(shape) < share
+        leaves[path] = leaves[path] * mask / share**0.5  # so that activations keep their size
+    return {**variables, "params": tree_of_leaves(leaves)}
 
 
 def layers(network: str) -> list[Layer]:
@@ -131,12 +155,22 @@ class JaxStep:
         batch: A batch of `workload.random_batch`.
         attack_steps: Number of PGD steps.
         prune: Whether to train scores and rates instead of weights.
+        rate: Share of the weights that random masks keep, to compute with these alone; None keeps
+            all.
     """
 
     def __init__(
-        self, network: str, batch: dict[str, np.ndarray], attack_steps: int, *, prune: bool
+        self,
+        network: str,
+        batch: dict[str, np.ndarray],
+        attack_steps: int,
+        *,
+        prune: bool,
+        rate: float | None = None,
     ):
         model, variables = create(network)
+        if rate is not None:
+            variables = masked(network, rate)
         gradient = None
         if prune:
             variables = pruned(variables)
@@ -163,8 +197,15 @@ class JaxStep:
             batches_per_epoch=BATCHES_PER_EPOCH,
             augment=lambda images, keys: to_unit(images),
         )
-        grouped = jax.default_backend() == "cpu" and networks.pays_in_groups(variables["params"])
-        step = recipe.make_step(stage, model, networks.GROUP if grouped else None)
+        on_cpus, small = jax.default_backend() == "cpu", pays_in_groups(variables["params"])
+        forms = Networks(
+            model,
+            sparse=rate is not None and on_cpus,
+            grouped=on_cpus and small,
+            measure=make_measurement,
+        )
+        form = forms.of(stage.name, variables)
+        step = recipe.make_step(stage, form, forms.group(form))
         devices = parallel.local_devices()
         self.state = parallel.replicate(train_state.create(stage, variables), devices)
         self.batch = {

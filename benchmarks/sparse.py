@@ -25,40 +25,29 @@ import onnxruntime
 import optax
 
 from benchmarks import workload
+from benchmarks.jax_step import masked
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
+from harp_jax.attacks.groups import InGroups
+from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.export import Trained, dense_file, onnx_file, sparse_file
 from harp_jax.models.sparse import SparseNetwork, kept_weights
-from harp_jax.pruning.layers import kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.run.networks import Networks, pays_in_groups
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sparse.json"
-SMALL, LEAST = 1000, 0.2
 ATTACK = PGD(workload.EPSILON, workload.STEP_SIZE, steps=workload.ATTACK_STEPS)
 
 
-def masked(network: str, rate: float) -> dict[str, Any]:
-    """Returns a network's first variables with random masks."""
-    model = models.create(network, workload.CLASSES)
-    image = jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
-    variables = dict(jax.jit(model.init)(jax.random.key(0), image))
-    leaves, generator = leaves_by_path(variables["params"]), np.random.default_rng(0)
-    for path in kernel_paths(variables["params"]):
-        shape = leaves[path].shape
-        share = max(rate, LEAST) if leaves[path].size < SMALL else rate
-        mask = generator.random(shape) < share
-        leaves[path] = leaves[path] * mask / share**0.5  # so that activations keep their size
-    return {**variables, "params": tree_of_leaves(leaves)}
-
-
-def programs(network: Any) -> dict[str, Callable[..., Any]]:
+def programs(network: Any, group: int | None) -> dict[str, Callable[..., Any]]:
     """Returns what is timed, as functions of (variables, images, labels)."""
+    attack = ATTACK if group is None else InGroups(ATTACK, group)
 
     def logits(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         return network.apply(variables, images, train=False)
 
     def step(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
         keys = jax.random.split(jax.random.key(0), len(images))
-        adversarial = ATTACK(lambda x: logits(variables, x, labels), images, labels, keys)
+        adversarial = attack(lambda x: logits(variables, x, labels), images, labels, keys)
 
         def loss(params: Any) -> Any:
             output, changed = network.apply(
@@ -86,7 +75,11 @@ def compare(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
     variables = masked(network, rate)
     kept = kept_weights(variables["params"])
     model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
-    sides = programs(model), programs(SparseNetwork(model, kept))
+    forms = model, SparseNetwork(model, kept)
+    networks = Networks(
+        model, sparse=True, grouped=pays_in_groups(variables["params"]), measure=make_measurement
+    )
+    sides = [programs(form, networks.group(form)) for form in forms]
     whole = workload.random_batch(network, batch)
     split = {name: each.reshape(len(devices), -1, *each.shape[1:]) for name, each in whole.items()}
     arguments = (

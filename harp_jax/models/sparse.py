@@ -15,6 +15,7 @@ from jax import lax
 
 from harp_jax import native
 from harp_jax.models.blocks import Network
+from harp_jax.native import BATCH_LAST
 from harp_jax.ops import sparse_conv
 from harp_jax.ops.cpu_conv import Padding, Pair
 from harp_jax.ops.pool import batch_last_max_pool
@@ -49,11 +50,16 @@ class SparseNetwork:
             images: [N, height, width, channels] in [0, 1].
             **options: As the network's `apply` takes them.
         """
-        with nn.intercept_methods(self._layer):
+        latest: list[Any] = [None]  # the output of the latest sparse layer
+        with nn.intercept_methods(functools.partial(self._layer, latest)):
             return self.network.apply(variables, images, **options)
 
-    def _layer(self, call: Any, arguments: Any, options: Any, context: Any) -> Any:
+    def _layer(
+        self, latest: list[Any], call: Any, arguments: Any, options: Any, context: Any
+    ) -> Any:
         module: Any = context.module
+        if isinstance(module, nn.BatchNorm) and arguments and arguments[0] is latest[0]:
+            return _batch_norm(module, arguments[0], call, options)
         if context.method_name == "max_pool" and isinstance(module, Network):
             (x,) = arguments
             fits = min(x.shape[1:3]) >= 2 and len(x) >= FEW_IMAGES and x.dtype == np.float32
@@ -72,6 +78,7 @@ class SparseNetwork:
             y = y.reshape(*x.shape[:-1], -1)
         if module.use_bias:
             y += module.get_variable("params", "bias").reshape((1,) * (y.ndim - 1) + (-1,))
+        latest[0] = y
         return y
 
     @functools.cached_property
@@ -123,6 +130,24 @@ def fastest(network: nn.Module, variables: Variables) -> nn.Module | SparseNetwo
         masks = jax.jit(bake)({**variables, "params": ones})["params"]
     kept = {path: each for path, each in kept_weights(masks).items() if sparse_conv.pays(each)}
     return SparseNetwork(network, kept) if kept else network
+
+
+def _batch_norm(module: nn.BatchNorm, x: Any, call: Any, options: dict[str, Any]) -> Any:
+    """Normalises a sparse layer's output, which is stored with the batch last, as it lies.
+
+    XLA's CPU backend wants the operands of a sum in the order of their axes, and copies others.
+    The barriers keep it from moving the transpositions, which cost nothing here, into the sums.
+    """
+    running = options.get("use_running_average", module.use_running_average)
+    stored = x.ndim == 4 and len(x) >= FEW_IMAGES and module.axis == -1
+    if running or not stored or "mask" in options:
+        return call(x, **options)
+    same = module.clone(parent=None, name=None, axis=BATCH_LAST.index(3))
+    turned = lax.optimization_barrier(x.transpose(BATCH_LAST))
+    y, changed = same.apply(module.variables, turned, **options, mutable=["batch_stats"])
+    for name, value in changed["batch_stats"].items():
+        module.put_variable("batch_stats", name, value)
+    return lax.optimization_barrier(y).transpose(np.argsort(BATCH_LAST))
 
 
 def _is_plain(module: Any) -> bool:

@@ -69,16 +69,17 @@ def processor_maker() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
+@functools.cache
 def return_freed_memory_after_compiling() -> None:
     """Makes this process return memory to the system after each compilation of over a second.
 
     A compilation frees hundreds of MiB in small pieces, which glibc keeps. The large arrays of the
-    program that runs next cannot use them. Does nothing with other C libraries.
+    program that runs next cannot use them. Does nothing with other C libraries, or if called again.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
-    def listener(event: str, seconds: float, **_: object) -> None:
-        if trim is not None and event == _COMPILED and seconds > 1:
+    def listener(event: str, duration_secs: float, **_: object) -> None:
+        if trim is not None and event == _COMPILED and duration_secs > 1:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
