@@ -216,33 +216,36 @@ def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 
 
 def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """Convolves small images by one matrix product from all input to all output pixels.
+    """Convolves small images by a matrix product from all input pixels to each output pixel.
 
-    The matrix is large and the batch small: XLA computes matrix times images two to three times
+    The matrices are large and the batch small: XLA computes matrix times images two to three times
     faster than images times matrix.
     """
     (batch, height, width, _), outputs = x.shape, w.shape[3]
     rows = output_size(height, w.shape[0], strides[0], padding[0])
     columns = output_size(width, w.shape[1], strides[1], padding[1])
-    matrix = _matrix(w, (height, width), (rows, columns), strides, padding)
-    return (matrix @ x.reshape(batch, -1).T).T.reshape(batch, rows, columns, outputs)
+    flat = x.reshape(batch, -1).T
+    pixels = [
+        _matrix(w, (height, width), place, strides, padding) @ flat
+        for place in itertools.product(range(rows), range(columns))
+    ]
+    return jnp.concatenate(pixels).T.reshape(batch, rows, columns, outputs)
 
 
-def _matrix(w: Filters, size: Pair, output: Pair, strides: Pair, padding: Padding) -> Array:
-    """Returns the matrix of the convolution [flattened outputs, flattened images]."""
+def _matrix(w: Filters, size: Pair, place: Pair, strides: Pair, padding: Padding) -> Array:
+    """Returns the matrix of the convolution for one output pixel [C_out, flattened images]."""
     kh, kw, inputs, outputs = w.shape
     nothing = jnp.zeros((outputs, inputs), w.dtype)
 
-    def block(o: int, p: int, y: int, x: int) -> Array:
-        i, j = y + padding[0][0] - o * strides[0], x + padding[1][0] - p * strides[1]
+    def block(y: int, x: int) -> Array:
+        i, j = (
+            at + p[0] - o * s for at, p, o, s in zip((y, x), padding, place, strides, strict=True)
+        )
         return w[i, j].T if 0 <= i < kh and 0 <= j < kw else nothing
 
-    pixels = list(itertools.product(*map(range, size)))
-    rows = [
-        jnp.concatenate([block(*place, *pixel) for pixel in pixels], axis=1)
-        for place in itertools.product(*map(range, output))
-    ]
-    return jnp.concatenate(rows)
+    return jnp.concatenate(
+        [block(*pixel) for pixel in itertools.product(*map(range, size))], axis=1
+    )
 
 
 def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:

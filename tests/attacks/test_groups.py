@@ -31,7 +31,9 @@ def logits(images):
     return jnp.sin(3 * flat @ weights)
 
 
-@pytest.mark.parametrize("attack", [PGD(0.1, 0.02, 3), PGD(0.5, 0.1, 3, norm="l2"), APGD(0.1, steps=5)])
+@pytest.mark.parametrize(
+    "attack", [PGD(0.1, 0.02, 3), PGD(0.5, 0.1, 3, norm="l2"), APGD(0.1, steps=5)]
+)
 @pytest.mark.parametrize("own_keys", [True, False])
 def test_the_points_are_those_of_the_whole_batch(attack, own_keys):
     images = jax.random.uniform(jax.random.key(0), (EXAMPLES, 4, 4, 1))

@@ -17,9 +17,9 @@ def test_small_networks_are_attacked_in_groups(weights, expected):
 def test_a_group_depends_on_the_form():
     model = models.create("tiny", 10)
     dense, sparse = model, SparseNetwork(model, {})
-    grouped = Networks(model, sparse=True, grouped=True, measure=lambda form, group: group)
-    assert [grouped.measurement(form) for form in (dense, sparse)] == [GROUP, SPARSE_GROUP]
-    whole = Networks(model, sparse=True, grouped=False, measure=lambda form, group: group)
+    grouped = Networks(model, sparse=True, grouped=True, measure=lambda form, group: None)
+    assert [grouped.group(form) for form in (dense, sparse)] == [GROUP, SPARSE_GROUP]
+    whole = Networks(model, sparse=True, grouped=False, measure=lambda form, group: None)
     assert [whole.group(form) for form in (dense, sparse)] == [None, None]
 
 
