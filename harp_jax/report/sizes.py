@@ -78,7 +78,7 @@ def table(sizes: Record | None, rows: Sequence[Record]) -> dict[str, Any] | None
     }
 
 
-def _factor(dense: float, pruned: float) -> str:
+def _factor(dense: int | float, pruned: int | float) -> str:
     return f"{dense / pruned:.3g}" if pruned else ""
 
 
@@ -182,7 +182,7 @@ def _label(axes: Axes, found: Sequence[SizedNetwork]) -> None:
             )
 
 
-def _right_of(axes: Axes, size: float) -> float:
+def _right_of(axes: Axes, size: int) -> float:
     """Returns the place of labels of points at this size, as a fraction of the axes' width."""
     low, high = axes.get_xlim()
     return float(np.log(size / low) / np.log(high / low)) + 0.03
