@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -152,7 +153,7 @@ def test_times_are_medians_of_an_image():
         calls.append(len(images))
         return images.sum()
 
-    first, second = network_file._seconds((slow, jax.jit(slow)), np.zeros((4, 2, 2, 1)))
+    first, second = network_file._seconds((slow, jax.jit(slow)), jnp.zeros((4, 2, 2, 1)))
     assert first > 0
     assert second > 0
     assert network_file.FEWEST + 2 <= len(calls) <= network_file.MOST + 2
