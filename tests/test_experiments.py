@@ -8,11 +8,12 @@ import runs
 from PIL import Image
 
 from configs import fashion_cnn
-from experiments import analysis, collect, compare, figures
+from experiments import analysis, collect, compare, figures, sizes
 from experiments.matrices import fashion, fashion_ablation
 from experiments.matrix import DENSE, Matrix, cells
 from harp_jax import config as harp
 from harp_jax import models
+from harp_jax.export.unread import without_unread
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
 
@@ -24,6 +25,8 @@ MATRIX = Matrix(
     more_seeds={"HARP": (1,)},
     more_targets={"HARP": (0.1,)},
 )
+
+LAYERS = ("conv1", "conv2", "dense1", "dense2")  # of the network `tiny`
 
 
 def test_cells_start_with_the_dense_network_of_their_seed():
@@ -98,6 +101,33 @@ def test_figures_are_drawn(table, monkeypatch):
     for name in ("accuracy", "kept", "time"):
         assert min(Image.open(table.with_name(f"toy_{name}.png")).size) > 300
     assert len(compare.read(table.with_name("toy_summary.csv"))) == 4
+
+
+def test_sizes_are_those_of_files_with_as_many_weights(table, tmp_path_factory, monkeypatch):
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    real = (workdir / "network.safetensors").stat().st_size
+    arguments = ["sizes", str(table), "--network=tiny", "--image-shape", "8", "8", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    sizes.main()
+    dense, *others = compare.read(table.with_name("toy_sizes.csv"))
+    assert dense["method"] == DENSE
+    assert len(others) == 3
+    # Random places compress a little worse than learned ones; the file of a run says more of it.
+    assert {row["bytes"] for row in others} != {dense["bytes"]}
+    assert all(0.75 * real < int(row["bytes"]) < 1.25 * real for row in others)
+    assert min(Image.open(table.with_name("toy_sizes.png")).size) > 300
+
+
+def test_a_file_has_exactly_the_kept_weights_in_units_that_are_read(monkeypatch):
+    files, found = sizes.Files("tiny", (8, 8, 1)), []
+    monkeypatch.setattr(sizes.sparse_file, "encode", lambda trained: found.append(trained) or b"")
+    counts = [3, 5, 20, 2]
+    files.sparse(counts)
+    (network,) = found
+    # A sparse file leaves nothing of it out.
+    for variables in (network.variables, without_unread(*network[:2], (8, 8, 1))):
+        kernels = [variables["params"][name]["kernel"] for name in LAYERS]
+        assert [int((kernel != 0).sum()) for kernel in kernels] == counts
 
 
 def test_figures_do_not_depend_on_what_ran_first():

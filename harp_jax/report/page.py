@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax.report import curves, pictures, plots, words
+from harp_jax.report import curves, pictures, plots, sizes, words
 from harp_jax.workdir import files, forms, records
 from harp_jax.workdir.records import STAGES, ReportError
 
@@ -32,7 +32,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
 
     Args:
         workdir: Folder with `results.json` and, if they exist, `config.json`,
-            `<stage>/metrics.jsonl` and `examples.npz`.
+            `<stage>/metrics.jsonl`, `examples.npz` and `network.json`.
 
     Returns:
         The path of the page. Its content depends only on these files.
@@ -49,6 +49,9 @@ def write(workdir: epath.PathLike) -> epath.Path:
     logs = {stage: records.read_metrics(workdir / stage / files.METRICS) for stage in STAGES}
     logs = {stage: lines for stage, lines in logs.items() if lines}
     examples = records.read_examples(workdir / files.EXAMPLES)
+    path = workdir / files.SIZES
+    sized = sizes.of_rows(records.read_json(path, forms.SIZES) if path.exists() else None, rows)
+    figures = [*_size_figure(sized, rows), *_figures(rows, logs, examples)]
     html = _template().render(
         **_headline(run, results),
         rows=rows,
@@ -63,7 +66,8 @@ def write(workdir: epath.PathLike) -> epath.Path:
         chosen_on=results.get("config", {}).get("data", {}).get("select_on", "validation"),
         complete=results.get("complete", True),
         notes=results.get("notes", []),
-        figures={name: _embedded(figure) for name, figure in _figures(rows, logs, examples)},
+        size=sizes.table(sized, rows),
+        figures={name: _embedded(figure) for name, figure in figures},
         shown_attack=_shown_attack(examples),
         training=_training(rows, logs),
         environment=_environment(run, results),
@@ -169,6 +173,12 @@ def _autoattacks(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
 
 def _embedded(figure: Figure) -> str:
     return f"data:image/png;base64,{base64.b64encode(plots.to_png_bytes(figure)).decode()}"
+
+
+def _size_figure(sized: Record | None, rows: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
+    networks = sizes.networks(sized, rows)
+    if len(networks) > 1:
+        yield "size", sizes.accuracy_over_bytes(networks)
 
 
 def _figures(

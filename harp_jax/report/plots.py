@@ -169,7 +169,7 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
     _epoch_axis(axes, epochs)
     low, high = np.log(axes.get_ylim())
     heights = (np.log([end for _, end, _ in ends]) - low) / (high - low)
-    places = _spread(heights, gap=0.155 / figure.get_figheight())
+    places = spread(heights, gap=0.155 / figure.get_figheight())
     for (name, end, shade), place in zip(ends, places, strict=True):
         leader = {"arrowstyle": "-", "color": shade, "linewidth": 0.7, "relpos": (0, 0.5)}
         style = {"textcoords": "axes fraction", "va": "center", "arrowprops": leader, **WRITING}
@@ -240,7 +240,7 @@ def _line(axes: Axes, epochs: Epochs, values: Series, colour: object, label: str
     axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
 
 
-def _spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n"]:
+def spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n"]:
     """Moves places in [0, 1] apart until neighbours are `gap` from each other, in their order."""
     order = np.argsort(wanted, kind="stable")
     steps = gap * np.arange(len(wanted))

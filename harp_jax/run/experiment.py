@@ -32,6 +32,7 @@ from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe, usable
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
+from harp_jax.run.network_file import write_network
 from harp_jax.run.networks import Networks, pays_in_groups
 from harp_jax.run.rows import Subject
 from harp_jax.run.sources import PRODUCER, Sources
@@ -64,8 +65,8 @@ def run(config: Config, workdir: epath.PathLike) -> None:
             experiment.train(stage)
         if "evaluate" in config.stages:
             experiment.evaluate()
-        if "report" in config.stages and is_first_process():
-            _LOGGER.info("report: %s", report.write(experiment.workdir))
+        if "report" in config.stages:
+            experiment.report()
 
 
 class _Experiment:
@@ -301,3 +302,9 @@ class _Experiment:
             architecture=self.scheme.architecture,
         )
         evaluate(subject, self.header, self.interrupt.requested)
+
+    def report(self) -> None:
+        """Writes the pruned network as a file, if there is one, and the page."""
+        write_network(self.workdir, self.config.model, self.dataset.test, self.devices[0])
+        if is_first_process():
+            _LOGGER.info("report: %s", report.write(self.workdir))

@@ -9,6 +9,8 @@
     results.json            the final table
     results.previous.json   the table before one of its numbers was dropped or measured anew
     examples.npz            images of the report, clean and attacked
+    network.safetensors     the last pruned network as a sparse file
+    network.json            its size and its speed, beside the dense network's
     robustness/             progress of AutoAttack on each network
     report/index.html       the report
 

@@ -56,6 +56,15 @@ RESULTS = {
     "versions?": {"*": str},
     "notes?": [str],
 }
+SIZES = {
+    "stage": str,
+    "model": str,
+    "device": str,
+    "dense_bytes": int,
+    "bytes": {"*": int},
+    "digests": {"*?": str},
+    "milliseconds": [{"images": int, "dense": NUMBER, "pruned": NUMBER}],
+}
 METRICS = {
     "epoch": int,
     "images_per_second?": NUMBER,

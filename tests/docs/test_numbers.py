@@ -61,6 +61,23 @@ def test_readme_shows_a_part_of_the_matrix():
         assert (natural, autoattack) in matrix
 
 
+def test_sizes():
+    everything = {(row["method"], row["target"]): row for row in rows("fashion_sizes.csv")}
+    dense = everything["dense", "1"]
+    for row in rows("fashion_summary.csv"):
+        measured = everything[row["method"], row["target"]]
+        assert (measured["natural"], measured["autoattack"]) == (row["natural"], row["autoattack"])
+    shown = table(["network", "bytes"])
+    assert len(shown) == 13
+    for name, size, share, *accuracies in shown:
+        method, _, target = name.rpartition(", target ")
+        row = everything[method, f"{float(target[:-2]) / 100:g}"] if method else dense
+        assert size == f"{int(row['bytes']):,}"
+        assert share == f"{100 * int(row['bytes']) / int(dense['bytes']):.1f} %"
+        expected = [100 * float(row[column]) for column in ("natural", "autoattack")]
+        assert [float(cell) for cell in accuracies] == pytest.approx(expected, abs=0.0501), name
+
+
 def test_the_settings():
     wanted = {row["method"]: row for row in rows("fashion_ablation_summary.csv")}
     shown = table(["", "seeds", "validation"])
