@@ -1,12 +1,17 @@
-// Convolutions by the kept weights alone and 2x2 max-pooling, on one core. Arrays of images have the
+// Convolutions by the kept weights alone and 2x2 max-pooling. The gathers share a device's cores, the
+// others run on one. Arrays of images have the
 // axes [batch, height, width, channels] with the batch as the fastest one in memory, so that each
 // kept weight is one multiply-add over contiguous floats.
 //
 // Gather:   written[y, x, o] = sum over o's kept weights of value * read[pixel + displacement, c]
 // Dot:      products[kept]   = sum over pixels of written's gradient * read, image by image
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -56,6 +61,29 @@ struct Problem {
   float* out;
 };
 
+constexpr int64_t kWork = 1 << 18;  // multiply-adds that are worth another thread
+
+// Calls visit(begin, end) for ranges that cover [0, count), in several threads if there is work for
+// them. A thread that the pool starts too late finds nothing left, and nobody waits for it: the
+// caller may be one of the pool's threads itself.
+template <typename Visit>
+void InParts(ffi::ThreadPool pool, int64_t devices, int64_t work, int64_t count, Visit visit) {
+  const int64_t threads = std::min<int64_t>(pool.num_threads() / devices, work / kWork);
+  const int64_t parts = std::min(4 * threads, count);
+  if (threads <= 1 || parts <= 1) return visit(0, count);
+  struct Progress {
+    std::atomic<int64_t> begun{0}, done{0};
+  };
+  const auto progress = std::make_shared<Progress>();
+  const auto run = [=] {
+    for (int64_t part; (part = progress->begun++) < parts; ++progress->done)
+      visit(part * count / parts, (part + 1) * count / parts);
+  };
+  for (int64_t thread = 1; thread < threads; ++thread) pool.Schedule(std::function<void()>(run));
+  run();
+  while (progress->done < parts) std::this_thread::yield();
+}
+
 int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 template <int Parts, bool Checked, bool Whole>
@@ -73,11 +101,11 @@ void Sum(const Problem& p, const float* anchor, int64_t y, int64_t x, int64_t li
     else StoreSome(target, sums[part], count);
 }
 
-// Parts * kLanes images from `first` on, or fewer than kLanes if not Whole.
+// Rows of Parts * kLanes images from `first` on, or of fewer than kLanes if not Whole.
 template <int Parts, bool Whole = true>
-void GatherImages(const Problem& p, int64_t first) {
+void GatherImages(const Problem& p, int64_t first, int64_t begin_row, int64_t end_row) {
   const int64_t count = p.batch - first;
-  for (int64_t row = 0; row < p.written.height; ++row) {
+  for (int64_t row = begin_row; row < end_row; ++row) {
     const int64_t moved_y = row * p.stride_y + p.top, y = FloorDivide(moved_y, p.up_y);
     const bool inside_y = y + p.lowest[0] >= 0 && y + p.highest[0] < p.read.height;
     for (int64_t column = 0; column < p.written.width; ++column) {
@@ -96,9 +124,9 @@ void GatherImages(const Problem& p, int64_t first) {
   }
 }
 
-ffi::Error Gather(Floats images, Floats values, Integers places, Integers starts, int64_t stride_y,
-                  int64_t stride_x, int64_t up_y, int64_t up_x, int64_t top, int64_t left,
-                  ResultFloats out) {
+ffi::Error Gather(ffi::ThreadPool pool, Floats images, Floats values, Integers places,
+                  Integers starts, int64_t devices, int64_t stride_y, int64_t stride_x,
+                  int64_t up_y, int64_t up_x, int64_t top, int64_t left, ResultFloats out) {
   const auto read = images.dimensions(), written = out->dimensions();
   Problem p{{read[1], read[2], read[3]},
             {written[1], written[2], written[3]},
@@ -122,11 +150,14 @@ ffi::Error Gather(Floats images, Floats values, Integers places, Integers starts
       p.highest[axis] = k ? std::max(p.highest[axis], moves[axis]) : moves[axis];
     }
   }
-  int64_t n = 0;
-  for (; n + 4 * kLanes <= p.batch; n += 4 * kLanes) GatherImages<4>(p, n);
-  for (; n + 2 * kLanes <= p.batch; n += 2 * kLanes) GatherImages<2>(p, n);
-  for (; n + kLanes <= p.batch; n += kLanes) GatherImages<1>(p, n);
-  if (n < p.batch) GatherImages<1, false>(p, n);
+  const int64_t work = values.element_count() * written[1] * written[2] * p.batch;
+  InParts(pool, devices, work, written[1], [&p](int64_t begin, int64_t end) {
+    int64_t n = 0;
+    for (; n + 4 * kLanes <= p.batch; n += 4 * kLanes) GatherImages<4>(p, n, begin, end);
+    for (; n + 2 * kLanes <= p.batch; n += 2 * kLanes) GatherImages<2>(p, n, begin, end);
+    for (; n + kLanes <= p.batch; n += kLanes) GatherImages<1>(p, n, begin, end);
+    if (n < p.batch) GatherImages<1, false>(p, n, begin, end);
+  });
   return ffi::Error::Success();
 }
 
@@ -143,9 +174,9 @@ void AddStretch(const float* values, const float* from, const int64_t* offsets, 
 // The same for few images, with the axes [batch, channels, height, width] in memory: the lanes are
 // pixels. Each channel is copied with its border of zeros, a plane for each phase of the stride, so
 // that a kept weight reads one stretch of its plane for all pixels.
-ffi::Error GatherPlanes(Floats images, Floats values, Integers places, Integers starts,
-                        int64_t stride_y, int64_t stride_x, int64_t, int64_t, int64_t top,
-                        int64_t left, ResultFloats out) {
+ffi::Error GatherPlanes(ffi::ThreadPool pool, Floats images, Floats values, Integers places,
+                        Integers starts, int64_t devices, int64_t stride_y, int64_t stride_x,
+                        int64_t, int64_t, int64_t top, int64_t left, ResultFloats out) {
   const auto read = images.dimensions(), written = out->dimensions();
   const int64_t height = read[1], width = read[2], channels = read[3], outputs = written[3];
   const int64_t kept = values.element_count();
@@ -168,7 +199,7 @@ ffi::Error GatherPlanes(Floats images, Floats values, Integers places, Integers 
     used[number] = 1;
     offsets[k] = number * plane + down / stride_y * columns + right / stride_x;
   }
-  std::vector<float> planes(used.size() * plane + 4 * kLanes, 0.0f), sums(stretch + 4 * kLanes);
+  std::vector<float> planes(used.size() * plane + 4 * kLanes, 0.0f);
   for (int64_t n = 0; n < read[0]; ++n) {
     for (size_t number = 0; number < used.size(); ++number) {
       if (!used[number]) continue;
@@ -184,19 +215,23 @@ ffi::Error GatherPlanes(Floats images, Floats values, Integers places, Integers 
         }
       }
     }
-    for (int64_t channel = 0; channel < outputs; ++channel) {
-      const int64_t begin = starts.typed_data()[channel], end = starts.typed_data()[channel + 1];
-      for (int64_t first = 0; first < stretch; first += 4 * kLanes) {
-        const float* from = planes.data() + first;
-        const auto add = stretch - first > 2 * kLanes ? AddStretch<4>
-                         : stretch - first > kLanes   ? AddStretch<2>
-                                                      : AddStretch<1>;
-        add(values.typed_data(), from, offsets.data(), begin, end, sums.data() + first);
+    const auto add_all = [&, n](int64_t begin_channel, int64_t end_channel) {
+      std::vector<float> sums(stretch + 4 * kLanes);
+      for (int64_t channel = begin_channel; channel < end_channel; ++channel) {
+        const int64_t begin = starts.typed_data()[channel], end = starts.typed_data()[channel + 1];
+        for (int64_t first = 0; first < stretch; first += 4 * kLanes) {
+          const float* from = planes.data() + first;
+          const auto add = stretch - first > 2 * kLanes ? AddStretch<4>
+                           : stretch - first > kLanes   ? AddStretch<2>
+                                                        : AddStretch<1>;
+          add(values.typed_data(), from, offsets.data(), begin, end, sums.data() + first);
+        }
+        float* to = out->typed_data() + (n * outputs + channel) * written[1] * written[2];
+        for (int64_t row = 0; row < written[1]; ++row)
+          std::copy_n(sums.data() + row * columns, written[2], to + row * written[2]);
       }
-      float* to = out->typed_data() + (n * outputs + channel) * written[1] * written[2];
-      for (int64_t row = 0; row < written[1]; ++row)
-        std::copy_n(sums.data() + row * columns, written[2], to + row * written[2]);
-    }
+    };
+    InParts(pool, devices, kept * stretch, outputs, add_all);
   }
   return ffi::Error::Success();
 }
@@ -224,8 +259,9 @@ void DotImages(const Problem& p, const float* gradient, int64_t first) {
       }
 }
 
-ffi::Error Dot(Floats images, Floats gradient, Integers places, Integers starts, int64_t stride_y,
-               int64_t stride_x, int64_t, int64_t, int64_t top, int64_t left, ResultFloats out) {
+ffi::Error Dot(ffi::ThreadPool, Floats images, Floats gradient, Integers places, Integers starts,
+               int64_t, int64_t stride_y, int64_t stride_x, int64_t, int64_t, int64_t top,
+               int64_t left, ResultFloats out) {
   const auto read = images.dimensions(), written = gradient.dimensions();
   Problem p{};
   p.read = {read[1], read[2], read[3]};
@@ -311,13 +347,15 @@ ffi::Error PoolGradient(Floats images, Floats gradient, ResultFloats out) {
 
 }  // namespace
 
-// The first three kernels take and give arrays of the same types, and the same attributes.
+// The first three kernels take and give arrays of the same types, and the same geometry.
 #define HARP_SPARSE_BINDING                                        \
   ffi::Ffi::Bind()                                                 \
+      .Ctx<ffi::ThreadPool>()                                      \
       .Arg<Floats>()                                               \
       .Arg<Floats>()                                               \
       .Arg<Integers>()                                             \
       .Arg<Integers>()                                             \
+      .Attr<int64_t>("devices")                                    \
       .Attr<int64_t>("stride_y")                                   \
       .Attr<int64_t>("stride_x")                                   \
       .Attr<int64_t>("up_y")                                       \

@@ -62,9 +62,9 @@ class _Move:
     start: Pair
 
     def attributes(self) -> dict[str, np.int64]:
-        """Returns the attributes of the native kernels."""
-        numbers = (*self.stride, *self.up, *self.start)
-        names = ("stride_y", "stride_x", "up_y", "up_x", "top", "left")
+        """Returns the attributes of the native kernels; the CPU devices share its cores."""
+        numbers = (jax.local_device_count("cpu"), *self.stride, *self.up, *self.start)
+        names = ("devices", "stride_y", "stride_x", "up_y", "up_x", "top", "left")
         return {name: np.int64(number) for name, number in zip(names, numbers, strict=True)}
 
 

@@ -103,6 +103,24 @@ def test_kept_weights_are_in_a_fixed_order():
     assert kept.values(jnp.asarray(kernel)).tolist() == [2, 1, 5]
 
 
+@pytest.mark.parametrize("batch", [2, 70])
+def test_threads_give_the_same_bits(monkeypatch, batch):
+    generator = np.random.default_rng(0)
+    kernel = (generator.random((3, 3, 64, 64)) < 0.2) * generator.normal(size=(3, 3, 64, 64))
+    kept = Kept.of(kernel != 0)
+    values = kept.values(jnp.asarray(kernel, jnp.float32))
+    images = jnp.asarray(generator.normal(size=(batch, 33, 31, 64)), jnp.float32)
+
+    def computed(devices):
+        monkeypatch.setattr(jax, "local_device_count", lambda _: devices)
+        out, back = jax.vjp(lambda x: conv(x, values, kept, (1, 1), ((1, 1), (1, 1))), images)
+        return np.asarray(out), np.asarray(back(out)[0])
+
+    for _ in range(3):
+        for one, several in zip(computed(1000), computed(1), strict=True):
+            np.testing.assert_array_equal(one, several)
+
+
 def test_what_does_not_fit_is_refused():
     kept = Kept.of(np.ones((1, 1, 2, 3), bool))
     images = jnp.zeros((1, 4, 4, 5))
