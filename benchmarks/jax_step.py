@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import workload
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
+from harp_jax.attacks.groups import pays_in_groups
 from harp_jax.data import to_unit
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.losses import PgdTraining
@@ -28,7 +29,7 @@ from harp_jax.pruning.layers import (
     tree_of_leaves,
 )
 from harp_jax.run import recipe
-from harp_jax.run.networks import Networks, pays_in_groups
+from harp_jax.run.networks import Networks
 from harp_jax.training import optim
 from harp_jax.training import state as train_state
 from harp_jax.training.stages import STREAMS, WEIGHTS, Stage

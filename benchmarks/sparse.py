@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import optax
@@ -30,11 +29,11 @@ from benchmarks import workload
 from benchmarks.jax_step import masked
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
-from harp_jax.attacks.groups import InGroups
+from harp_jax.attacks.groups import InGroups, pays_in_groups
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.export import Trained, dense_file, onnx_file, sparse_file
 from harp_jax.models.sparse import SparseNetwork, kept_weights
-from harp_jax.run.networks import Networks, pays_in_groups
+from harp_jax.run.networks import Networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sparse.json"
 ATTACK = PGD(workload.EPSILON, workload.STEP_SIZE, steps=workload.ATTACK_STEPS)
@@ -126,7 +125,7 @@ def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
     model, variables = models.create(network, workload.CLASSES), masked(network, rate)
     trained = Trained(model, jax.device_get(variables), metadata)
     sparse_bytes, dense_bytes = sparse_file.encode(trained, "float32"), dense_file.encode(trained)
-    ours = sparse_file.decode(sparse_bytes, network).sparse_logits_fn()
+    ours: Any = sparse_file.decode(sparse_bytes, network).sparse_logits_fn()
     session = onnxruntime.InferenceSession(
         onnx_file.encode(trained), providers=["CPUExecutionProvider"]
     )
@@ -136,7 +135,7 @@ def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
         images = np.random.default_rng(0).random((batch, *trained.image_shape), np.float32)
         both = [
             lambda images=images: session.run(None, {name: images})[0],
-            lambda images=images: np.asarray(ours(jnp.asarray(images))),
+            lambda images=images: np.asarray(ours(images)),
         ]
         one, other = (function() for function in both)
         times = [[seconds(function, ()) for function in both] for _ in range(10 * rounds)]

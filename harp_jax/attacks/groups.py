@@ -1,4 +1,8 @@
-"""Attacking a batch in small groups, whose activations fit into the cache of a CPU core."""
+"""Attacking a batch in small groups, whose activations fit into the cache of a CPU core.
+
+A small network's activations then stay in the cache; a large one's weights would have to be read
+more often (`python -m benchmarks.attack`).
+"""
 
 import dataclasses
 
@@ -7,7 +11,10 @@ from jax import lax
 
 from harp_jax.attacks.base import Attack, norm_of
 from harp_jax.attacks.norms import per_example_keys
-from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn
+from harp_jax.pruning.layers import kernel_paths, leaves_by_path
+from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Variables
+
+_LARGEST = 1_000_000  # weights of a network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +59,13 @@ def group_size(examples: int, size: int) -> int:
     """Returns the largest divisor of a number in [size / 2, size], or the number if none is."""
     fits = (each for each in range(size, 0, -1) if examples % each == 0 and 2 * each >= size)
     return next(fits, examples)
+
+
+def pays_in_groups(params: Variables) -> bool:
+    """Returns whether a CPU computes small groups of images faster than a whole batch at once.
+
+    Args:
+        params: The network's params, or their shapes.
+    """
+    leaves = leaves_by_path(params)
+    return sum(leaves[path].size for path in kernel_paths(params)) <= _LARGEST

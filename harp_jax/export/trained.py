@@ -9,8 +9,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax import lax
 
 from harp_jax import checkpoint, models
+from harp_jax.attacks.groups import group_size, pays_in_groups
 from harp_jax.config import of_workdir
 from harp_jax.config.sections import load_data
 from harp_jax.data import DataError
@@ -18,10 +20,11 @@ from harp_jax.data.augment import to_unit
 from harp_jax.export.errors import FileError, one_line
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
-from harp_jax.types import LogitsFn, Variables
+from harp_jax.types import Images, Logits, LogitsFn, Variables
 from harp_jax.workdir import ownership
 
 NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype")
+_GROUP = 64  # images that a small sparse network computes at once, see `attacks.groups`
 T = TypeVar("T")
 
 _OWN_FIELDS = ("stage", "epoch", "dataset", "seed")
@@ -54,9 +57,18 @@ class Trained(NamedTuple):
 
     def sparse_logits_fn(self) -> LogitsFn:
         """Returns `logits_fn` in the form that is fastest here, see `models.sparse.fastest`."""
-        on_cpu = jax.default_backend() == "cpu" and self.metadata["compute_dtype"] == "float32"
-        network = fastest(self.network, self.variables) if on_cpu else self.network
-        return jax.jit(models.logits_fn(network, self.variables))
+        if jax.default_backend() != "cpu" or self.metadata["compute_dtype"] != "float32":
+            return self.logits_fn()
+        logits_fn = models.logits_fn(fastest(self.network, self.variables), self.variables)
+
+        def in_groups(images: Images) -> Logits:
+            size = group_size(len(images), _GROUP)
+            if size == len(images):
+                return logits_fn(images)
+            groups = images.reshape(-1, size, *images.shape[1:])
+            return lax.map(logits_fn, groups).reshape(len(images), -1)
+
+        return jax.jit(in_groups if pays_in_groups(self.variables["params"]) else logits_fn)
 
     def in_float32(self) -> "Trained":
         """Returns the network with features in float32, whatever they were in training."""

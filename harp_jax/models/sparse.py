@@ -68,6 +68,8 @@ class SparseNetwork:
         if kept is None or context.method_name != "__call__" or not _is_plain(module):
             return call(*arguments, **options)
         (x,) = arguments
+        if not sparse_conv.pays_with(len(x), kept):
+            return call(x)
         kernel = jnp.asarray(module.get_variable("params", "kernel"))
         values = kept.values(kernel.reshape(kept.shape))
         if isinstance(module, nn.Conv):

@@ -21,8 +21,9 @@ from harp_jax.ops.cpu_conv import Padding, Pair, output_size
 Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
 Values = Float[Array, " kept"]
 
-# Shares of the weights up to which sparse computation wins: always, and with few weights a channel.
-_SMALL, _LARGEST = 0.1, 0.4
+# Shares of the weights up to which sparse computation wins: with few images, with many, and with
+# many and few weights a channel.
+_SMALLEST, _SMALL, _LARGEST = 0.05, 0.1, 0.4
 _FEW = 100
 FEW_IMAGES = 16  # fewer do not fill the lanes of the processor
 
@@ -38,6 +39,11 @@ class Kept:
 
     shape: tuple[int, int, int, int]
     index: Int[np.ndarray, "kept 4"]
+
+    @property
+    def share(self) -> float:
+        """Share of the kernel's weights that are kept."""
+        return len(self.index) / max(math.prod(self.shape), 1)
 
     @classmethod
     def of(cls, mask: Bool[np.ndarray, "_ _ _ _"]) -> "Kept":
@@ -70,9 +76,14 @@ class _Move:
 
 def pays(kept: Kept) -> bool:
     """Returns whether the convolution is faster than a dense one, by `benchmarks.sparse_layers`."""
-    share = len(kept.index) / max(math.prod(kept.shape), 1)
+    share = kept.share
     few = len(kept.index) <= _FEW * kept.shape[3]
     return share <= _SMALL or (few and share <= _LARGEST)
+
+
+def pays_with(images: int, kept: Kept) -> bool:
+    """Returns whether a convolution that `pays` does so with this number of images too."""
+    return images >= FEW_IMAGES or kept.share <= _SMALLEST
 
 
 def conv(images: Features, values: Values, kept: Kept, strides: Pair, padding: Padding) -> Features:

@@ -11,6 +11,7 @@ from etils import epath
 from flax.errors import FlaxError
 
 from harp_jax import checkpoint, models, parallel, report
+from harp_jax.attacks.groups import pays_in_groups
 from harp_jax.config import check_batches, validate
 from harp_jax.config import default as config_default
 from harp_jax.config.sections import (
@@ -33,7 +34,7 @@ from harp_jax.run import budget, recipe, usable
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
 from harp_jax.run.network_file import write_network
-from harp_jax.run.networks import Networks, pays_in_groups
+from harp_jax.run.networks import Networks
 from harp_jax.run.rows import Subject
 from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state

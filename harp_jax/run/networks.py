@@ -9,15 +9,13 @@ import flax.linen as nn
 
 from harp_jax.evaluation.accuracy import Measurement
 from harp_jax.models.sparse import SparseNetwork, fastest
-from harp_jax.pruning.layers import kernel_paths, leaves_by_path
 from harp_jax.types import Model, Variables
 
 _LOGGER = logging.getLogger(__name__)
 
-# Images that a CPU device attacks at once, and the largest network, in weights, for which it does:
-# a small network's activations then stay in a core's cache, a large one's weights would have to be
-# read more often. The sparse kernels compute with vectors of images. `python -m benchmarks.attack`
-GROUP, SPARSE_GROUP, _GROUPED_WEIGHTS = 16, 32, 1_000_000
+# Images that a CPU device attacks at once (`attacks.groups`). The sparse kernels compute with
+# vectors of images.
+GROUP, SPARSE_GROUP = 16, 32
 
 
 class Networks:
@@ -36,7 +34,7 @@ class Networks:
         Args:
             model: The dense network.
             sparse: Whether to compute with the kept weights alone where that pays.
-            grouped: Whether to attack small groups of images; see `pays_in_groups`.
+            grouped: Whether to attack small groups of images; see `attacks.groups`.
             measure: Builds the functions that measure a network, from it and `group`.
         """
         self.model = model
@@ -67,13 +65,3 @@ class Networks:
             layers, kept = len(form.kept), sum(len(each.index) for each in form.kept.values())
             _LOGGER.info("%s: %d layers compute with their %d weights alone", name, layers, kept)
         return self._forms[form.digest]
-
-
-def pays_in_groups(params: Variables) -> bool:
-    """Returns whether a CPU attacks small groups of images faster than a whole batch at once.
-
-    Args:
-        params: The network's params, or their shapes.
-    """
-    leaves = leaves_by_path(params)
-    return sum(leaves[path].size for path in kernel_paths(params)) <= _GROUPED_WEIGHTS

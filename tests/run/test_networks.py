@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import pytest
 
 from harp_jax import models, native
+from harp_jax.attacks.groups import pays_in_groups
 from harp_jax.models.sparse import SparseNetwork
-from harp_jax.run.networks import GROUP, SPARSE_GROUP, Networks, pays_in_groups
+from harp_jax.run.networks import GROUP, SPARSE_GROUP, Networks
 
 
 @pytest.mark.parametrize(("weights", "expected"), [(1000, True), (1001, False)])
