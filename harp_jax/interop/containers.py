@@ -243,5 +243,5 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     return found
 
 
-def _held(data: bytes) -> Callable[[], bytes]:
+def _held(data: bytes | bytearray) -> Callable[[], bytes | bytearray]:
     return lambda: data

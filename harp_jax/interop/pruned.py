@@ -8,13 +8,12 @@ layer's n inputs stay.
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from harp_jax.export import torch_names
 from harp_jax.export.errors import FileError
 from harp_jax.export.trained import Trained
-from harp_jax.pruning.masks import kept_channels, kept_weights, kernel_mask
+from harp_jax.pruning.masks import kept_channels, kept_weights
 from harp_jax.pruning.rates import logit_between, logit_from_count, rate_from_logit
 
 
@@ -74,7 +73,7 @@ def layer(
     k_score: np.ndarray | None,
     rule: Rule,
 ) -> Layer:
-    """Converts a layer's scores and rate, and compares the mask with the authors'.
+    """Converts a layer's scores and rate, so that the mask is the authors'.
 
     Args:
         trained: The network, whose variables give the shapes.
@@ -88,7 +87,7 @@ def layer(
         The layer.
 
     Raises:
-        FileError: If no channel is kept, or the masks differ.
+        FileError: If nothing is kept, or no rate keeps as many.
     """
     of_weights = scores.shape == shape
     size = scores.size
@@ -98,19 +97,12 @@ def layer(
         count = rule.kept_channels(k_score, size)
     if not 1 <= count <= size:
         raise FileError(f"{path}: its rate keeps {count} of {size}; allowed is at least one")
-    kept = largest(np.abs(scores), count)
-    scores = _without_ties(scores, kept)
+    scores = without_ties(scores.astype(np.float32), largest(np.abs(scores), count))
     logit, moved = _logit(k_score, count, size, rule.minimum, of_weights)
     turned = torch_names.turned_back(trained, path, scores)
-    expected = torch_names.turned_back(trained, path, kept.astype(np.float32))
-    if not of_weights:
-        turned, expected = turned.reshape(-1), expected.reshape(-1)
-    turned = np.ascontiguousarray(turned, np.float32)
-    rate = rate_from_logit(logit, np.float32(rule.minimum))
-    kernel = turned.shape if of_weights else (size, 1)
-    mask = np.asarray(kernel_mask(jnp.asarray(turned), rate, kernel)).reshape(expected.shape)
-    if not np.array_equal(mask, expected):
-        raise FileError(f"{path}: its mask is not that of the file")
+    turned = np.ascontiguousarray(turned if of_weights else turned.reshape(-1))
+    if _kept(logit, size, rule.minimum, of_weights) != count:
+        raise FileError(f"{path}: no rate above {rule.minimum:g} keeps {count} of {size}")
     return Layer(turned, logit, moved)
 
 
@@ -132,36 +124,50 @@ def largest(magnitudes: np.ndarray, count: int) -> np.ndarray:
     return kept.reshape(magnitudes.shape)
 
 
-def _without_ties(scores: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Returns scores whose kept entries are all larger than the others, moved as little as can be.
+def without_ties(scores: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Makes the kept entries larger than all others, so that no order of equal ones matters.
 
     Entries that are as large as the smallest kept one but removed become the next smaller number;
-    where that one is 0, it becomes the smallest normal number instead.
+    where that one is 0, the kept zeros become the smallest normal number instead.
+
+    Args:
+        scores: Any shape, float32.
+        kept: Which are to be kept, from `largest`.
+
+    Returns:
+        The scores; new ones if an entry has changed.
     """
-    scores = scores.astype(np.float32)
     magnitudes = np.abs(scores)
     threshold = magnitudes[kept].min()
     tied = ~kept & (magnitudes == threshold)
     if not tied.any():
         return scores
+    scores = scores.copy()
     if threshold == 0:
         scores[kept & (magnitudes == 0)] = np.finfo(np.float32).tiny
-        return scores
-    scores[tied] = np.nextafter(scores[tied], np.float32(0))
+    else:
+        scores[tied] = np.nextafter(scores[tied], np.float32(0))
     return scores
+
+
+def _kept(logit: np.ndarray, size: int, minimum: float, of_weights: bool) -> int:
+    count = kept_weights if of_weights else kept_channels
+    return int(count(rate_from_logit(logit, np.float32(minimum)), size))
 
 
 def _logit(
     k_score: np.ndarray | None, count: int, size: int, minimum: float, of_weights: bool
 ) -> tuple[np.ndarray, bool]:
-    """Returns the file's logit if it keeps `count` here too, else the nearest that surely does."""
-    kept = kept_weights if of_weights else kept_channels
+    """Returns the file's logit if it keeps `count` here too, else one that does."""
     if k_score is not None:
-        logit = np.float32(k_score.reshape(()))
-        if int(kept(rate_from_logit(logit, np.float32(minimum)), size)) == count:
-            return np.asarray(logit), False
-    if of_weights:
-        logit = logit_from_count(count, size, minimum)
-    else:
-        logit = logit_between((count - 0.5) / size, (count + 0.5) / size, minimum)
-    return np.asarray(logit, np.float32), k_score is not None
+        logit = np.asarray(k_score.reshape(()), np.float32)
+        if _kept(logit, size, minimum, of_weights) == count:
+            return logit, False
+    try:
+        if of_weights:
+            found = logit_from_count(count, size, minimum)
+        else:
+            found = logit_between((count - 0.5) / size, (count + 0.5) / size, minimum)
+    except (ValueError, ZeroDivisionError) as error:
+        raise FileError(f"no rate above {minimum:g} keeps {count} of {size}") from error
+    return np.asarray(found, np.float32), k_score is not None

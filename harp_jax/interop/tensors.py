@@ -37,7 +37,7 @@ class Storage(NamedTuple):
 
     dtype: np.dtype
     count: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | bytearray]
     order: str = "<"
 
 
