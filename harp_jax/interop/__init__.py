@@ -2,7 +2,7 @@
 
 `import_checkpoint` and `python -m harp_jax.interop import` write a workdir that runs start from;
 `read` only reads. Nothing in a file is executed. The names of the arrays are those of the export,
-`harp_jax.export.torch_names`. Only `main` stands above it.
+`harp_jax.export.torch_names`. `main` may import this one.
 """
 
 from harp_jax.interop.reading import Imported, inspect, read

@@ -85,7 +85,7 @@ def _content(file: Any, size: int) -> Any:
         return _safetensors(file.read())
     if head[257:262] == b"ustar":
         raise FileError(
-            "is a tar archive, as PyTorch wrote before 0.2; allowed are such files loaded and saved"
+            "is a tar archive, PyTorch's oldest format; allowed are such files loaded and saved"
             " again by PyTorch"
         )
     raise FileError("is no checkpoint; allowed are " + _KINDS)

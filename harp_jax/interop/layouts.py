@@ -1,4 +1,4 @@
-"""What a network's checkpoint has to hold, and what else may be in it."""
+"""The arrays that a network's checkpoint has to hold, and others that may be in it."""
 
 import functools
 import re

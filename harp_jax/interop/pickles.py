@@ -24,7 +24,7 @@ class Name(NamedTuple):
 
 
 class _Inert:
-    """What settings become: nothing can be read from it."""
+    """Stands for settings: nothing can be read from it."""
 
 
 INERT = _Inert()

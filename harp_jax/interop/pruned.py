@@ -79,7 +79,7 @@ def layer(
         trained: The network, whose variables give the shapes.
         path: Path of the kernel.
         shape: Shape of the kernel in PyTorch's order of axes.
-        scores: popup_scores: of that shape, or one for each input.
+        scores: The popup_scores, of that shape or one for each input.
         k_score: HARP's logit; None for HYDRA.
         rule: How rates are read.
 

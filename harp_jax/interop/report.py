@@ -1,4 +1,4 @@
-"""What an import took from a checkpoint, what it left out and why, and what is wrong with it."""
+"""Says what an import took from a checkpoint, what it left out and why, and what is wrong."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple

@@ -10,12 +10,11 @@ torch = pytest.importorskip("torch")
 import torch_nets  # noqa: E402
 from torch_nets import Masks, ResNet18, ResNet50, Small, Vgg, Wide  # noqa: E402
 
-from harp_jax import interop, models  # noqa: E402
+from harp_jax import export, interop, models  # noqa: E402
 from harp_jax.export import torch_names  # noqa: E402
 from harp_jax.interop.layouts import layout  # noqa: E402
-from harp_jax.pruning.layers import leaves_by_path, masked_kernel  # noqa: E402
-
-from harp_jax.pruning.layers import bake  # noqa: E402  # isort: skip
+from harp_jax.interop.pruned import Rule  # noqa: E402
+from harp_jax.pruning.layers import bake, leaves_by_path, masked_kernel  # noqa: E402
 
 slow = pytest.mark.slow
 SIDE = {"tiny": (8, 8, 1), "resnet50": (64, 64, 3)}
@@ -150,8 +149,6 @@ def test_our_own_files_come_back(tmp_path):
     network = torch_nets.made(Small())
     torch.save(network.state_dict(), tmp_path / "net.pt")
     interop.import_checkpoint(tmp_path / "net.pt", "tiny", tmp_path / "workdir")
-    from harp_jax import export
-
     export.write(tmp_path / "workdir", tmp_path / "back.pt", "torch")
     back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
     for key, array in network.state_dict().items():
@@ -160,20 +157,18 @@ def test_our_own_files_come_back(tmp_path):
 
 def test_whole_modules_are_refused(tmp_path):
     torch.save(Small(), tmp_path / "net.pt")
-    with pytest.raises(interop.FileError, match=r"pickle: names 'torch_nets\.Small'; allowed are"):
+    with pytest.raises(export.FileError, match=r"pickle: names 'torch_nets\.Small'; allowed are"):
         interop.read(tmp_path / "net.pt", "tiny")
 
 
 @pytest.mark.parametrize("minimum", [0.001, 0.01])
 def test_counts_of_large_layers_are_pytorchs(minimum):
     """Where rounding of the rate would change the count, ours is that of PyTorch's float32."""
-    from harp_jax.interop.pruned import Rule
-
     size, logits = 512 * 512 * 9, np.linspace(-9, 3, 997).astype(np.float32)
     found, expected = [], []
     for logit in logits:
         rate = torch.sigmoid(torch.tensor(logit)) * (1 - minimum) + minimum
         expected.append(int((1 - rate) * size))
-        found.append(Rule(minimum).removed(logit.reshape(()), size))
+        found.append(Rule(minimum).removed(np.asarray(logit), size))
     assert np.mean(np.array(found) != np.array(expected)) < 0.03
     assert np.abs(np.array(found) - np.array(expected)).max() <= 1
