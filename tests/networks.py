@@ -72,6 +72,9 @@ ROWS = {
     ),
 }
 
+# Networks of the table but for those that are another one with more layers and channels.
+DISTINCT = [name for name in models.MODELS if name not in ("wrn_28_10", "wrn_34_10")]
+
 
 def row(name: str) -> Row:
     """What tests have to know of a network; a failure that says where to add it if it is new."""

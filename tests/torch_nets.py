@@ -233,7 +233,7 @@ class Small(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-def made(network, seed=0):
+def made(network, masks=DENSE, seed=0):
     """The network in inference mode, with BatchNorm as after training and logits of the size of 1.
 
     The weight of every layer keeps its input's variance, so that no layer's error is hidden.
@@ -246,7 +246,9 @@ def made(network, seed=0):
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / module.weight[0].numel()))
+            pruned = hasattr(module, "popup_scores")
+            kept = masks.of(module).mean().item() if pruned else 1.0
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (kept * module.weight[0].numel())))
     return network.eval()
 
 

@@ -30,7 +30,7 @@ def checkpoint(name, path, arrays):
     found = {}
     for key, array in arrays.items():
         layer, leaf = key.rsplit(".", 1)
-        found[f"module.{names[layer]}.{leaf}"] = np.float32(array)
+        found[f"module.{names[layer]}.{leaf}"] = np.asarray(array, np.float32)
     write = WRITERS.get(name, torch_files.zipped)
     content = {"epoch": 100, "arch": name, "state_dict": found, "best_prec1": 0.5, "optimizer": {}}
     path.write_bytes(write(content))

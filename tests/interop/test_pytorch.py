@@ -111,9 +111,10 @@ PRUNED = [
 )
 def test_pruned_networks(model, build, masks, settings, tmp_path):
     torch.manual_seed(1)
-    network = torch_nets.made(build(masks))
+    network = build(masks)
     if masks.channels:  # or the layer that reads three colours would keep none
         network.features[0].k_score.data.fill_(3.0)
+    torch_nets.made(network, masks)
     torch.save(in_state_dict(network.state_dict()), tmp_path / "net.pth.tar")
     found = interop.read(tmp_path / "net.pth.tar", model, **settings)
     assert found.metadata["stage"] == "prune"
