@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 from harp_jax.export.errors import FileError
 from harp_jax.interop.layouts import Layout
+from harp_jax.interop.report import printable
 from harp_jax.interop.tensors import Tensor
 
 _DEEPEST = 3  # of dicts in dicts
+_MOST_NAMED = 10  # choices in an error
 
 
 class Choice(NamedTuple):
@@ -78,16 +80,21 @@ def choose(
     exact = [each for each in given if key in (each.name, f"{each.level}:")]
     given = exact if key is not None and exact else given
     if not given:
-        allowed = ", ".join(repr(each.name) for each in choices)
+        allowed = _named(choices)
         raise FileError(f"key={key!r}: nothing is there; allowed are {allowed}")
     fitting = [each for each in given if each.fits()]
     if len(fitting) > 1:
-        names = ", ".join(repr(each.name) for each in fitting)
-        raise FileError(f"key={key!r}: {len(fitting)} networks are in it; allowed are {names}")
+        raise FileError(
+            f"key={key!r}: {len(fitting)} networks are in it; allowed are {_named(fitting)}"
+        )
     if fitting:
         others = [each for each in choices if each.fits() and each.name != fitting[0].name]
         return fitting[0], others
     return min(given, key=lambda each: len(each.missing()) + len(each.wrong())), []
+
+
+def _named(choices: Sequence[Choice]) -> str:
+    return ", ".join(repr(printable(each.name)) for each in choices[:_MOST_NAMED])
 
 
 def _levels(content: Any, names: Sequence[str] = ()) -> Iterator[tuple[str, dict[Any, Any]]]:

@@ -9,6 +9,7 @@ Sizes that a file declares are compared with those that it has before anything i
 
 import contextlib
 import io
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,15 +64,20 @@ def opened(path: epath.Path) -> Iterator[Any]:
             raise FileError(f"has {size:,} bytes; allowed are {MOST_BYTES:,} at most")
         with path.open("rb") as file:
             yield _content(file, size)
+    except FileError:
+        raise
     except (
         EOFError,
         NotImplementedError,
         OSError,
+        OverflowError,
         RuntimeError,
+        ValueError,
         safetensors.SafetensorError,
+        struct.error,
         zipfile.BadZipFile,
     ) as error:
-        raise FileError(f"damaged: {one_line(error)}") from error
+        raise FileError(f"damaged: {one_line(error)[:160]}") from error
 
 
 def _content(file: Any, size: int) -> Any:
@@ -104,9 +110,11 @@ def _zip(file: Any, size: int) -> Any:
         each.startswith(f"{root}code/") for each in by_name
     ):
         raise FileError("is a TorchScript program; allowed are files of torch.save(state_dict)")
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in by_name else b"little"
+    order = b"little"
+    if f"{root}byteorder" in by_name:
+        order = archive.open(f"{root}byteorder").read(10)
     if order not in (b"little", b"big"):
-        raise FileError(f"byteorder={order[:20]!r}: allowed are little and big")
+        raise FileError(f"byteorder={order!r}: allowed are little and big")
     sign = "<" if order == b"little" else ">"
 
     def persistent(found: tuple[Any, ...]) -> Storage:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 _SHOWN = 3  # keys in one line
-_LONGEST = 60
+_LONGEST = 120  # characters of a key
 
 
 class Report(NamedTuple):
@@ -54,14 +54,20 @@ class Report(NamedTuple):
             reasons.setdefault(why, []).append(key)
         found = [f"taken: {len(self.taken)} arrays of {self.model} at {self.choice!r}"]
         found += [f"left out: {shown(keys)}: {why}" for why, keys in reasons.items()]
-        found += [f"missing: {key}" for key in self.missing]
-        found += [f"other shape: {key} {text}" for key, text in self.wrong.items()]
-        found += [f"unknown: {key}" for key in self.unknown]
+        found += [f"missing: {printable(key)}" for key in self.missing]
+        found += [f"other shape: {printable(key)} {text}" for key, text in self.wrong.items()]
+        found += [f"unknown: {printable(key)}" for key in self.unknown]
         return found + [f"note: {note}" for note in self.notes]
 
 
 def shown(keys: Collection[str] | Mapping[str, Any]) -> str:
     """Returns the first keys of many, and how many more there are."""
-    first = [key if len(key) <= _LONGEST else f"{key[:_LONGEST]}..." for key in keys][:_SHOWN]
+    first = [printable(key) for key in list(keys)[:_SHOWN]]
     more = f" and {len(keys) - len(first)} more" if len(keys) > len(first) else ""
-    return ", ".join(" ".join(key.split()) for key in first) + more
+    return ", ".join(first) + more
+
+
+def printable(key: str) -> str:
+    """Returns the beginning of a file's key, without what a terminal would act on."""
+    text = "".join(each if each.isprintable() else "?" for each in key[:_LONGEST])
+    return text if len(key) <= _LONGEST else f"{text}..."

@@ -193,7 +193,7 @@ def test_a_huge_place_of_the_memory_takes_no_memory(written):
 
 
 def test_keys_that_are_nested_are_left_out(written):
-    pickled = b"\x80\x02}" + b")" + 200_000 * b"\x85" + b"K\x01s."
+    pickled = b"\x80\x02}" + b")" + 100_000 * b"\x85" + b"K\x01s."
     with opened(written(torch_files.zipped(Raw(pickled)))) as found:
         assert found == {}
 

@@ -1,4 +1,4 @@
-"""Files with the authors' keys: the imported networks have the logits of the authors' code."""
+"""Files with the authors' keys give the logits of the authors' code, others those of PyTorch."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch_files
 import torch_layout
-from test_golden_models import ARRAYS, MINIMUM, NETWORKS, logits, tensors, uniform
+from test_golden_models import ARRAYS, MINIMUM, NETWORKS, logits, scaled, signed, tensors, uniform
 
 from harp_jax import interop
 from harp_jax.interop.layouts import layout
@@ -80,3 +80,44 @@ def test_pruned_networks(name, tmp_path):
     rates = leaves_by_path(found.variables["rates"])
     logits_of_rates = [rates[(*layer.split("/"), "kernel")] for layer in layers]
     np.testing.assert_array_equal(logits_of_rates, ARRAYS[golden("k_score")])
+
+
+# Networks whose logits PyTorch computed: (sides of the images, stream of the first tensor).
+OTHERS = {
+    "preact_resnet18": (32, 500_000),
+    "preact_resnet18_v2": (32, 510_000),
+    "resnet50": (64, 520_000),
+    "wrn_28_10": (32, 530_000),
+    "wrn_34_10": (32, 540_000),
+}
+LARGE = ("resnet50", "wrn_28_10", "wrn_34_10")
+
+
+def by_formula(name):
+    """A network's arrays by PyTorch's keys, and images NHWC: each array from its own stream."""
+    side, stream = OTHERS[name]
+    found = {}
+    for key, (path, shape) in sorted(layout(name, (side, side, 3), 10).arrays.items()):
+        stream += 1
+        if len(shape) > 1:
+            found[key] = scaled(stream, shape)
+        elif path.endswith("/var"):
+            found[key] = 0.5 + uniform(stream, shape)
+        else:
+            found[key] = path.endswith("/scale") + 0.1 * signed(stream, shape)
+    pixels = uniform(stream + 1, (3, 3, side, side))
+    found = {key: array.astype(np.float32) for key, array in found.items()}
+    return found, torch_layout.images(pixels).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in OTHERS]
+)
+def test_networks_of_others(name, tmp_path):
+    arrays, images = by_formula(name)
+    (tmp_path / "net.pth").write_bytes(torch_files.zipped({"net": arrays}))
+    found = interop.read(tmp_path / "net.pth", name, image_shape=images.shape[1:])
+    actual = logits(name, found.variables, jnp.asarray(images), train=False)
+    expected = torch_layout.golden("torch_networks")[name]
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

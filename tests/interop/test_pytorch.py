@@ -1,5 +1,7 @@
 """Checkpoints that PyTorch writes: logits and masks are those of the networks in PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import test_golden_import  # noqa: E402
+import torch_layout  # noqa: E402
 import torch_nets  # noqa: E402
 from torch_nets import Masks, ResNet18, ResNet50, Small, Vgg, Wide  # noqa: E402
 
@@ -144,6 +148,27 @@ def test_every_file_that_pytorch_writes(settings, tmp_path):
     content["model"] = network.bfloat16().state_dict()
     torch.save(content, tmp_path / "net.pt", **settings)
     check_logits(network.float(), interop.read(tmp_path / "net.pt", "tiny"), "tiny")
+
+
+BUILD = {
+    "preact_resnet18": functools.partial(ResNet18, kind="plain"),
+    "preact_resnet18_v2": functools.partial(ResNet18, kind="activated"),
+    "resnet50": functools.partial(ResNet50, classes=10),
+    "wrn_28_10": functools.partial(Wide, widen=10),
+    "wrn_34_10": functools.partial(Wide, depth=34, widen=10),
+}
+
+
+@slow
+@pytest.mark.parametrize("name", test_golden_import.OTHERS)
+def test_the_golden_numbers_of_networks_are_pytorchs(name):
+    arrays, images = test_golden_import.by_formula(name)
+    network = BUILD[name]().eval()
+    found = network.load_state_dict({key: torch.from_numpy(a) for key, a in arrays.items()}, False)
+    assert not found.unexpected_keys
+    assert {key.rpartition(".")[2] for key in found.missing_keys} == {"num_batches_tracked"}
+    expected, golden = torch_nets.logits(network, images), torch_layout.golden("torch_networks")
+    np.testing.assert_allclose(golden[name], expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
 def test_our_own_files_come_back(tmp_path):
