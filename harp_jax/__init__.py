@@ -2,8 +2,8 @@
 
 import importlib.metadata
 
-from harp_jax import export
+from harp_jax import export, interop
 from harp_jax.export import load
 
 __version__ = importlib.metadata.version("harp_jax")
-__all__ = ["__version__", "export", "load"]
+__all__ = ["__version__", "export", "interop", "load"]

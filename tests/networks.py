@@ -51,7 +51,11 @@ ROWS = {
         (32, 32, 3), 15_302_848, 15_311_818, padded=32, settings={"finetune.epochs": 2}
     ),
     "resnet18": Row((32, 32, 3), 11_164_352, 11_173_962, padded=16),
+    "preact_resnet18": Row((32, 32, 3), 11_164_352, 11_171_146, padded=16),
+    "preact_resnet18_v2": Row((32, 32, 3), 11_164_352, 11_172_170, padded=16),
     "wrn_28_4": Row((32, 32, 3), 5_841_840, 5_849_050, padded=16),
+    "wrn_28_10": Row((32, 32, 3), 36_461_232, 36_479_194, padded=16),
+    "wrn_34_10": Row((32, 32, 3), 46_138_032, 46_160_474, padded=16),
     "resnet50": Row(
         (224, 224, 3),
         23_475_392,
@@ -67,6 +71,9 @@ ROWS = {
         },
     ),
 }
+
+# Networks of the table but for those that are another one with more layers and channels.
+DISTINCT = [name for name in models.MODELS if name not in ("wrn_28_10", "wrn_34_10")]
 
 
 def row(name: str) -> Row:

@@ -18,7 +18,7 @@ LEVELS = [
     {"training"},
     {"config"},
     {"export", "report"},
-    {"run"},
+    {"interop", "run"},
     {"main"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LEVELS) for room in rooms}

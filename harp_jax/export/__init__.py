@@ -2,7 +2,7 @@
 
 `write(workdir, file, format)` and `python -m harp_jax.export` write files for this package
 ('sparse', 'dense') and for everybody else ('dense', 'stablehlo', 'onnx', 'torch'); a file each,
-and a module each, NAME_file.py. `run` and the rooms above it may import this one.
+and a module each, NAME_file.py. `interop`, `run` and the rooms above them may import this one.
 """
 
 from harp_jax.export.compact import Compact, compact

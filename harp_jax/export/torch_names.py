@@ -1,7 +1,8 @@
 """The names of the authors' PyTorch networks, layer by layer, and their order of axes.
 
 Those of vgg16_bn and resnet18 are also AdversarialPruningBenchmark's and (resnet18) RobustBench's,
-those of wrn_28_4 RobustBench's, those of resnet50 torchvision's.
+those of the wide and pre-activation networks RobustBench's, those of resnet50 torchvision's. The
+export writes with this table and `harp_jax.interop` reads with it.
 """
 
 import re
@@ -15,6 +16,7 @@ from harp_jax.export.errors import FileError
 from harp_jax.export.trained import Trained, flat, tree
 from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.models.convnet import ConvNet
+from harp_jax.models.preact import PreActResNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.models.vgg import POOL, VGG
 from harp_jax.models.wrn import WideResNet
@@ -56,14 +58,48 @@ def variables(trained: Trained, arrays: dict[str, np.ndarray]) -> dict[str, Any]
     """
     found = {}
     for path, array in flat(trained.variables).items():
-        tensor = arrays[_name(trained.network, path)]
-        if array.ndim == 4:
-            tensor = tensor.transpose(2, 3, 1, 0)
-        elif array.ndim == 2:
-            pixels = _pixels(trained, path)
-            tensor = tensor.reshape(len(tensor), -1, pixels).transpose(2, 1, 0)
+        tensor = turned_back(trained, path, arrays[_name(trained.network, path)])
         found[path] = tensor.reshape(array.shape)
     return tree(found)
+
+
+def shapes(trained: Trained) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Returns what a PyTorch checkpoint of a network holds, without any counter.
+
+    Args:
+        trained: The network, whose variables give the paths and shapes.
+
+    Returns:
+        (path, shape in PyTorch's order of axes) of every array, by PyTorch's name.
+
+    Raises:
+        FileError: For a network of another kind.
+    """
+    orders = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    return {
+        _name(trained.network, path): (path, tuple(array.shape[i] for i in orders[array.ndim]))
+        for path, array in flat(trained.variables).items()
+    }
+
+
+def turned_back(trained: Trained, path: str, tensor: np.ndarray) -> np.ndarray:
+    """Returns a tensor in Flax' order of axes.
+
+    Args:
+        trained: The network, whose variables give the shapes.
+        path: Path of the array, 'params/conv1/kernel'.
+        tensor: OIHW, [out, in] or [channels]; also [1, in], scores of a layer's inputs.
+
+    Returns:
+        HWIO, [in, out] or [channels].
+    """
+    if tensor.ndim == 4:
+        return tensor.transpose(2, 3, 1, 0)
+    if tensor.ndim == 2:
+        outputs, inputs = tensor.shape
+        pixels = _pixels(trained, path)
+        return tensor.reshape(outputs, -1, pixels).transpose(2, 1, 0).reshape(inputs, outputs)
+    return tensor
 
 
 def _turned(trained: Trained, path: str, array: np.ndarray) -> np.ndarray:
@@ -113,19 +149,24 @@ def _vgg(network: Any, layer: str) -> str:
     return f"features.{places[int(number) - 1] + (kind == 'norm')}"
 
 
-def _residual(block: str, dense: str, shortcut: tuple[str, str]) -> Callable[[Any, str], str]:
+def _residual(
+    block: str, dense: str, shortcut: tuple[str, str], norm: str = "bn1"
+) -> Callable[[Any, str], str]:
     """Makes the names of a residual network.
 
     Args:
         block: Name of a block, with {stage} from 1 and {block} from 0.
         dense: Name of the last layer.
         shortcut: Names of a block's shortcut and of its BatchNorm.
+        norm: Name of the BatchNorm outside of blocks.
     """
     own = {"shortcut": shortcut[0], "shortcut_norm": shortcut[1], "dense1": dense}
 
     def name(network: Any, layer: str) -> str:
         del network
         *outer, inner = layer.split("/")
+        if not outer and inner == "norm1":
+            return norm
         inner = own.get(inner, inner.replace("norm", "bn"))
         if not outer:
             return inner
@@ -139,6 +180,7 @@ _LAYERS: dict[type[nn.Module], Callable[[Any, str], str]] = {
     ConvNet: _convnet,
     VGG: _vgg,
     ResNet: _residual("layer{stage}.{block}", "linear", ("shortcut.0", "shortcut.1")),
+    PreActResNet: _residual("layer{stage}.{block}", "linear", ("shortcut.0", ""), norm="bn"),
     WideResNet: _residual("block{stage}.layer.{block}", "fc", ("convShortcut", "")),
     BottleneckResNet: _residual("layer{stage}.{block}", "fc", ("downsample.0", "downsample.1")),
 }

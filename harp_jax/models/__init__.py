@@ -15,10 +15,11 @@ import jax.numpy as jnp
 
 from harp_jax.models.bottleneck import resnet50
 from harp_jax.models.convnet import cnn, tiny
+from harp_jax.models.preact import preact_resnet18, preact_resnet18_v2
 from harp_jax.models.prunable import Prunable
 from harp_jax.models.resnet import resnet18
 from harp_jax.models.vgg import vgg16_bn
-from harp_jax.models.wrn import wrn_28_4
+from harp_jax.models.wrn import wrn_28_4, wrn_28_10, wrn_34_10
 from harp_jax.names import find
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
@@ -29,7 +30,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "tiny": tiny,
     "vgg16_bn": vgg16_bn,
     "resnet18": resnet18,
+    "preact_resnet18": preact_resnet18,
+    "preact_resnet18_v2": preact_resnet18_v2,
     "wrn_28_4": wrn_28_4,
+    "wrn_28_10": wrn_28_10,
+    "wrn_34_10": wrn_34_10,
     "resnet50": resnet50,
 }
 COMPUTE_DTYPES = ("float32", "bfloat16")

@@ -91,3 +91,5 @@ class WideResNet(Network):
 
 
 wrn_28_4 = functools.partial(WideResNet, depth=28, widen=4)
+wrn_28_10 = functools.partial(WideResNet, depth=28, widen=10)
+wrn_34_10 = functools.partial(WideResNet, depth=34, widen=10)

@@ -1,6 +1,6 @@
 """The report of a run: a page with its tables and figures.
 
-`run` and the rooms above it may import this one.
+`interop`, `run` and the rooms above them may import this one.
 """
 
 from harp_jax.report.page import ReportError, write

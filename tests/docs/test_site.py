@@ -55,7 +55,10 @@ def test_the_numbers_of_a_run_are_taken(tmp_path, tmp_path_factory):
         assert float(row["rate_conv1"]) == pytest.approx(epoch["rates"]["conv1"], rel=1e-4)
 
 
-ROOMS = ("attacks", "data", "evaluation", "export", "losses", "methods", "models", "pruning")
+ROOMS = (
+    *("attacks", "data", "evaluation", "export", "interop"),
+    *("losses", "methods", "models", "pruning"),
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -189,7 +189,7 @@ def test_an_architecture_that_does_not_tell_the_size_of_images_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", networks.DISTINCT)
 def test_every_network_is_compacted(name):
     model, row = models.create(name, 10), networks.row(name)
     variables = pruned(model, row.shape, 0.002 if row.weights > 1e6 else 0.02)

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import networks
 import numpy as np
 import onnx
 import pytest
@@ -40,7 +41,7 @@ def test_networks_of_every_kind(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", networks.DISTINCT)
 def test_every_network_of_the_package(name):
     shape = {"cnn": (28, 28, 1), "tiny": (8, 8, 1), "resnet50": (64, 48, 3)}.get(name, (32, 32, 3))
     check(small_networks.pruned(models.create(name, 10), name, shape), 1e-5)

@@ -13,7 +13,6 @@ import runs
 from harp_jax import checkpoint, models
 from harp_jax.data import load, to_unit
 from harp_jax.losses import LOSSES
-from harp_jax.models import MODELS
 from harp_jax.pruning.channels import FlopsCost, trace
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.scores import GRANULARITIES
@@ -72,7 +71,7 @@ def pretrained(temporary, model, loss):
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", networks.DISTINCT)
 def test_a_whole_run(model, loss, granularity, tmp_path, tmp_path_factory):
     temporary, target = tmp_path_factory.getbasetemp(), TARGETS[granularity]
     fields = {
