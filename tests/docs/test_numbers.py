@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pages
 import pytest
@@ -154,6 +155,17 @@ def test_speed_of_pruned_networks():
             if f"`{row['network']}`" == name and f"{row['rate']:.0%}" == kept.replace(" ", "")
         ]  # forward pass, step, one image, 128 images
         assert [float(cell) for cell in cells] == pytest.approx(found, abs=0.0501), (name, kept)
+
+
+def test_where_sparse_layers_stop_to_pay():
+    results = json.loads((runs.ROOT / "benchmarks/results/sparse_layers.json").read_text())["rows"]
+    shown = table(["kernel, stride", "images", "channels"])
+    assert len(shown) == len({tuple(row["layer"]) for row in results})
+    for kernel, images, channels, *cells in shown:
+        size, stride = re.fullmatch(r"(\d+)x\d+, (\d)", kernel).groups()
+        layer = [size, stride, images.split("x")[0], *channels.split(" → ")]
+        found = [row["ratio"] for row in results if row["layer"] == list(map(int, layer))]
+        assert [float(cell) for cell in cells] == pytest.approx(found, abs=0.0501), layer
 
 
 def test_clipping():
