@@ -118,10 +118,10 @@ def _read_pickled(path: epath.Path, labels: int | bytes) -> _Records:
         if not isinstance(found, dict) or not {b"data", labels} <= found.keys():
             raise ValueError(f"no dict with {b'data'!r} and {labels!r}")
         pixels = pickles.as_bytes(found[b"data"])
-        numbers = np.array(found[labels])
+        numbers = np.ravel(found[labels])
     except ValueError as error:
         raise DataError(f"{path} cannot be read as a batch of CIFAR ({error})") from error
-    if pixels.shape != (len(numbers), _PIXELS) or len(numbers) == 0:
+    if pixels.shape != (numbers.size, _PIXELS) or numbers.size == 0:
         raise DataError(
             f"{path} has pixels of the shape {pixels.shape} and {numbers.size} labels; allowed are "
             f"(images, {_PIXELS}) and as many labels"

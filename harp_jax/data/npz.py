@@ -78,12 +78,10 @@ def _read(arrays: Any, path: epath.Path) -> Source:
 
 
 def _split(arrays: Any, path: epath.Path, images: str, labels: str) -> Split:
-    found = Split(
-        pixels(arrays[images], f"{path}: {images}"),
-        whole_labels(arrays[labels], f"{path}: {labels}"),
-    )
-    same_count(len(found.images), len(found.labels), f"{path}: {images}", labels)
-    return found
+    found = pixels(arrays[images], f"{path}: {images}")
+    numbers = whole_labels(arrays[labels], f"{path}: {labels}")
+    same_count(len(found), len(numbers), f"{path}: {images}", labels)
+    return Split(found, numbers)
 
 
 def _expected() -> str:

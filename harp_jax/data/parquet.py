@@ -111,7 +111,7 @@ class _Rows:
         return found
 
     def name(self, place: int) -> str:
-        index = int(self._group(np.asarray(place)))
+        index = int(self._group(np.asarray([place]))[0])
         group = self.groups[index]
         return f"{group.file}, row {group.first + place - int(self.starts[index])}"
 
