@@ -78,7 +78,7 @@ def whole_labels(labels: Shaped[np.ndarray, "..."], where: str) -> Int32[np.ndar
         raise DataError(f"{where} has the shape {labels.shape}; allowed is one label an image, [n]")
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where} is of type {labels.dtype}; allowed are whole numbers")
-    largest = max(labels.max(), -labels.min())
+    largest = max(int(labels.max()), -int(labels.min()))
     if largest > np.iinfo(np.int32).max:
         raise DataError(f"{where} has the label {largest}; allowed are 0 to classes - 1")
     return labels.astype(np.int32)

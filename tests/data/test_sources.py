@@ -102,7 +102,7 @@ def test_a_run_of_one_epoch(kind, tmp_path):
     assert row["images"] == 20
     (epoch,) = runs.metrics(tmp_path / "run", "pretrain")
     assert epoch["step"] == 2
-    assert np.isfinite(epoch["loss"])
+    assert np.isfinite(epoch["train"]["loss"])
 
 
 def test_nothing_of_tensorflow_is_imported(tmp_path):
