@@ -21,7 +21,8 @@ def open_folder(folder: str) -> tuple[Photos, Photos]:
     """Lists the images of a folder `train/CLASS/...` and `test/CLASS/...`; decodes none.
 
     Classes are numbered by the sorted names of the folders in `train`, images sorted by path
-    within their class, as torchvision does; folders inside a class belong to it.
+    within their class, as torchvision does; folders inside a class belong to it. Test images come
+    from the classes in turn, so that the first n are as balanced as possible for every n.
 
     Args:
         folder: Local folder with `train` and `test` (or `val`, or `validation`), each with one
@@ -50,7 +51,7 @@ def open_folder(folder: str) -> tuple[Photos, Photos]:
                 f"{test_folder / name} is of a class that {train_folder} lacks; allowed are the "
                 f"{len(classes)} classes from {classes[0]!r} to {classes[-1]!r}"
             )
-    train, test = _files(train_folder, classes), _files(test_folder, classes)
+    train, test = _files(train_folder, classes), _in_turn(_files(test_folder, classes))
     count = count_classes(train.labels, test.labels, declared=len(classes))
     return _photos(train_folder, train, count), _photos(test_folder, test, count)
 
@@ -102,6 +103,14 @@ def _files(folder: Path, classes: Sequence[str]) -> _Files:
         paths += found
         labels += [label] * len(found)
     return _Files(paths, np.array(labels, np.int32))
+
+
+def _in_turn(files: _Files) -> _Files:
+    """Reorders files that are sorted by class: the first of every class, then the second, ..."""
+    _, starts, label = np.unique(files.labels, return_index=True, return_inverse=True)
+    rank = np.arange(len(files)) - starts[label]
+    order = np.lexsort((files.labels, rank))
+    return _Files([files.paths[place] for place in order], files.labels[order])
 
 
 def _photos(folder: Path, files: _Files, num_classes: int) -> Photos:

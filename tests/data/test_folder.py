@@ -62,9 +62,17 @@ def test_test_goes_before_val(folder):
     assert len(opened(folder).test) == 6
 
 
+def test_the_first_images_of_test_are_balanced(tmp_path):
+    labels = np.array([2, 2, 2, 0, 1, 1])
+    own_data.write_folder(tmp_path, IMAGES._replace(y_test=labels))
+    test = opened(tmp_path, test_examples=5).test
+    np.testing.assert_array_equal(test.labels, [0, 1, 2, 1, 2])
+    np.testing.assert_array_equal(test.images, IMAGES.x_test[[3, 4, 0, 5, 1]])
+
+
 def test_test_may_lack_a_class_but_keeps_the_numbers_of_the_others(folder):
     shutil.rmtree(folder / "test" / "class001")
-    np.testing.assert_array_equal(opened(folder).test.labels, [0, 0, 2, 2])
+    np.testing.assert_array_equal(opened(folder).test.labels, [0, 2, 0, 2])
 
 
 @pytest.mark.parametrize("ending", EXTENSIONS)
@@ -143,8 +151,7 @@ def test_one_channel_if_asked_for(tmp_path):
     assert opened(tmp_path).image_shape == (8, 8, 3)
     dataset = opened(tmp_path, grey=True)
     assert dataset.image_shape == (8, 8, 1)
-    by_class = np.argsort(grey.y_test, kind="stable")
-    np.testing.assert_array_equal(dataset.test.images, grey.x_test[by_class])
+    np.testing.assert_array_equal(dataset.test.images, grey.x_test)
     text = r"data\.grey=True\); only folder:DIR, .* without data\.image_size"
     refused(tmp_path, text, grey=True, image_size=4)
 
