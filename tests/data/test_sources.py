@@ -77,10 +77,18 @@ def test_what_is_written_is_read(kind, data):
     assert_holds(dataset, images, kind)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "idx"])
-def test_a_run_of_one_epoch(kind, tmp_path):
-    images = fitting(kind, train=80, test=20)
-    name = WRITERS[kind](tmp_path, images)
+STREAMED = {"data.image_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        *((kind, {}) for kind in WRITERS if kind != "idx"),
+        *((kind, STREAMED) for kind in ("folder", "parquet")),
+    ],
+)
+def test_a_run_of_one_epoch(kind, fields, tmp_path):
+    name = WRITERS[kind](tmp_path, fitting(kind, train=80, test=20))
     fields = {
         "data.name": name,
         "data.validation_examples": 16,
@@ -91,6 +99,7 @@ def test_a_run_of_one_epoch(kind, tmp_path):
         "attack.steps": 1,
         "pretrain.epochs": 1,
         "stages": ("pretrain", "evaluate"),
+        **fields,
     }
     experiment.run(runs.digits(**fields), tmp_path / "run")
     (row,) = runs.results(tmp_path / "run")["rows"]
