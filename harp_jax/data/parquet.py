@@ -65,6 +65,7 @@ class _Group:
     """A row group: a part of a file that is read at once."""
 
     file: str
+    column: str  # of images
     number: int
     first: int  # row of the file
 
@@ -74,7 +75,6 @@ class _Rows:
     """Rows of several files, with the random access that `Photos` needs.
 
     Attributes:
-        column: Name of the column of images.
         groups: All row groups, in order.
         starts: First row of each group, over all files, and the number of rows.
         labels: Labels of all rows.
@@ -82,7 +82,6 @@ class _Rows:
         version: Digest of the files' names and sizes.
     """
 
-    column: str
     groups: list[_Group]
     starts: Int64[np.ndarray, " bounds"]
     labels: Int32[np.ndarray, " rows"]
@@ -123,7 +122,7 @@ class _Rows:
         if last is None or last[0] != index:
             group = self.groups[index]
             with _opened(group.file) as file:
-                table = file.read_row_group(group.number, columns=[self.column])
+                table = file.read_row_group(group.number, columns=[group.column])
             self._last = last = index, table.column(0)
         return last[1]
 
@@ -177,39 +176,42 @@ def _rows(split: str, by_split: dict[str, list[str]], files: Sequence[str]) -> _
     """Reads labels and layout of the files of a split."""
     if split not in by_split:
         raise DataError(f"has no split {split!r} in {len(files)} files; {_by_name(files)}")
-    groups, sizes, labels = [], [], []
-    column, num_classes, digest = None, None, hashlib.sha256()
+    groups, sizes, labels, counts = [], [], [], []
+    digest = hashlib.sha256()
     for path in by_split[split]:
         with _opened(path) as file:
-            column, label = _image_column(file.schema_arrow, path), _label_column(file, path)
-            names = _features(file.schema_arrow).get(label, {}).get("names")
-            num_classes = len(names) if isinstance(names, list) else None
+            image, label = _image_column(file.schema_arrow, path), _label_column(file, path)
+            counts.append(_count_names(file.schema_arrow, label))
             found = file.read(columns=[label]).column(0)
             if found.null_count:
                 raise DataError(f"{path}: {label} is missing in {found.null_count} rows")
-            if file.metadata.num_rows == 0:
+            if len(found) == 0:
                 raise DataError(f"{path} has no rows")
             labels.append(whole_labels(found.to_numpy(), f"{path}: {label}"))
             first = 0
             for number in range(file.num_row_groups):
-                groups.append(_Group(path, number, first))
+                groups.append(_Group(path, image, number, first))
                 sizes.append(file.metadata.row_group(number).num_rows)
                 first += sizes[-1]
+        if counts[-1] != counts[0]:
+            raise DataError(
+                f"{path} names {counts[-1]} classes and {by_split[split][0]} {counts[0]}; all "
+                "must be named in every file"
+            )
         digest.update(f"{os.path.basename(path)}\0{os.path.getsize(path)}\0".encode())
-    assert column is not None
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     version = f"parquet {digest.hexdigest()}"
-    return _Rows(column, groups, starts, np.concatenate(labels), num_classes, version)
+    return _Rows(groups, starts, np.concatenate(labels), counts[0], version)
 
 
-def _features(schema: Any) -> dict[str, Any]:
-    """Returns the columns' features from the metadata that Hugging Face writes; {} without."""
+def _count_names(schema: Any, label: str) -> int | None:
+    """Counts the class names in the metadata that Hugging Face writes; None without any."""
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])
-        features = described["info"]["features"]
+        names = described["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError):
-        return {}
-    return {name: value for name, value in features.items() if isinstance(value, dict)}
+        return None
+    return len(names) if isinstance(names, list) else None
 
 
 def _image_column(schema: Any, path: str) -> str:

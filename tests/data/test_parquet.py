@@ -57,6 +57,30 @@ def test_other_names_of_columns(label, tmp_path):
     np.testing.assert_array_equal(opened(tmp_path / "*").test.images, IMAGES.x_test)
 
 
+def test_files_may_name_their_columns_differently(tmp_path):
+    whole = own_data.table(ENCODED, IMAGES.y_train)
+    write(tmp_path / "train-0.parquet", whole.slice(0, 12))
+    write(tmp_path / "train-1.parquet", whole.slice(12).rename_columns(["img", "labels"]))
+    write(tmp_path / "test-0.parquet", whole)
+    train, _ = open_parquet(str(tmp_path))
+    assert train.read(range(24)) == list(zip(ENCODED, IMAGES.y_train, strict=True))
+
+
+def test_files_that_name_other_classes(tmp_path, whole):
+    write(tmp_path / "train-0.parquet", whole)
+    write(tmp_path / "train-1.parquet", own_data.table(ENCODED, IMAGES.y_train))
+    write(tmp_path / "test-0.parquet", whole)
+    refused(tmp_path, r"train-1\.parquet names None classes and .*train-0\.parquet 3; all must")
+
+
+@pytest.mark.parametrize("metadata", [b"{", b"[]", b'{"info": null}', b'{"info": {"features": 3}}'])
+def test_metadata_of_another_form_is_left_out(metadata, tmp_path, whole):
+    for split in ("train", "test"):
+        changed = whole.replace_schema_metadata({b"huggingface": metadata})
+        write(tmp_path / f"{split}.parquet", changed)
+    assert opened(tmp_path).num_classes == 3
+
+
 def test_fine_labels_stand_beside_coarse_ones(tmp_path, whole):
     both = whole.rename_columns(["img", "fine_label"]).append_column("coarse_label", [[0] * 24])
     for split in ("train", "test"):
