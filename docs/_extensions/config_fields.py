@@ -27,7 +27,10 @@ WORDS = {
     "checkpoint_every_steps": (
         "Steps between checkpoints inside an epoch. 0: a checkpoint at the end of each epoch only"
     ),
-    "data.name": "`mnist5k`, `digits`, `idx:FOLDER` or the name of a TFDS image set",
+    "data.name": (
+        "`mnist5k`, `digits`, the name of a TFDS image set, or files of your own: `npz:FILE`,"
+        " `folder:DIR`, `parquet:GLOB`, `cifar:DIR`, `svhn:DIR`, `idx:DIR`"
+    ),
     "data.directory": "Folder of TFDS, a path or `gs://...`. Unset: its own default",
     "data.validation_examples": (
         "Images that are taken from the train split, chosen by the seed. The best epoch is"

@@ -41,7 +41,7 @@ def default() -> Config:
     config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # mnist5k, digits, idx:FOLDER or a TFDS dataset
+    config.data.name = "cifar10"  # or digits, mnist5k, npz:FILE, ...: see harp_jax.data.load
     config.data.directory = config_dict.placeholder(str)  # of TFDS; its own default if unset
     config.data.validation_examples = 1000  # carved from train by the seed; to choose on
     # Where the best epochs are chosen. 'test' is the authors' way, for comparison: the results then
@@ -54,6 +54,7 @@ def default() -> Config:
     # in size or are too many for memory. Training sees random parts (8 to 100 % of the area, ratio
     # 3/4 to 4/3), everything else the middle. Unset: the set is decoded into memory as it is.
     config.data.image_size = config_dict.placeholder(int)
+    config.data.grey = False  # decode the images of folder: and parquet: to one channel, not three
     config.data.workers = 0  # processes that decode a streamed set; 0: a thread of this one does
     config.data.crop_padding = 4  # random crops after zero-padding by this many pixels; 0: none
     config.data.flip = True  # random horizontal flips

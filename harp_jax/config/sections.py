@@ -208,6 +208,7 @@ def load_data(config: Config) -> Dataset:
         test_examples=data.test_examples,
         pad_to=data.pad_to,
         image_size=data.image_size,
+        grey=data.grey,
         workers=data.workers,
     )
     return dataclasses.replace(dataset, validation=getattr(dataset, data.select_on))

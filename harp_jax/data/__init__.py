@@ -1,8 +1,8 @@
 """Image sets, their splits, batches for all devices, and augmentation on the device.
 
-One file for each kind of source: installed packages, IDX files, TensorFlow Datasets in memory or
-streamed from disk. Images stay uint8 until a training step scales them. `attacks`, `methods`,
-`models` and the rooms above them may import this one.
+One file for each kind of source: installed packages, TensorFlow Datasets, and files of a user's own
+(`datasets.SOURCES`); in memory or streamed from disk. Images stay uint8 until a training step
+scales them. `attacks`, `methods`, `models` and the rooms above them may import this one.
 """
 
 from harp_jax.data.augment import augment, to_unit

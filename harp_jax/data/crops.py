@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from harp_jax.data.images import convert
+
 AREA = (0.08, 1.0)  # area of a random crop as a fraction of the photo's
 RATIO = (3 / 4, 4 / 3)  # width of a random crop over its height
 _TRIES = 10
@@ -104,5 +106,5 @@ def _resize(
     image: Image.Image, size: tuple[int, int], part: tuple[float, float, float, float] | None
 ) -> UInt8[np.ndarray, "height width 3"]:
     # Pillow widens its bilinear filter when it shrinks an image, so there is no aliasing.
-    resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=part)
+    resized = convert(image).resize(size, Image.Resampling.BILINEAR, box=part)
     return np.asarray(resized)

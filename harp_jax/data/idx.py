@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
+from harp_jax.data.checks import count_classes
 from harp_jax.data.splits import DataError, Source, Split, as_split
 
 _FILES = (
@@ -32,7 +33,8 @@ def read_idx(folder: str) -> Source:
         Both splits; the number of classes is the largest label plus one.
 
     Raises:
-        DataError: If a file is missing or damaged, or if two files disagree; the text names them.
+        DataError: If a file is missing or damaged, if two files disagree, or if train does not
+            have images of all classes.
     """
     root = epath.Path(folder).expanduser()
     if not folder or not root.is_dir():
@@ -44,8 +46,7 @@ def read_idx(folder: str) -> Source:
             f"train images are {train.images.shape[1:3]} and test images "
             f"{test.images.shape[1:3]}; all must be of one size"
         )
-    num_classes = 1 + int(max(train.labels.max(), test.labels.max()))
-    return Source(num_classes, train=train, test=test)
+    return Source(count_classes(train.labels, test.labels), train=train, test=test)
 
 
 def _expected() -> str:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -19,40 +18,13 @@ from jaxtyping import Int, Int32, UInt8
 from tqdm import tqdm
 
 from harp_jax.data.crops import centre_crop, random_crop
+from harp_jax.data.images import UNREADABLE
+from harp_jax.data.photos import Photos
 from harp_jax.data.splits import DataError, Examples, Split
 
 _DECODED_TOGETHER = 64
 _BATCHES_AHEAD = 2  # batches that a thread of this process decodes ahead
 _TO_THE_PARENT_ALONE = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class Photos:
-    """The encoded photos of a published split.
-
-    Attributes:
-        split: Name of the split, for error messages.
-        source: Random access to the examples by `source.__getitems__(places)`; images are bytes.
-        image_key: Key of an example's image.
-        label_key: Key of an example's class label.
-        num_classes: Number of classes.
-        version: Name and version of the set; the digest uses it in place of the pixels.
-    """
-
-    split: str
-    source: Any
-    image_key: str
-    label_key: str
-    num_classes: int
-    version: str = ""
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, places: Sequence[int]) -> list[tuple[bytes, int]]:
-        """Returns encoded image and class label (unchecked) of each example at some indices."""
-        examples = self.source.__getitems__(places)
-        return [(example[self.image_key], int(example[self.label_key])) for example in examples]
 
 
 class StreamedSplit(Split):
@@ -187,7 +159,7 @@ class _Cut:
                 raise self._error(place, f"label {labels[i]} is not in its classes")
             try:
                 images[i] = self._cut(photo, place)
-            except OSError as error:
+            except UNREADABLE as error:
                 raise self._error(place, f"cannot be decoded ({error})") from error
         return images.reshape(*places.shape, *images.shape[1:]), labels.reshape(places.shape)
 
@@ -200,7 +172,7 @@ class _Cut:
         return random_crop(photo, self.size, np.random.Generator(bits))
 
     def _error(self, place: int, reason: str) -> DataError:
-        return DataError(f"split {self.photos.split!r}, example {place}: {reason}")
+        return DataError(f"{self.photos.name(place)}: {reason}")
 
 
 def _ahead(

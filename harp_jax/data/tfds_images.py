@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from harp_jax.data.photos import Photos
 from harp_jax.data.splits import DataError, Source, Split
-from harp_jax.data.streaming import Photos, StreamedSplit
+from harp_jax.data.streaming import StreamedSplit
 
 _LOGGER = logging.getLogger(__name__)
 
 _READ_TOGETHER = 1024  # single records take 3 times as long, or more on a remote disk
-_ALLOWED = (
-    "allowed are 'mnist5k', 'digits', 'idx:PATH' and the image classification sets of TensorFlow "
-    "Datasets ('mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped', ...)"
-)
+
+
+class UnknownSetError(DataError):
+    """Raised if TensorFlow Datasets refuses a name; the message lacks what is allowed."""
 
 
 def read_tfds(name: str, data_dir: str | None) -> Source:
@@ -124,9 +125,9 @@ def _builder(name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        raise DataError(f"unknown; {_ALLOWED}") from error
+        raise UnknownSetError("unknown") from error
     except (AssertionError, ImportError, RuntimeError, ValueError) as error:
-        raise DataError(f"refused ({_first_line(error)}); {_ALLOWED}") from error
+        raise UnknownSetError(f"refused ({_first_line(error)})") from error
 
 
 def _supervised_keys(builder: Any) -> tuple[str, str]:

@@ -31,7 +31,10 @@ FREE_FIELDS = (
     "evaluate",
 )
 # Fields with a path behind one of these prefixes; what the path holds has a digest.
-PATHS = {"data.name": ("idx:",), "prune.strategy": ("json:", "checkpoint:")}
+PATHS = {
+    "data.name": ("cifar:", "folder:", "idx:", "npz:", "parquet:", "svhn:"),
+    "prune.strategy": ("json:", "checkpoint:"),
+}
 Fields = Mapping[str, Any]
 
 

@@ -145,7 +145,7 @@ def test_unknown_names_are_refused_with_what_is_allowed(name):
     text = str(caught.value)
     assert text.startswith(f"data.name={name!r}: ")
     assert "\n" not in text
-    for allowed in (*BUNDLED, "idx:PATH", "TensorFlow Datasets", "cifar10"):
+    for allowed in (*BUNDLED, "idx:DIR", "TensorFlow Datasets", "cifar10"):
         assert allowed in text
 
 

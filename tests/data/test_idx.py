@@ -28,7 +28,7 @@ def arrays():
         TRAIN_IMAGES: rng.integers(0, 256, (20, 5, 4), np.uint8),
         TRAIN_LABELS: np.arange(20, dtype=np.uint8) % 3,
         TEST_IMAGES: rng.integers(0, 256, (6, 5, 4), np.uint8),
-        TEST_LABELS: np.array([0, 1, 2, 3, 1, 0], np.uint8),
+        TEST_LABELS: np.array([0, 1, 2, 2, 1, 0], np.uint8),
     }
 
 
@@ -46,7 +46,7 @@ def read(folder, **sizes):
 def test_round_trip(folder, arrays):
     dataset = read(folder)
     assert dataset.name == f"idx:{folder}"
-    assert dataset.num_classes == 4  # 3 occurs in test alone
+    assert dataset.num_classes == 3
     assert dataset.image_shape == (5, 4, 1)
     np.testing.assert_array_equal(dataset.test.images[..., 0], arrays[TEST_IMAGES])
     np.testing.assert_array_equal(dataset.test.labels, arrays[TEST_LABELS])
@@ -163,3 +163,16 @@ def test_train_and_test_of_different_size(folder):
     data = encode(np.zeros((6, 4, 4), np.uint8))
     (folder / f"{TEST_IMAGES}.gz").write_bytes(gzip.compress(data))
     assert_refused(folder, "train images are (5, 4) and test images (4, 4)")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "text"),
+    [
+        (TRAIN_LABELS, np.arange(20) % 3 + 1, "train labels go from 1 to 3; allowed are 0 to 3"),
+        (TRAIN_LABELS, np.arange(20) % 2 * 2, "train has no image of class 1; allowed are 0 to 2"),
+        (TEST_LABELS, np.arange(6), "test has the label 3, which train lacks; allowed are 0 to 2"),
+    ],
+)
+def test_labels_that_do_not_number_the_classes(folder, name, labels, text):
+    (folder / f"{name}.gz").write_bytes(gzip.compress(encode(labels.astype(np.uint8))))
+    assert_refused(folder, text)

@@ -7,7 +7,8 @@ import tensorflow_datasets as tfds
 
 from harp_jax.data import DataError, Split, eval_batches, load, streaming, train_batches
 from harp_jax.data.crops import centre_crop
-from harp_jax.data.streaming import Photos, StreamedSplit
+from harp_jax.data.photos import Photos
+from harp_jax.data.streaming import StreamedSplit
 
 TRAIN, TEST, SIZE = 44, 10, 16
 FIELDS = ("images", "labels", "index", "valid")

@@ -38,7 +38,7 @@ FIELDS = [
     ({"data.workers": -1}, ["data.workers=-1", ">= 0"]),
     ({"data.image_size": 8}, ["data.name='digits'", "data.image_size=8", "TensorFlow Datasets"]),
     ({"data.image_size": 8, "data.crop_padding": 4}, ["data.crop_padding=4", "0 with data.image"]),
-    ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:PATH"]),
+    ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:DIR"]),
     ({"data.pad_to": 7}, ["data.pad_to=7", "at least 8"]),
     (
         {"data.pad_to": 8, "data.image_size": 8, "data.crop_padding": 0},

@@ -31,6 +31,7 @@ def test_a_default_whose_meaning_changed_has_a_version(monkeypatch):
     ("field", "one", "other"),
     [
         ("data.name", "idx:/here", "idx:/there"),
+        ("data.name", "parquet:/here/*.parquet", "parquet:/there/*.parquet"),
         ("data.directory", "/here", None),
         ("prune.strategy", "json:/here", "json:/there"),
         ("prune.strategy", "checkpoint:/here", "checkpoint:/there"),
