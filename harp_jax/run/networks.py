@@ -6,11 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
+from harp_jax.data import Split
 from harp_jax.evaluation.accuracy import Measurement
+from harp_jax.export import Compact, compact
+from harp_jax.export.trained import counts
 from harp_jax.models.sparse import SparseNetwork, fastest
-from harp_jax.pruning.layers import kernel_paths, leaves_by_path
+from harp_jax.pruning.costs import trace_layers
+from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path
 from harp_jax.types import Model, Variables
+
+LEAST_REMOVED = 0.1  # share of the FLOPs for which another program is worth its compilation
+_COMPARED = 128  # images
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,13 +29,20 @@ GROUP, SPARSE_GROUP, _GROUPED_WEIGHTS = 16, 32, 1_000_000
 
 
 class Networks:
-    """The forms of a run's network: dense, and sparse for each set of masks that stays fixed."""
+    """The forms of a run's network: dense, and those that skip what is pruned.
+
+    On CPUs a network of fixed masks computes with its kept weights alone, in finetuning too.
+    Elsewhere dense products are fast and lone weights slow: there a network that is measured
+    computes without the units that do nothing, see `harp_jax.export.compact`.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         *,
         sparse: bool,
+        platform: str,
+        images: Split,
         grouped: bool,
         measure: Callable[..., Measurement],
     ):
@@ -35,12 +50,16 @@ class Networks:
 
         Args:
             model: The dense network.
-            sparse: Whether to compute with the kept weights alone where that pays.
+            sparse: Whether to skip what is pruned where that pays; the network is in float32.
+            platform: Of the devices that compute: 'cpu', 'gpu', 'tpu'.
+            images: The first of them show whether a compact network has the same logits.
             grouped: Whether to attack small groups of images; see `pays_in_groups`.
             measure: Builds the functions that measure a network, from it and `group`.
         """
         self.model = model
-        self._sparse, self._grouped, self._measure, self._forms = sparse, grouped, measure, {}
+        self._on_cpus = platform == "cpu"
+        self._sparse, self._grouped, self._measure = sparse, grouped, measure
+        self._images, self._forms = images, {}
         self.measurement = functools.cache(self._measurement)  # of a form, for all stages
 
     def group(self, form: Model) -> int | None:
@@ -59,7 +78,8 @@ class Networks:
             name: Name of the stage, for the log.
             variables: All collections of the network, as concrete arrays.
         """
-        form: Any = fastest(self.model, variables) if self._sparse else self.model
+        use = self._sparse and self._on_cpus
+        form: Any = fastest(self.model, variables) if use else self.model
         if not isinstance(form, SparseNetwork):
             return form
         if form.digest not in self._forms:
@@ -67,6 +87,39 @@ class Networks:
             layers, kept = len(form.kept), sum(len(each.index) for each in form.kept.values())
             _LOGGER.info("%s: %d layers compute with their %d weights alone", name, layers, kept)
         return self._forms[form.digest]
+
+    def measured(self, name: str, variables: Variables) -> tuple[Model, Variables]:
+        """Returns the form of a network that does not train any more, and its variables.
+
+        Args:
+            name: Name of the stage, for the log.
+            variables: All collections of the network, as concrete arrays.
+
+        Returns:
+            (form, variables): the variables given, or those of the compact network.
+        """
+        small = None if self._on_cpus or not self._sparse else self._compact(name, variables)
+        return (self.of(name, variables), variables) if small is None else small
+
+    def _compact(self, name: str, variables: Variables) -> Compact | None:
+        """Returns the compact network, if there is one and it is smaller by enough."""
+        plain = jax.device_get(jax.jit(bake)(variables))
+        if not counts(plain)["sparsity"]:
+            return None
+        images = self._images.take(slice(_COMPARED)).images
+        try:
+            small = compact(self.model, plain, images)
+        except ValueError as error:  # an operation that it does not know
+            _LOGGER.info("%s: computes densely; %s", name, error)
+            return None
+        before = sum(layer.flops for layer in trace_layers(self.model, images.shape[1:]))
+        removed = 1 - sum(row.flops for row in small.layers) / before
+        if removed < LEAST_REMOVED:
+            return None
+        _LOGGER.info(
+            "%s: computes without units that do nothing, %.0f %% fewer FLOPs", name, 100 * removed
+        )
+        return small
 
 
 def pays_in_groups(params: Variables) -> bool:
