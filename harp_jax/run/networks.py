@@ -113,7 +113,7 @@ class Networks:
             _LOGGER.info("%s: computes densely; %s", name, error)
             return None
         before = sum(layer.flops for layer in trace_layers(self.model, images.shape[1:]))
-        removed = 1 - sum(row.flops for row in small.layers) / before
+        removed = 1 - sum(row.flops or 0 for row in small.layers) / before
         if removed < LEAST_REMOVED:
             return None
         _LOGGER.info(
