@@ -41,25 +41,25 @@ class Networks:
         model: nn.Module,
         *,
         sparse: bool,
-        platform: str,
-        images: Split,
         grouped: bool,
         measure: Callable[..., Measurement],
+        platform: str = "cpu",
+        images: Split | None = None,
     ):
         """Compiles nothing.
 
         Args:
             model: The dense network.
             sparse: Whether to skip what is pruned where that pays; the network is in float32.
-            platform: Of the devices that compute: 'cpu', 'gpu', 'tpu'.
-            images: The first of them show whether a compact network has the same logits.
             grouped: Whether to attack small groups of images; see `pays_in_groups`.
             measure: Builds the functions that measure a network, from it and `group`.
+            platform: Of the devices that compute: 'cpu', 'gpu', 'tpu'.
+            images: The first of them show whether a compact network has the same logits. None means
+                that there are no compact ones.
         """
         self.model = model
-        self._on_cpus = platform == "cpu"
-        self._sparse, self._grouped, self._measure = sparse, grouped, measure
-        self._images, self._forms = images, {}
+        self._on_cpus, self._images = platform == "cpu", images
+        self._sparse, self._grouped, self._measure, self._forms = sparse, grouped, measure, {}
         self.measurement = functools.cache(self._measurement)  # of a form, for all stages
 
     def group(self, form: Model) -> int | None:
@@ -98,15 +98,16 @@ class Networks:
         Returns:
             (form, variables): the variables given, or those of the compact network.
         """
-        small = None if self._on_cpus or not self._sparse else self._compact(name, variables)
+        small = None
+        if self._sparse and not self._on_cpus and self._images is not None:
+            small = self._compact(name, variables, self._images.take(slice(_COMPARED)).images)
         return (self.of(name, variables), variables) if small is None else small
 
-    def _compact(self, name: str, variables: Variables) -> Compact | None:
+    def _compact(self, name: str, variables: Variables, images: Any) -> Compact | None:
         """Returns the compact network, if there is one and it is smaller by enough."""
         plain = jax.device_get(jax.jit(bake)(variables))
         if not counts(plain)["sparsity"]:
             return None
-        images = self._images.take(slice(_COMPARED)).images
         try:
             small = compact(self.model, plain, images)
         except ValueError as error:  # an operation that it does not know
