@@ -1,6 +1,8 @@
 """Networks of harp_jax in plain PyTorch, with masks computed as in the code of HARP's authors.
 
-Used by `benchmarks.train_step` and `benchmarks.autoattack`; needs `pip install -e '.[benchmarks]'`.
+Their layers have the names of the format 'torch', see `harp_jax.export.torch_names`. Used by
+`benchmarks.train_step`, `benchmarks.autoattack` and `benchmarks.formats`; needs
+`pip install -e '.[benchmarks]'`.
 """
 
 import collections
@@ -22,61 +24,92 @@ def _unit(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[Any
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
-def _pool() -> Any:
-    return nn.MaxPool2d(2)
+class ConvNet(nn.Module):
+    """`harp_jax.models.convnet.cnn`, for 28x28x1 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for place, (inputs, outputs) in enumerate(((1, 16), (16, 32), (32, 64)), 1):
+            convolution, norm = _unit(inputs, outputs)
+            self.add_module(f"conv{place}", convolution)
+            self.add_module(f"bn{place}", norm)
+        self.fc1, self.fc2 = nn.Linear(64 * 3 * 3, 128), nn.Linear(128, workload.CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        """Computes logits of images, NCHW."""
+        for convolution, norm in (
+            (self.conv1, self.bn1),
+            (self.conv2, self.bn2),
+            (self.conv3, self.bn3),
+        ):
+            x = nn.functional.max_pool2d(nn.functional.relu(norm(convolution(x))), 2)
+        return self.fc2(nn.functional.relu(self.fc1(x.flatten(1))))
 
 
-def cnn() -> Any:
-    """Builds `harp_jax.models.convnet.cnn`, for 28x28x1 images."""
-    body = []
-    for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
-        body += [*_unit(inputs, outputs), nn.ReLU(), _pool()]
-    head = [nn.Flatten(), nn.Linear(64 * 3 * 3, 128), nn.ReLU()]
-    return nn.Sequential(*body, *head, nn.Linear(128, workload.CLASSES))
+class VGG(nn.Module):
+    """`harp_jax.models.vgg.vgg16_bn`, for 32x32x3 images."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        body: list[Any] = []
+        inputs = 3
+        for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for _ in range(convolutions):
+                body += [*_unit(inputs, width), nn.ReLU()]
+                inputs = width
+            body.append(nn.MaxPool2d(2))
+        body.pop()  # there is no pooling after the last block
+        head: list[Any] = []
+        for inputs, outputs in ((512 * 2 * 2, 256), (256, 256)):
+            head += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.features = nn.Sequential(*body)
+        self.classifier = nn.Sequential(*head, nn.Linear(256, workload.CLASSES))
 
-def vgg16_bn() -> Any:
-    """Builds `harp_jax.models.vgg.vgg16_bn`, for 32x32x3 images."""
-    body: list[Any] = []
-    inputs = 3
-    for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(convolutions):
-            body += [*_unit(inputs, width), nn.ReLU()]
-            inputs = width
-        body.append(_pool())
-    body.pop()  # there is no pooling after the last block
-    head: list[Any] = [nn.Flatten()]
-    for inputs, outputs in ((512 * 2 * 2, 256), (256, 256)):
-        head += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*body, *head, nn.Linear(256, workload.CLASSES))
+    def forward(self, x: Any) -> Any:
+        """Computes logits of images, NCHW."""
+        return self.classifier(self.features(x).flatten(1))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions plus the identity, or a 1x1 projection if the shape changes."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        first, second = _unit(inputs, outputs, stride=stride), _unit(outputs, outputs)
-        self.main = nn.Sequential(*first, nn.ReLU(), *second)
+        self.conv1, self.bn1 = _unit(inputs, outputs, stride=stride)
+        self.conv2, self.bn2 = _unit(outputs, outputs)
         self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(*_unit(inputs, outputs, size=1, stride=stride))
 
     def forward(self, x: Any) -> Any:
         """Computes feature maps, NCHW."""
-        return nn.functional.relu(self.main(x) + self.shortcut(x))
+        y = nn.functional.relu(self.bn1(self.conv1(x)))
+        return nn.functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-def resnet18() -> Any:
-    """Builds ResNet-18 for CIFAR (32x32x3): a 3x3 stem and no pooling before the blocks."""
-    body, inputs = [*_unit(3, 64), nn.ReLU()], 64
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        body += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(*body, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, workload.CLASSES))
+class ResNet18(nn.Module):
+    """ResNet-18 for CIFAR (32x32x3): a 3x3 stem and no pooling before the blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _unit(3, 64)
+        stages, inputs = [], 64
+        for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+            blocks = BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)
+            stages.append(nn.Sequential(*blocks))
+            inputs = outputs
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.linear = nn.Linear(512, workload.CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        """Computes logits of images, NCHW."""
+        x = nn.functional.relu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.linear(x.mean((2, 3)))
 
 
-NETWORKS: dict[str, Callable[[], Any]] = {"cnn": cnn, "vgg16_bn": vgg16_bn, "resnet18": resnet18}
+NETWORKS: dict[str, Callable[[], Any]] = {"cnn": ConvNet, "vgg16_bn": VGG, "resnet18": ResNet18}
 
 
 def layers(network: Any) -> list[tuple[Any, Any]]:

@@ -34,8 +34,10 @@ def default() -> Config:
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
     # Type of the network's features: float32 or bfloat16. All variables stay float32.
     config.compute_dtype = "float32"
-    # auto: networks with fixed masks (finetuned and evaluated ones) compute with their kept weights
-    # alone in layers where that is faster, on CPUs with a C++ compiler and in float32; off: never.
+    # auto: what is pruned is skipped where that is faster, in float32. On CPUs with a C++ compiler
+    # networks with fixed masks (finetuned and evaluated ones) compute with their kept weights alone
+    # in some layers; on GPUs and TPUs evaluated ones compute without units that do nothing. off:
+    # never.
     config.sparse = "auto"
     config.devices = config_dict.placeholder(int)  # all accelerators, or all CPU cores, if unset
     config.compilation_cache = "~/.cache/harp_jax"  # compiled programs, kept over runs; '' for none

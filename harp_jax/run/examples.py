@@ -50,7 +50,8 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
     for stage in stages:
         variables = checkpoint.load(subject.workdir / stage)
         del variables["metadata"]
-        found = attacked(subject.networks.of(stage, variables), plain(variables))
+        form, variables = subject.networks.measured(stage, variables)
+        found = attacked(form, plain(variables))
         arrays |= {f"{stage}/{key}": value for key, value in found.items()}
     content = io.BytesIO()
     np.savez(content, **arrays)

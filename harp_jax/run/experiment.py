@@ -120,11 +120,13 @@ class _Experiment:
         devices = parallel.names(self.devices)
         self.header = ownership.claim(config, workdir, earlier, devices, self.data, begun)
         _LOGGER.info("%s", self.header["devices"])
-        on_cpus = self.devices[0].platform == "cpu"
+        platform = self.devices[0].platform
         self.networks = Networks(
             self.model,
-            sparse=config.sparse == "auto" and on_cpus and config.compute_dtype == "float32",
-            grouped=on_cpus and pays_in_groups(self.expected["params"]),
+            sparse=config.sparse == "auto" and config.compute_dtype == "float32",
+            platform=platform,
+            images=self.dataset.test,
+            grouped=platform == "cpu" and pays_in_groups(self.expected["params"]),
             measure=functools.partial(
                 make_measurement,
                 seed=config.seed,

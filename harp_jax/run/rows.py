@@ -104,7 +104,7 @@ class Measurer:
         }
         row = {**row, **{e: dict(row.get(e) or {}) for e in ("robust", "balanced", "checks")}}
         subject = self._subject
-        form = subject.networks.of(stage, variables)
+        form, variables = subject.networks.measured(stage, variables)
         bake = subject.networks.measurement(form).bake
         plain = bake(parallel.replicate(variables, subject.devices))
         self._measure(row, _Measured(stage, form, plain))

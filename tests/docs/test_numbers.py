@@ -168,6 +168,29 @@ def test_where_sparse_layers_stop_to_pay():
         assert [float(cell) for cell in cells] == pytest.approx(found, abs=0.0501), layer
 
 
+def test_formats():
+    found = json.loads((runs.ROOT / "benchmarks/results/formats.json").read_text())["networks"]
+    (shown,) = (
+        each
+        for each in pages.tables(pages.DOCS / "howto" / "export.md")
+        if each[0][0] == "format, type"
+    )
+    assert shown[0][1::3] == [f"`{network['network']}`" for network in found]
+    for network, column in zip(found, range(1, len(shown[0]), 3), strict=True):
+        assert network["kept"] <= 0.01 * network["weights"]
+        assert len(shown) == 1 + len(network["formats"])
+        for cells, row in zip(shown[1:], network["formats"], strict=True):
+            assert cells[0] == f"{row['format']}, {row['type']}"
+            share, difference, changed = cells[column : column + 3]
+            assert share == f"{100 * row['share']:.2f} %"
+            assert float(difference) == pytest.approx(row["difference"], rel=0.06)
+            assert int(changed) == row["argmax_changes"]
+            if row["type"] == "float32":  # what the page says of them
+                assert row["difference"] < 1e-5
+                assert changed == "0"
+            assert not row["format"].startswith("sparse") or row["share"] < 0.016
+
+
 def test_clipping():
     everything = rows("fashion_cnn_clipping.csv")
     last = {(row["clip_norm"], row["seed"]): row for row in everything}
