@@ -47,8 +47,9 @@ def start_pruning(
     """Returns the variables that the prune stage starts from.
 
     Rates that learn start at `prune.initial_rate`, or at the target if that is higher, and the
-    compression loss pulls them down to the target. Fixed rates start on the target: those of a rule keep exactly as many weights as it
-    allows. The rates are logged, and the first process writes them to strategy.json.
+    compression loss pulls them down to the target. Fixed rates start on the target: those of a rule
+    keep exactly as many weights as it allows. The rates are logged, and the first process writes
+    them to strategy.json.
 
     Args:
         config: A valid configuration.

@@ -267,7 +267,8 @@ LINES = {
     ),
     "no such file": (
         ["--config=configs/none.py"],
-        "--config=configs/none.py: is not there; allowed are",
+        "--config=configs/none.py: is not there; allowed are Python files with get_config(), and of"
+        " this package cifar_vgg, digits,",
     ),
     "no file": (["--config=configs"], "--config=configs: cannot be read; allowed are"),
     "no such experiment": (["--config=configs/paper.py:mine"], "allowed are DATA-NETWORK-LOSS"),
