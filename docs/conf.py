@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from _extensions import config_fields
+from _extensions import configuration
 
 import harp_jax
 
@@ -29,8 +29,8 @@ smartquotes_action = "De"  # dashes, but quotes as docstrings and code have them
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {
-    "config_fields": config_fields.markdown(),
-    "config_attacks": config_fields.attacks(),
+    "config_fields": configuration.markdown(),
+    "config_attacks": configuration.attacks(),
 }
 
 html_theme = "furo"

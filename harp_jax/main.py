@@ -1,9 +1,12 @@
 """The command line.
 
 python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--config.FIELD=VALUE]
+
+The command harp-jax is the same.
 """
 
 import difflib
+import importlib.metadata
 import logging
 import os
 import pathlib
@@ -21,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
 from harp_jax import native, parallel
-from harp_jax.config import of_workdir
+from harp_jax.config import fields, of_workdir, packaged
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
 from harp_jax.training.loop import TrainingDivergedError
@@ -29,8 +32,8 @@ from harp_jax.training.loop import TrainingDivergedError
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "File of the configuration; put it before any --config.FIELD=VALUE. Left out: the one that the"
-    " workdir's run recorded.",
+    "File of the configuration, or the name of one of this package's; put it before any"
+    " --config.FIELD=VALUE. Left out: the one that the workdir's run recorded.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -97,6 +100,8 @@ def _keep_compiled_programs(directory: str) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Parses the flags; errors in flags or configuration become one line without traceback."""
     absl_logging.set_verbosity(absl_logging.ERROR)
+    _answer(arguments)
+    arguments = _with_path_of_config(arguments)
     try:
         others = flags.FLAGS(_with_recorded_config(arguments))
         config = _CONFIG.value
@@ -132,7 +137,7 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, OSError):
         reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
-        return f"--config={file}: {reason}; allowed are Python files with get_config()"
+        return f"--config={file}: {reason}; {packaged.allowed()}"
     return f"--config={file}: {error}"
 
 
@@ -204,9 +209,29 @@ def _unknown_field(arguments: list[str]) -> str | None:
     return None
 
 
+def _answer(arguments: list[str]) -> None:
+    """Prints the version or the help if it is asked for, and exits."""
+    if "--version" in arguments:
+        print(f"harp_jax {importlib.metadata.version('harp_jax')}")
+        sys.exit(0)
+    if {"--help", "-help", "-h"} & set(arguments):
+        print(_help())
+        sys.exit(0)
+
+
+def _help() -> str:
+    """Returns the flags and all fields of the configuration, each with its words."""
+    lines = [(__doc__ or "").strip(), "", f"Configurations: {', '.join(packaged.names())}", ""]
+    for holder in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COORDINATOR, _PROCESSES, _PROCESS):
+        lines += [f"  --{holder.name}", f"      {' '.join(flags.FLAGS[holder.name].help.split())}"]
+    lines += ["  --version", "      Print the version of this package.", ""]
+    lines.append("Fields of the configuration with their defaults, which the files override:\n")
+    return "\n".join([*lines, fields.text()])
+
+
 def _asks_for_help(arguments: list[str]) -> bool:
     names = {argument.lstrip("-").partition("=")[0] for argument in arguments}
-    return bool({"help", "helpfull", "helpshort"} & names)
+    return bool({"helpfull", "helpshort"} & names)
 
 
 def _value_of(arguments: list[str], flag: str) -> str | None:
@@ -217,6 +242,20 @@ def _value_of(arguments: list[str], flag: str) -> str | None:
         if argument.startswith("-") and name == flag:
             value = text if given else (arguments[place + 1 :] or [None])[0]
     return value
+
+
+def _with_path_of_config(arguments: list[str]) -> list[str]:
+    """Replaces the name of one of the package's configurations by the path of its file."""
+    found = list(arguments)
+    for place, argument in enumerate(arguments):
+        name, given, file = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name != "config":
+            continue
+        if given:
+            found[place] = f"--config={packaged.find(file)}"
+        elif place + 1 < len(found):
+            found[place + 1] = packaged.find(found[place + 1])
+    return found
 
 
 def _with_recorded_config(arguments: list[str]) -> list[str]:

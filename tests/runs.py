@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import functools
-import importlib.util
 import io
 import json
 import logging
@@ -21,6 +20,7 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from harp_jax import checkpoint, main, parallel
+from harp_jax import config as harp
 from harp_jax.run import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,12 +47,7 @@ SHORT = tuple(f"--config.{field}={value}" for field, value in FIELDS.items())
 
 def digits(**fields: object) -> ConfigDict:
     """The configuration of configs/digits.py with some fields changed ('prune.epochs': 1)."""
-    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = harp.load("digits")
     config.devices = 1
     config.compilation_cache = ""
     config.update_from_flattened_dict(fields)

@@ -5,7 +5,8 @@ This is the only room that turns the fields of a configuration into attacks, los
 """
 
 from harp_jax.config.defaults import default
+from harp_jax.config.packaged import load
 from harp_jax.config.sections import Config, ConfigError
 from harp_jax.config.validation import check_batches, validate
 
-__all__ = ["Config", "ConfigError", "check_batches", "default", "validate"]
+__all__ = ["Config", "ConfigError", "check_batches", "default", "load", "validate"]

@@ -107,7 +107,8 @@ def default() -> Config:
     # The rates to start from: uniform, erk, lamp or global (both from the pre-trained weights),
     # json:PATH (a strategy.json) or checkpoint:PATH (of a pruned network).
     config.prune.strategy = "uniform"
-    # Overall rate that the rules spread; where rates do not learn they spread the target.
+    # Overall rate that the rules spread, or the target if that is higher. Where rates do not learn
+    # they spread the target.
     config.prune.initial_rate = 0.1
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then

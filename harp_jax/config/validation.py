@@ -142,12 +142,8 @@ def _validate_prune(config: Config) -> None:
     require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
     require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
     _validate_method(config)
-    require(
-        "rates" not in method(config).trains or prune.target <= prune.initial_rate <= 1,
-        "prune.initial_rate",
-        prune.initial_rate,
-        f"numbers from prune.target ({prune.target:g}) to 1",
-    )
+    initial = prune.initial_rate
+    require(0 < initial <= 1, "prune.initial_rate", initial, "numbers in (0, 1]")
 
 
 def _validate_method(config: Config) -> None:

@@ -103,7 +103,7 @@ def _onnx() -> Any:
         import onnx.helper
     except ImportError as error:
         raise FileError(
-            "format='onnx': needs the package onnx; allowed with pip install harp_jax[export]"
+            "format='onnx': needs the package onnx; allowed with pip install harp_jax[onnx]"
         ) from error
     return onnx
 

@@ -46,9 +46,10 @@ def start_pruning(
 ) -> dict[str, Any]:
     """Returns the variables that the prune stage starts from.
 
-    Rates that learn start at `prune.initial_rate`, and the compression loss pulls them down to the
-    target. Fixed rates start on the target: those of a rule keep exactly as many weights as it
-    allows. The rates are logged, and the first process writes them to strategy.json.
+    Rates that learn start at `prune.initial_rate`, or at the target if that is higher, and the
+    compression loss pulls them down to the target. Fixed rates start on the target: those of a rule
+    keep exactly as many weights as it allows. The rates are logged, and the first process writes
+    them to strategy.json.
 
     Args:
         config: A valid configuration.
@@ -70,7 +71,7 @@ def start_pruning(
     if rates is None:
         leaves = leaves_by_path(variables["params"])
         kernels = {path: leaves[path] for path in sizes}
-        overall = target if fixed else config.prune.initial_rate
+        overall = target if fixed else max(config.prune.initial_rate, target)
         rates = STRATEGIES[config.prune.strategy](kernels, overall, minimum)
     pruned = scheme.make_prunable(variables, rates, minimum)
     if fixed:

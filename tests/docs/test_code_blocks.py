@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from harp_jax import config as harp
+from harp_jax.config import packaged
 
 PAGES = pages.pages()
 PYTHON = [path for path in PAGES if pages.blocks(path, "python")]
@@ -74,6 +75,11 @@ def parsed(arguments, monkeypatch):
         getattr(flags, f"DEFINE_{flag}")(name, None, "", flag_values=values)
     if not any(argument.startswith("--config=") for argument in arguments):
         arguments = ["--config=configs/digits.py", *arguments]  # that of the workdir
+    flag = "--config="
+    arguments = [
+        flag + packaged.find(argument.removeprefix(flag)) if argument.startswith(flag) else argument
+        for argument in arguments
+    ]
     monkeypatch.setattr(sys, "argv", ["harp_jax", *arguments])  # fields are looked up there
     rest = values(sys.argv)
     assert rest == ["harp_jax"], f"unknown arguments {rest[1:]}"
@@ -103,6 +109,8 @@ def test_a_command_can_be_given(place, command, monkeypatch):
         if program == "make":
             text = (runs.ROOT / "Makefile").read_text()
             assert all(re.search(rf"^{target}:", text, re.MULTILINE) for target in words[1:])
+        elif program == "harp-jax":
+            check_python(["-m", "harp_jax.main", *words[1:]], monkeypatch)
         elif program == "python":
             check_python(words[1:], monkeypatch)
         else:

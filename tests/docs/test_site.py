@@ -9,7 +9,7 @@ import pages
 import pytest
 import runs
 
-from harp_jax.config import default
+from harp_jax.config import default, fields
 
 FIGURES = pages.DOCS / "figures"
 LARGEST = 100_000  # bytes
@@ -69,8 +69,8 @@ def test_every_public_name_is_described(room):
 
 
 def test_every_field_of_the_configuration_is_described():
-    fields = importlib.import_module("_extensions.config_fields")
-    text = fields.markdown()
+    page = importlib.import_module("_extensions.configuration")
+    text, terminal = page.markdown(), fields.text()
     config = default()
     for path, value in config.to_dict().items():
         names = [f"{path}.{name}" for name in value] if isinstance(value, dict) else [path]
@@ -79,12 +79,12 @@ def test_every_field_of_the_configuration_is_described():
                 assert f"`{name}` = " in text, name
                 words = text.partition(f"`{name}` = ")[2].split("\n")[1]
                 assert len(words) > len(": .") + 5, name
+                assert f"\n  --config.{name}=" in terminal, name
     for name in config.evaluate.attacks:
-        assert f"| `{name}` |" in fields.attacks()
+        assert f"| `{name}` |" in page.attacks()
 
 
 def test_no_words_are_kept_for_fields_that_are_gone():
-    fields = importlib.import_module("_extensions.config_fields")
     config = default()
     for path in fields.WORDS:
         section = config

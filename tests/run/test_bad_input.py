@@ -85,7 +85,8 @@ FIELDS = [
     ),
     ({"admm.every": 0}, ["admm.every=0", ">= 1"]),
     ({"prune.gamma0": 0.0}, ["prune.gamma0=0.0", "> 0"]),
-    ({"prune.initial_rate": 0.1}, ["prune.initial_rate=0.1", "prune.target (0.2) to 1"]),
+    ({"prune.initial_rate": 0.0}, ["prune.initial_rate=0.0", "(0, 1]"]),
+    ({"prune.initial_rate": 1.1}, ["prune.initial_rate=1.1", "(0, 1]"]),
     ({"pretrain.epochs": 0}, ["pretrain.epochs=0", ">= 1"]),
     ({"prune.epochs": -1}, ["prune.epochs=-1", ">= 1"]),
     ({"finetune.learning_rate": 0.0}, ["finetune.learning_rate=0.0", "> 0"]),
@@ -266,7 +267,8 @@ LINES = {
     ),
     "no such file": (
         ["--config=configs/none.py"],
-        "--config=configs/none.py: is not there; allowed are",
+        "--config=configs/none.py: is not there; allowed are Python files with get_config(), and of"
+        " this package cifar_vgg, digits,",
     ),
     "no file": (["--config=configs"], "--config=configs: cannot be read; allowed are"),
     "no such experiment": (["--config=configs/paper.py:mine"], "allowed are DATA-NETWORK-LOSS"),

@@ -272,9 +272,28 @@ def test_a_command_runs_on_all_cores_in_a_workdir_that_may_be_relative(tmp_path,
     assert results["complete"]
 
 
-def test_help_is_readable(tmp_path):
-    done = runs.here(runs.command(tmp_path, "--help"))
-    assert "--workdir: Folder of this run" in done.stdout
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_has_every_flag_and_field(flag, tmp_path):
+    done = runs.here(runs.command(tmp_path, flag))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  --workdir\n      Folder of this run" in done.stdout
+    assert "  --config.prune.target=0.01\n      Share of the weights" in done.stdout
+    assert "Configurations: cifar_vgg, digits, " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_the_version_is_the_packages(tmp_path):
+    done = runs.here([*runs.command(tmp_path)[:3], "--version"])
+    assert (done.returncode, done.stdout) == (0, f"harp_jax {harp_jax.__version__}\n")
+
+
+@pytest.mark.parametrize("given", ["--config=digits", "--config=configs/digits.py"])
+def test_a_configuration_of_the_package_is_found_from_elsewhere(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = ["--workdir=run", "--config.prune.target=2.0"]  # refused after the file was read
+    for config in ([given], given.split("=")):
+        done = runs.here([*runs.command(tmp_path)[:3], *config, *wrong])
+        assert done.stderr == "error: prune.target=2.0: allowed are numbers in (0, 1]\n"
 
 
 def free_port() -> int:

@@ -5,14 +5,11 @@ import importlib.util
 import pytest
 import runs
 
-from harp_jax.config import validate
+from harp_jax.config import ConfigError, load, packaged, validate
 
 
 def get_config(file, *name):
-    spec = importlib.util.spec_from_file_location(file, runs.ROOT / "configs" / f"{file}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*name)
+    return load(":".join((file, *name)))
 
 
 FILES = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
@@ -21,6 +18,36 @@ FILES = sorted(path.stem for path in (runs.ROOT / "configs").glob("*.py"))
 @pytest.mark.parametrize("file", FILES)
 def test_file_is_valid(file):
     validate(get_config(file))
+
+
+@pytest.mark.parametrize("given", ["digits", "digits.py", "configs/digits.py"])
+def test_the_packages_files_have_names(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert packaged.names() == FILES
+    assert packaged.find(given) == str(runs.ROOT / "configs" / "digits.py")
+    assert packaged.find(f"{given}:a:b").endswith("digits.py:a:b")
+    assert load(given).model == "tiny"
+
+
+def test_a_file_that_is_there_comes_before_one_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits.py").write_text("def get_config(name='none'):\n    return name\n")
+    assert packaged.find("digits.py") == "digits.py"
+    assert (load("digits.py"), load("digits.py:mine"), load("digits.py:")) == ("none", "mine", "")
+    assert load("digits").model == "tiny"
+
+
+@pytest.mark.parametrize("given", ["own/digits.py", "/digits.py", "digit", "digits.txt", ""])
+def test_other_names_are_no_files_of_the_package(given):
+    assert packaged.find(given) == given
+    with pytest.raises(ConfigError, match=r"is not there; allowed .* of this package cifar_vgg, d"):
+        load(given)
+
+
+def test_a_file_without_a_configuration(tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"has no get_config\(\); allowed are"):
+        load(str(tmp_path / "empty.py"))
 
 
 def test_every_experiment_of_the_paper_is_valid():

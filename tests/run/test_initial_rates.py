@@ -92,6 +92,12 @@ def rates(variables):
     return [found[name] for name in LAYERS]
 
 
+@pytest.mark.parametrize(("target", "initial", "first"), [(0.2, 0.1, 0.2), (0.05, 0.1, 0.1)])
+def test_rates_start_at_the_initial_rate_or_at_a_higher_target(target, initial, first, tmp_path):
+    fields = {"prune.target": target, "prune.initial_rate": initial}
+    assert_allclose(rates(start(fields, tmp_path)), [first] * len(LAYERS), rtol=1e-5)
+
+
 def test_a_written_strategy_gives_the_same_rates_again(mixed, tmp_path):
     source = f"json:{mixed / 'strategy.json'}"
     written = json.loads((mixed / "strategy.json").read_text())

@@ -1,13 +1,16 @@
-"""The fields of the configuration as Markdown: values from `default()`, words from its comments."""
+"""The fields of the configuration with their words, for the command line and the documentation.
+
+The words of a field are its comments in `defaults.default`, or those of `WORDS`.
+"""
 
 import dataclasses
 import inspect
 import re
-from typing import Any
+import textwrap
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from harp_jax.config import default
 from harp_jax.config import defaults as source
 from harp_jax.losses import LOSSES
 from harp_jax.methods import METHODS
@@ -100,10 +103,41 @@ WORDS = {
     "evaluate.curve": "Also measure the accuracy from 0 to 2 epsilon, under APGD with 25 steps",
 }
 
+
+class Field(NamedTuple):
+    """A field of the configuration.
+
+    Attributes:
+        path: Its name with that of its section, 'prune.target'.
+        value: Its default. None is unset.
+        words: One sentence or more, in Markdown.
+    """
+
+    path: str
+    value: Any
+    words: str
+
+
+class Section(NamedTuple):
+    """A section of the configuration.
+
+    Attributes:
+        path: Its name, '' for the fields of the whole run.
+        words: What it is about, '' if its fields say so.
+        fields: Its fields. `evaluate.attacks` is not among them.
+    """
+
+    path: str
+    words: str
+    fields: list[Field]
+
+
 _FIELD = re.compile(r"    config\.([a-z_0-9.]+) = (?:.*?)(?:  # (.*))?$")
+_WHOLE = "The whole run"
+_INDENT = " " * 6
 
 
-def comments() -> dict[str, str]:
+def _comments() -> dict[str, str]:
     """Returns the words for each field: the comment above it and at its end, or `WORDS`."""
     found, above = {}, []
     for line in inspect.getsource(source.default).splitlines():
@@ -116,7 +150,7 @@ def comments() -> dict[str, str]:
     return found | WORDS
 
 
-def own_settings(name: str) -> dict[str, str]:
+def _own_settings(name: str) -> dict[str, str]:
     """Returns what the docstring of a loss or method says of its fields."""
     kind = (LOSSES | METHODS)[name]
     text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
@@ -125,61 +159,61 @@ def own_settings(name: str) -> dict[str, str]:
     return {field: " ".join(words.split()) for field, words in entries if field in names}
 
 
-def _sentence(words: str) -> str:
-    """Writes a comment as a sentence of Markdown."""
-    words = (words[:1].upper() + words[1:]).replace("*", r"\*").replace("<", r"\<")
-    return words if words.endswith(".") else f"{words}."
+def sections() -> list[Section]:
+    """Returns every field with its default and its words, in the order of `defaults.default`."""
+    config, said = source.default(), _comments()
+    plain = {name: value for name, value in config.items() if not isinstance(value, ConfigDict)}
+    found = [Section("", "", _fields("", plain, said))]
+    nested = [name for name in config if name not in plain]
+    for path in sorted(nested, key=lambda name: _place(name, said)):
+        words = _own_settings(path) if path in LOSSES | METHODS else {}
+        inner = said | {f"{path}.{name}": text for name, text in words.items()}
+        fields = _fields(f"{path}.", config[path], inner)
+        found.append(Section(path, _sentence(said.get(path, "")), fields))
+    return found
 
 
-def _value(value: Any) -> str:
-    return "unset" if value is None else f"`{value!r}`"
-
-
-def _entry(path: str, value: Any, words: str) -> str:
-    return f"`{path}` = {_value(value)}\n: {_sentence(words)}\n"
+def _fields(prefix: str, values: Any, said: dict[str, str]) -> list[Field]:
+    names = sorted(values, key=lambda name: _place(prefix + name, said))
+    return [
+        Field(prefix + name, values[name], _sentence(said[prefix + name]))
+        for name in names
+        if not isinstance(values[name], ConfigDict)
+    ]
 
 
 def _place(path: str, said: dict[str, str]) -> int:
     return list(said).index(path) if path in said else len(said)
 
 
-def _section(path: str, section: ConfigDict, said: dict[str, str]) -> list[str]:
-    lines = [f"## `{path}`\n"]
-    if words := said.get(path):
-        lines.append(_sentence(words) + "\n")
-    if path in LOSSES | METHODS:
-        said = {f"{path}.{name}": words for name, words in own_settings(path).items()}
-    names = sorted(section, key=lambda name: _place(f"{path}.{name}", said))
-    for name in names:
-        value = section[name]
-        if not isinstance(value, ConfigDict):
-            lines.append(_entry(f"{path}.{name}", value, said[f"{path}.{name}"]))
-    return lines
+def _sentence(words: str) -> str:
+    words = words[:1].upper() + words[1:]
+    return words if words.endswith(".") or not words else f"{words}."
 
 
-def markdown() -> str:
-    """Returns a definition list of all fields, a heading a section."""
-    config, said = default(), comments()
-    plain = [name for name in config if not isinstance(config[name], ConfigDict)]
-    lines = ["## The whole run\n"]
-    lines += [
-        _entry(name, config[name], said[name])
-        for name in sorted(plain, key=lambda name: _place(name, said))
-    ]
-    sections = [name for name in config if isinstance(config[name], ConfigDict)]
-    for name in sorted(sections, key=lambda name: _place(name, said)):
-        lines += _section(name, config[name], said)
-    return "\n".join(lines)
+def text(width: int = 100) -> str:
+    """Returns every field as a flag with its default, its words below it, for a terminal.
+
+    Args:
+        width: Longest line, in characters; a flag is never broken.
+    """
+    lines = []
+    for section in sections():
+        title = section.path or _WHOLE
+        about = f": {_plain(section.words)}" if section.words else ""
+        lines += ["", *textwrap.wrap(title + about, width)]
+        for field in section.fields:
+            lines.append(f"  --config.{field.path}={_for_a_shell(field.value)}")
+            words = textwrap.wrap(_plain(field.words), width - len(_INDENT))
+            lines += [_INDENT + line for line in words]
+    return "\n".join(lines[1:])
 
 
-def attacks() -> str:
-    """Returns a table of `config.evaluate.attacks`."""
-    lines = ["| name | type | settings |", "|---|---|---|"]
-    for name, settings in default().evaluate.attacks.items():
-        fields = {field: value for field, value in settings.items() if field != "type"}
-        told = ", ".join(
-            field if field in ("epsilon", "step_size") else f"{field}={value}"
-            for field, value in fields.items()
-        )
-        lines.append(f"| `{name}` | `{settings.type}` | {told} |")
-    return "\n".join(lines)
+def _plain(words: str) -> str:
+    return words.replace("`", "")
+
+
+def _for_a_shell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f'"{value}"' if isinstance(value, tuple) else str(value)
