@@ -7,7 +7,8 @@ each layer (at least 0.2 of layers with fewer than 1,000 weights). Each round ti
 directly after the other; times are medians over the rounds, and so is the ratio. 'step' is a PGD-10
 training step of the weights without the optimiser. 'inference' compares the function of a sparse
 file with ONNX Runtime on the dense network, for one image and for a batch of 128, in a process of
-its own: there both sides use all cores for each call. Its 'bytes' are the files' sizes.
+its own: there both sides use all cores for each call, and each has its turn of ten calls. Its
+'bytes' are the files' sizes.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from harp_jax.models.sparse import SparseNetwork, kept_weights
 from harp_jax.run.networks import Networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sparse.json"
+PAUSE = 0.1  # seconds
 ATTACK = PGD(workload.EPSILON, workload.STEP_SIZE, steps=workload.ATTACK_STEPS)
 
 
@@ -68,6 +70,16 @@ def seconds(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
     started = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - started
+
+
+def seconds_of_calls(function: Callable[[], Any], calls: int = 10) -> float:
+    """Returns the median time of a call, of several in a row after a pause and one for nothing.
+
+    In the pause the threads of the other side stop waiting for work on a core.
+    """
+    time.sleep(PAUSE)
+    function()
+    return statistics.median(seconds(function, ()) for _ in range(calls))
 
 
 def compare(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
@@ -138,7 +150,7 @@ def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
             lambda images=images: np.asarray(ours(images)),
         ]
         one, other = (function() for function in both)
-        times = [[seconds(function, ()) for function in both] for _ in range(10 * rounds)]
+        times = [[seconds_of_calls(function) for function in both] for _ in range(3 * rounds)]
         onnx, sparse = (statistics.median(column) for column in zip(*times, strict=True))
         row = {
             "network": network,

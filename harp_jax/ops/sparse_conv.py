@@ -23,7 +23,7 @@ Values = Float[Array, " kept"]
 
 # Shares of the weights up to which sparse computation wins: with few images, with many, and with
 # many and few weights a channel.
-_SMALLEST, _SMALL, _LARGEST = 0.05, 0.1, 0.4
+_SMALLEST, _SMALL, _LARGEST = 0.06, 0.1, 0.4
 _FEW = 100
 FEW_IMAGES = 16  # fewer do not fill the lanes of the processor
 
