@@ -1,17 +1,16 @@
 #!/bin/bash
-# jaxlib 0.12.0.1, header xla/ffi/api/ffi.h: ffi::ThreadPool::Schedule(F&&) looks as if it took any
+# jaxlib 0.10.2 (0.12.0.1 has the same lines): xla::ffi::ThreadPool::Schedule(F&&) looks as if it took any
 # callable, but a named one does not compile. F is then deduced as a reference, and the body forms
 # `F*`, a pointer to a reference. Callables that are handed to several threads are usually named.
 # A temporary, such as std::function<void()>(task), compiles.
 #
-# Seen with g++ 14.2:
+# Seen with g++ 12.2:
 #   a temporary: compiles
 #   a named callable: error: forming pointer to reference type
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.13 \
-    --target "$folder/site" jaxlib==0.12.0.1
+python3 -m pip install --quiet --no-deps --disable-pip-version-check --target "$folder/site" jaxlib==0.10.2
 include=$(dirname "$(find "$folder/site" -path '*xla/ffi/api/ffi.h')")/../../..
 
 source_of() {
