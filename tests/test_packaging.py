@@ -15,8 +15,9 @@ import runs
 BUILD = """
 import sys
 from setuptools import build_meta
-build_meta.build_sdist(sys.argv[1])
-build_meta.build_wheel(sys.argv[1])
+folder = sys.argv[1]  # setuptools changes sys.argv
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
 """
 PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
 
