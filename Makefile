@@ -34,7 +34,7 @@ docs: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info
 
-$(VENV)/.installed: pyproject.toml setup.py
+$(VENV)/.installed: pyproject.toml setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -e .
 	touch $@

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 import traceback
 from typing import Any
 
@@ -223,7 +224,8 @@ def _help() -> str:
     """Returns the flags and all fields of the configuration, each with its words."""
     lines = [(__doc__ or "").strip(), "", f"Configurations: {', '.join(packaged.names())}", ""]
     for holder in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COORDINATOR, _PROCESSES, _PROCESS):
-        lines += [f"  --{holder.name}", f"      {' '.join(flags.FLAGS[holder.name].help.split())}"]
+        words = textwrap.wrap(flags.FLAGS[holder.name].help, 94)
+        lines += [f"  --{holder.name}", *(f"      {line}" for line in words)]
     lines += ["  --version", "      Print the version of this package.", ""]
     lines.append("Fields of the configuration with their defaults, which the files override:\n")
     return "\n".join([*lines, fields.text()])

@@ -1,7 +1,6 @@
 """The wheel and the source distribution: what is in them, and that both work without a checkout."""
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -16,18 +15,22 @@ import runs
 BUILD = """
 import sys
 from setuptools import build_meta
-build_meta.build_sdist(sys.argv[1])
-build_meta.build_wheel(sys.argv[1])
+folder = sys.argv[1]  # setuptools changes sys.argv
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
 """
-# What tools leave in a checkout; .git is a file in a worktree.
-LEFT = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.pyc", "*.egg-info", "_build")
-AT_THE_ROOT = {"runs", "build", "dist"}
 PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())["project"]
 
 
-def ignored(folder, names):
-    left = set(shutil.ignore_patterns(*LEFT)(folder, names))
-    return left | (AT_THE_ROOT & set(names) if pathlib.Path(folder) == runs.ROOT else set())
+def tracked():
+    """The files of the checkout or of the unpacked source distribution, not what tools left."""
+    if (runs.ROOT / ".git").exists():
+        command = ["git", "-C", str(runs.ROOT), "ls-files"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    else:
+        text = (runs.ROOT / "harp_jax.egg-info" / "SOURCES.txt").read_text()
+    names = [name for name in text.splitlines() if not name.startswith("harp_jax.egg-info")]
+    return [name for name in names if (runs.ROOT / name).is_file()]
 
 
 def files(folder):
@@ -36,16 +39,18 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the checkout without what tools left in it."""
-    return pathlib.Path(
-        shutil.copytree(runs.ROOT, tmp_path_factory.mktemp("built") / "source", ignore=ignored)
-    )
+    """A copy of those files."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(runs.ROOT / name, folder / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def built(source, tmp_path_factory):
     """A folder with the wheel and the source distribution."""
-    copy = shutil.copytree(source, tmp_path_factory.mktemp("build") / "source")
+    copy = shutil.copytree(source, tmp_path_factory.mktemp("build") / "copy")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-c", BUILD, str(out)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)

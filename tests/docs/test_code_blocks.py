@@ -75,9 +75,9 @@ def parsed(arguments, monkeypatch):
         getattr(flags, f"DEFINE_{flag}")(name, None, "", flag_values=values)
     if not any(argument.startswith("--config=") for argument in arguments):
         arguments = ["--config=configs/digits.py", *arguments]  # that of the workdir
-    flag = "--config="
+    file = "--config="
     arguments = [
-        flag + packaged.find(argument.removeprefix(flag)) if argument.startswith(flag) else argument
+        file + packaged.find(argument.removeprefix(file)) if argument.startswith(file) else argument
         for argument in arguments
     ]
     monkeypatch.setattr(sys, "argv", ["harp_jax", *arguments])  # fields are looked up there
