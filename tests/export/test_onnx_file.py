@@ -87,9 +87,7 @@ def test_an_operation_without_a_translation_is_named():
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(onnx_file.__builtins__, "__import__", refusing("onnx"))
-    with pytest.raises(
-        FileError, match=r"needs the package onnx; .* pip install harp_jax\[onnx\]"
-    ):
+    with pytest.raises(FileError, match=r"needs the package onnx; .* pip install harp_jax\[onnx\]"):
         onnx_file.encode(small_networks.small("convnet"))
 
 
