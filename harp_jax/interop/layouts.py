@@ -64,6 +64,8 @@ def layout(model: str, image_shape: tuple[int, int, int], num_classes: int) -> L
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
         made: Any = jax.eval_shape(network.init, jax.random.key(0), images)
+        if not all(leaf.size for leaf in jax.tree.leaves(made)):  # new Flax makes empty kernels
+            raise ValueError("pooling leaves no pixel")
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise FileError(
             f"image_shape={image_shape}: allowed are those that {model} can take"
