@@ -18,6 +18,7 @@ from harp_jax.config.sections import load_data
 from harp_jax.data import DataError
 from harp_jax.data.augment import to_unit
 from harp_jax.export.errors import FileError, one_line
+from harp_jax.export.native_network import for_few_images
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
 from harp_jax.types import Images, Logits, LogitsFn, Variables
@@ -56,7 +57,10 @@ class Trained(NamedTuple):
         return jax.jit(models.logits_fn(self.network, self.variables))
 
     def sparse_logits_fn(self) -> LogitsFn:
-        """Returns `logits_fn` in the form that is fastest here, see `models.sparse.fastest`."""
+        """Returns `logits_fn` in the form that is fastest here.
+
+        See `models.sparse.fastest`, and `native_network.for_few_images` for NumPy images.
+        """
         if jax.default_backend() != "cpu" or self.metadata["compute_dtype"] != "float32":
             return self.logits_fn()
         logits_fn = models.logits_fn(fastest(self.network, self.variables), self.variables)
@@ -68,7 +72,14 @@ class Trained(NamedTuple):
             groups = images.reshape(-1, size, *images.shape[1:])
             return lax.map(logits_fn, groups).reshape(len(images), -1)
 
-        return jax.jit(in_groups if pays_in_groups(self.variables["params"]) else logits_fn)
+        small = pays_in_groups(self.variables["params"])
+        return for_few_images(
+            jax.jit(in_groups if small else logits_fn),
+            self.network,
+            self.variables,
+            self.image_shape,
+            1 - counts(self.variables)["sparsity"],
+        )
 
     def in_float32(self) -> "Trained":
         """Returns the network with features in float32, whatever they were in training."""

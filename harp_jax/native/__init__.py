@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from typing import Any
 
 import jax
 
@@ -21,7 +22,9 @@ _LOGGER = logging.getLogger(__name__)
 # Layouts of images [N, H, W, C] in memory: the axes from the slowest to the fastest.
 BATCH_LAST, WIDTH_LAST = (1, 2, 3, 0), (0, 3, 1, 2)
 
-_SOURCE = pathlib.Path(__file__).with_name("kernels.cc")
+_SOURCES = [
+    pathlib.Path(__file__).with_name(name) for name in ("kernels.cc", "network.cc", "lanes.h")
+]
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _TARGETS = {
@@ -33,7 +36,6 @@ _TARGETS = {
 }
 
 
-@functools.cache
 def available() -> bool:
     """Returns whether the kernels can be used on CPUs; compiles them at the first call.
 
@@ -42,18 +44,24 @@ def available() -> bool:
     each version of the source, compiler and processor. Without a compiler, or with
     HARP_JAX_NATIVE=off, the answer is no, and the log says why.
     """
-    if os.environ.get("HARP_JAX_NATIVE", "auto") == "off":
-        _LOGGER.info("native kernels: switched off by HARP_JAX_NATIVE")
-        return False
-    try:
-        library = ctypes.cdll.LoadLibrary(os.fspath(_library()))
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOGGER.info("native kernels: not available (%s)", error)
-        return False
-    for target, symbol in _TARGETS.items():
-        capsule = jax.ffi.pycapsule(getattr(library, symbol))
-        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
-    return True
+    return _loaded() is not None
+
+
+def network_function() -> Any:
+    """Returns the function that runs a whole network, `HarpRunNetwork` of network.cc.
+
+    It takes (address of the network, of the images, number of images, address of the logits).
+
+    Raises:
+        NotImplementedError: If `available()` is false.
+    """
+    library = _loaded()
+    if library is None:
+        raise NotImplementedError("native networks need a C++ compiler; see the log")
+    run = library.HarpRunNetwork
+    run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    run.restype = None
+    return run
 
 
 @functools.cache
@@ -85,13 +93,31 @@ def return_freed_memory_after_compiling() -> None:
     jax.monitoring.register_event_duration_secs_listener(listener)
 
 
+@functools.cache
+def _loaded() -> ctypes.CDLL | None:
+    """Loads the library and makes its kernels known to JAX; None if that cannot be."""
+    if os.environ.get("HARP_JAX_NATIVE", "auto") == "off":
+        _LOGGER.info("native kernels: switched off by HARP_JAX_NATIVE")
+        return None
+    try:
+        library = ctypes.cdll.LoadLibrary(os.fspath(_library()))
+    except (OSError, subprocess.SubprocessError) as error:
+        _LOGGER.info("native kernels: not available (%s)", error)
+        return None
+    for target, symbol in _TARGETS.items():
+        capsule = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    return library
+
+
 def _library() -> pathlib.Path:
     """Returns the path of the library, which it compiles if needed."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise OSError("no C++ compiler")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    made_of = (_SOURCE.read_bytes(), version, _processor(), jax.__version__, " ".join(_OPTIONS))
+    sources = [source.read_bytes() for source in _SOURCES]
+    made_of = (sources, version, _processor(), jax.__version__, " ".join(_OPTIONS))
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     path = cache / "harp_jax" / f"kernels-{digest}.so"
@@ -99,7 +125,8 @@ def _library() -> pathlib.Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = pathlib.Path(folder) / path.name
-            options = [*_OPTIONS, "-I", jax.ffi.include_dir(), os.fspath(_SOURCE)]
+            units = [os.fspath(source) for source in _SOURCES if source.suffix == ".cc"]
+            options = [*_OPTIONS, "-I", jax.ffi.include_dir(), *units]
             subprocess.run([compiler, *options, "-o", made], capture_output=True, check=True)
             made.replace(path)  # as a whole: another process may compile it, too
     return path

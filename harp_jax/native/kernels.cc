@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "lanes.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -22,12 +23,6 @@ using Integers = ffi::Buffer<ffi::S32>;
 using ResultFloats = ffi::ResultBuffer<ffi::F32>;
 
 namespace {
-
-constexpr int64_t kLanes = 16;
-typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4)));
-
-Lanes Load(const float* from) { return *reinterpret_cast<const Lanes*>(from); }
-void Store(float* to, Lanes lanes) { *reinterpret_cast<Lanes*>(to) = lanes; }
 
 // The first `count` lanes of images whose number is no multiple of kLanes.
 Lanes LoadSome(const float* from, int64_t count) {
@@ -161,16 +156,6 @@ ffi::Error Gather(ffi::ThreadPool pool, Floats images, Floats values, Integers p
   return ffi::Error::Success();
 }
 
-template <int Parts>
-void AddStretch(const float* values, const float* from, const int64_t* offsets, int64_t begin,
-                int64_t end, float* to) {
-  Lanes sums[Parts] = {};
-  for (int64_t k = begin; k < end; ++k)
-    for (int part = 0; part < Parts; ++part)
-      sums[part] += values[k] * Load(from + offsets[k] + part * kLanes);
-  for (int part = 0; part < Parts; ++part) Store(to + part * kLanes, sums[part]);
-}
-
 // The same for few images, with the axes [batch, channels, height, width] in memory: the lanes are
 // pixels. Each channel is copied with its border of zeros, a plane for each phase of the stride, so
 // that a kept weight reads one stretch of its plane for all pixels.
@@ -219,13 +204,8 @@ ffi::Error GatherPlanes(ffi::ThreadPool pool, Floats images, Floats values, Inte
       std::vector<float> sums(stretch + 4 * kLanes);
       for (int64_t channel = begin_channel; channel < end_channel; ++channel) {
         const int64_t begin = starts.typed_data()[channel], end = starts.typed_data()[channel + 1];
-        for (int64_t first = 0; first < stretch; first += 4 * kLanes) {
-          const float* from = planes.data() + first;
-          const auto add = stretch - first > 2 * kLanes ? AddStretch<4>
-                           : stretch - first > kLanes   ? AddStretch<2>
-                                                        : AddStretch<1>;
-          add(values.typed_data(), from, offsets.data(), begin, end, sums.data() + first);
-        }
+        AddStretch(values.typed_data(), planes.data(), offsets.data(), begin, end, sums.data(),
+                   stretch);
         float* to = out->typed_data() + (n * outputs + channel) * written[1] * written[2];
         for (int64_t row = 0; row < written[1]; ++row)
           std::copy_n(sums.data() + row * columns, written[2], to + row * written[2]);
@@ -278,15 +258,6 @@ ffi::Error Dot(ffi::ThreadPool, Floats images, Floats gradient, Integers places,
   if (n < p.batch) DotImages<false>(p, gradient.typed_data(), n);
   return ffi::Error::Success();
 }
-
-typedef int32_t Masks __attribute__((vector_size(4 * kLanes), aligned(4)));
-
-// `one` where the mask is set, else `other`.
-Lanes Choose(Masks mask, Lanes one, Lanes other) {
-  return (Lanes)((mask & (Masks)one) | (~mask & (Masks)other));
-}
-// The larger value, or NaN if one of both is.
-Lanes Larger(Lanes a, Lanes b) { return Choose((a > b) | (a != a), a, b); }
 
 // Calls a function with kLanes numbers of a window at a time: of its pixels (row by row), which lie
 // at `corner` of the images, and of the pooled image.

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from harp_jax import export
 from harp_jax.data import Split, to_unit
 from harp_jax.export import Trained, dense_file, sparse_file
-from harp_jax.types import Device, Images, LogitsFn
+from harp_jax.types import Device, LogitsFn
 from harp_jax.workdir import ReportError, files, forms, is_first_process, records, write_json
 
 _LOGGER = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def write_network(workdir: epath.Path, model: str, test: Split, device: Device) 
             networks[stage] = export.read(workdir / stage, model=model)
         if is_first_process():
             images = to_unit(jnp.asarray(test.take(slice(max(BATCHES))).images))
-            found = _write(workdir / files.NETWORK, networks, jax.device_put(images, device))
+            with jax.default_device(device):
+                found = _write(workdir / files.NETWORK, networks, np.asarray(images))
     except Exception as error:  # a user's network may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         _LOGGER.warning("%s: not written: %s", files.NETWORK, reason)
@@ -77,7 +79,7 @@ def _remove(workdir: epath.Path) -> None:
             (workdir / name).unlink(missing_ok=True)
 
 
-def _write(path: epath.Path, networks: Mapping[str, Trained], images: Images) -> dict[str, Any]:
+def _write(path: epath.Path, networks: Mapping[str, Trained], images: np.ndarray) -> dict[str, Any]:
     """Writes the last network; returns the sizes of all, and the speed of the last one."""
     (*others, last) = networks
     sizes = {stage: len(sparse_file.encode(networks[stage])) for stage in others}
@@ -90,7 +92,7 @@ def _write(path: epath.Path, networks: Mapping[str, Trained], images: Images) ->
     }
 
 
-def _speed(network: Trained, images: Images) -> list[dict[str, Any]]:
+def _speed(network: Trained, images: np.ndarray) -> list[dict[str, Any]]:
     """Times the dense and the pruned function, one directly after the other: ms an image."""
     functions, rows = (network.logits_fn(), network.sparse_logits_fn()), []
     for count in BATCHES:
@@ -100,7 +102,7 @@ def _speed(network: Trained, images: Images) -> list[dict[str, Any]]:
     return rows
 
 
-def _seconds(functions: Sequence[LogitsFn], images: Images) -> list[float]:
+def _seconds(functions: Sequence[LogitsFn], images: Any) -> list[float]:
     """Returns the median time of a call of each function."""
     for function in functions:
         jax.block_until_ready(function(images))  # compiles it
