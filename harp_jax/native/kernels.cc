@@ -84,16 +84,15 @@ int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a
 template <int Parts, bool Checked, bool Whole>
 void Sum(const Problem& p, const float* anchor, int64_t y, int64_t x, int64_t list, float* target,
          int64_t count) {
-  Lanes sums[Parts] = {};
+  Sums<Parts> sums;
   for (int64_t k = p.starts[list]; k < p.starts[list + 1]; ++k) {
     if (Checked && !p.read.Has(y + p.places[k].down, x + p.places[k].right)) continue;
     const float* source = anchor + p.offsets[k];
-    for (int part = 0; part < Parts; ++part)
-      sums[part] += p.values[k] * (Whole ? Load(source + part * kLanes) : LoadSome(source, count));
+    if (Whole) sums.Add(p.values[k], source);
+    else sums.first += p.values[k] * LoadSome(source, count);
   }
-  for (int part = 0; part < Parts; ++part)
-    if (Whole) Store(target + part * kLanes, sums[part]);
-    else StoreSome(target, sums[part], count);
+  if (Whole) sums.Put(target);
+  else StoreSome(target, sums.first, count);
 }
 
 // Rows of Parts * kLanes images from `first` on, or of fewer than kLanes if not Whole.

@@ -20,26 +20,45 @@ inline Lanes Choose(Masks mask, Lanes one, Lanes other) {
 // The larger value, or NaN if one of both is.
 inline Lanes Larger(Lanes a, Lanes b) { return Choose((a > b) | (a != a), a, b); }
 
+// Sums of `Parts` vectors that lie one after the other. Recursive, so that compilers keep them in
+// registers: arrays of vectors go through memory.
+template <int Parts>
+struct Sums {
+  Lanes first = {};
+  Sums<Parts - 1> rest;
+  void Add(float value, const float* from) {
+    first += value * Load(from);
+    rest.Add(value, from + kLanes);
+  }
+  void Put(float* to) const {
+    Store(to, first);
+    rest.Put(to + kLanes);
+  }
+};
+template <>
+struct Sums<0> {
+  void Add(float, const float*) {}
+  void Put(float*) const {}
+};
+
 template <int Parts>
 void AddPart(const float* values, const float* from, const int64_t* offsets, int64_t begin,
              int64_t end, float* to) {
-  Lanes sums[Parts] = {};
-  for (int64_t k = begin; k < end; ++k)
-    for (int part = 0; part < Parts; ++part)
-      sums[part] += values[k] * Load(from + offsets[k] + part * kLanes);
-  for (int part = 0; part < Parts; ++part) Store(to + part * kLanes, sums[part]);
+  Sums<Parts> sums;
+  for (int64_t k = begin; k < end; ++k) sums.Add(values[k], from + offsets[k]);
+  sums.Put(to);
 }
 
 // to[i] = sum over weights begin to end of value * from[offset + i], for i < count. Reads and writes
-// up to 4 * kLanes - 1 floats beyond that.
+// up to 4 * kLanes floats beyond that.
 inline void AddStretch(const float* values, const float* from, const int64_t* offsets,
                        int64_t begin, int64_t end, float* to, int64_t count) {
-  for (int64_t first = 0; first < count; first += 4 * kLanes) {
-    const auto add = count - first > 2 * kLanes ? AddPart<4>
-                     : count - first > kLanes   ? AddPart<2>
-                                                : AddPart<1>;
-    add(values, from + first, offsets, begin, end, to + first);
-  }
+  int64_t first = 0;
+  for (; count - first > 4 * kLanes; first += 8 * kLanes)
+    AddPart<8>(values, from + first, offsets, begin, end, to + first);
+  if (count - first > 2 * kLanes) AddPart<4>(values, from + first, offsets, begin, end, to + first);
+  else if (count - first > kLanes) AddPart<2>(values, from + first, offsets, begin, end, to + first);
+  else if (count > first) AddPart<1>(values, from + first, offsets, begin, end, to + first);
 }
 
 }  // namespace
