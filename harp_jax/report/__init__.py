@@ -3,6 +3,7 @@
 `interop`, `run` and the rooms above them may import this one.
 """
 
-from harp_jax.report.page import ReportError, write
+from harp_jax.report.page import write
+from harp_jax.workdir import ReportError
 
 __all__ = ["ReportError", "write"]
