@@ -6,7 +6,7 @@ are left out. Epochs count from 0, as in the logs.
 
 from etils import epath
 
-from harp_jax.report import figures, rendering, sizes, tables, words
+from harp_jax.report import classes, figures, loading, rendering, sizes, tables, words
 from harp_jax.report.recorded import read
 from harp_jax.workdir import files, records
 
@@ -32,6 +32,7 @@ def write(workdir: epath.PathLike, out: epath.PathLike | None = None) -> epath.P
     results, rows, logs = found.results, found.rows, found.logs
     examples = records.read_examples(workdir / files.EXAMPLES)
     sized = sizes.of_rows(found.sizes, rows)
+    model = str((sized or found.run.get("config", {})).get("model", ""))
     html = rendering.page(
         "report.html",
         [*figures.of_sizes(sized, rows), *figures.of_run(rows, logs, examples)],
@@ -49,6 +50,8 @@ def write(workdir: epath.PathLike, out: epath.PathLike | None = None) -> epath.P
         complete=results.get("complete", True),
         notes=results.get("notes", []),
         size=sizes.table(sized, rows),
+        by_class=classes.table(rows),
+        loading=loading.code(model, found.complete, sized is not None),
         shown_attack=tables.shown_attack(examples),
         training=tables.training(rows, logs),
         environment=tables.environment(found.run, results),

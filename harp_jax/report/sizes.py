@@ -50,7 +50,7 @@ def table(sizes: Record | None, rows: Sequence[Record]) -> dict[str, Any] | None
 
     Returns:
         Lines of (quantity, dense, pruned, factor) in words, the pruned network's stage, the device,
-        and what makes and loads the file; None without sizes.
+        and the command that makes the file; None without sizes.
     """
     if sizes is None:
         return None
