@@ -32,7 +32,7 @@ def of_run(
         yield "layers", plots.kept_shares(counts)
     yield from _pruning_figures(logs.get("prune", []))
     chosen = {row["stage"]: row.get("checkpoint_epoch") for row in rows}
-    logged = [_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
+    logged = [stage_curves(stage, lines, chosen.get(stage)) for stage, lines in logs.items()]
     if logged:
         yield "accuracy", plots.accuracies(logged)
         yield "loss", plots.training_loss(logged)
@@ -84,7 +84,8 @@ def _series(lines: Log, group: str, field: str) -> np.ndarray:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _curves(stage: str, lines: Log, chosen: int | None) -> plots.StageCurves:
+def stage_curves(stage: str, lines: Log, chosen: int | None) -> plots.StageCurves:
+    """Returns the logged values of a stage; without a chosen epoch, the last best one is."""
     if chosen is None:
         chosen = max((line["epoch"] for line in lines if line.get("best")), default=None)
     return plots.StageCurves(

@@ -41,6 +41,13 @@ def of_rows(sizes: Record | None, rows: Sequence[Record]) -> Record | None:
     return sizes if fits and sizes["stage"] in digests else None
 
 
+def bytes_of(sizes: Record | None, row: Record) -> int | None:
+    """Returns the bytes of the file of a row's network; None if they are not known."""
+    if sizes is None:
+        return None
+    return sizes["dense_bytes"] if row["sparsity"] == 0 else sizes["bytes"].get(row["stage"])
+
+
 def table(sizes: Record | None, rows: Sequence[Record]) -> dict[str, Any] | None:
     """Builds the table of size and speed.
 
