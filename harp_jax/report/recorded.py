@@ -47,7 +47,9 @@ def read(workdir: epath.Path) -> Recorded:
     Raises:
         ReportError: If a file cannot be read or has another form; names the file.
     """
-    results = {} if records.read_table(workdir) is None else records.read_results(workdir)
+    results = records.read_table(workdir) or {}
+    if results.get("rows"):
+        results = records.read_results(workdir)  # in the order of the stages
     run, sizes = workdir / files.CONFIG, workdir / files.SIZES
     logs = {stage: records.read_metrics(workdir / stage / files.METRICS) for stage in STAGES}
     return Recorded(
