@@ -2,7 +2,7 @@
 
 import io
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import markupsafe
 import matplotlib
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from harp_jax.report import theme
 
 # Text stays text; identifiers are a function of what is drawn.
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "harp_jax"}
+_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "harp_jax"}
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
