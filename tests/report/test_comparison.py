@@ -220,6 +220,15 @@ def test_sizes_without_files_have_one_column_and_dense_runs_no_figure(tmp_path):
     assert comparison_figures.over_size(found, dense) is None
 
 
+def test_without_an_attack_that_all_share_natural_accuracy_is_drawn_alone(tmp_path):
+    write(tmp_path, "a")
+    change(tmp_path / "a" / "results.json", lambda tree: tree["rows"][0].update(robust={}))
+    found = configurations([tmp_path / "a"])
+    points = comparison_figures.points(found, seeds.Attacks(found[0].runs))
+    assert comparison_figures.worst_kind(points) is None
+    assert len(comparison_figures.over_size(found, points).axes) == 1
+
+
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(report.ReportError, match=r"none: has no config\.json and no results\.json"):
         report.compare([write(tmp_path, "a"), tmp_path / "none"], tmp_path / "page")
