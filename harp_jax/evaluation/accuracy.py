@@ -27,11 +27,15 @@ class Score(NamedTuple):
         balanced: Mean of the accuracies of all classes that occur, in [0, 1].
         excess: Largest distance of a perturbation outside its ball or the box; 0 up to rounding,
             nan if a perturbation is nan.
+        correct: Number of the correctly classified examples of each class.
+        examples: Number of the examples of each class.
     """
 
     accuracy: float
     balanced: float
     excess: float = 0.0
+    correct: tuple[int, ...] = ()
+    examples: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -43,7 +47,13 @@ class Score(NamedTuple):
         """Computes the score from the numbers of correct and of all examples of each class."""
         there = examples > 0
         shares = correct[there] / examples[there]
-        return cls(float(correct.sum() / examples.sum()), float(shares.mean()), float(excess))
+        return cls(
+            accuracy=float(correct.sum() / examples.sum()),
+            balanced=float(shares.mean()),
+            excess=float(excess),
+            correct=tuple(map(int, correct)),
+            examples=tuple(map(int, examples)),
+        )
 
 
 # (replicated plain variables, split, label of the progress bar) -> score.

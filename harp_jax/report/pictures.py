@@ -9,10 +9,8 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harp_jax.report import plots
+from harp_jax.report import plots, theme
 
-CORRECT = "#00795A"
-WRONG = "#C0300A"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 Pictures = Float[np.ndarray, "example height width channels"]
@@ -57,12 +55,13 @@ def attacked(
     bottom = height
     for gap, (name, shown, stage) in zip(gaps, rows, strict=True):
         bottom -= side + gap
-        axes.text(0.98, bottom + side / 2, name, ha="right", va="center", **plots.WRITING)
+        _name(axes, bottom + side / 2, name)
         for column, label in enumerate(labels):
             left = 1.1 + column * (side + 0.06)
             # Three channels even for grey images: their shades then need no colour map.
             pixels = np.clip(np.broadcast_to(shown[column], (*shown.shape[1:3], 3)), 0.0, 1.0)
-            axes.imshow(pixels, extent=(left, left + side, bottom, bottom + side))
+            place = (left, left + side, bottom, bottom + side)
+            axes.imshow(pixels, extent=place, interpolation="none")  # the reader's screen scales it
             if shown is images:
                 axes.text(
                     left + side / 2, height - 0.19, f"label {label}", ha="center", **plots.WRITING
@@ -73,11 +72,19 @@ def attacked(
     return figure
 
 
+def _name(axes: Axes, y: float, name: str) -> None:
+    """Writes a row's name at its left, each line by itself, so that any font ends at one place."""
+    lines = name.split("\n")
+    for place, line in enumerate(lines):
+        height = y + 0.14 * ((len(lines) - 1) / 2 - place)
+        axes.text(0.98, height, line, ha="right", va="center", **plots.WRITING)
+
+
 def _verdict(axes: Axes, x: float, y: float, stage: StageExamples, column: int, label: int) -> None:
     """Writes the class that a network saw before and after the attack, e.g. 3 ✓ → 8 ✗."""
     style: dict[str, Any] = {"va": "top", "fontsize": 7.5}
     before, after = stage.natural_prediction[column], stage.adversarial_prediction[column]
     for offset, side, seen in ((-0.1, "right", before), (0.1, "left", after)):
-        mark, colour = ("✓", CORRECT) if seen == label else ("✗", WRONG)
+        mark, colour = ("✓", theme.CORRECT) if seen == label else ("✗", theme.WRONG)
         axes.text(x + offset, y, f"{seen} {mark}", ha=side, color=colour, **style)
     axes.text(x, y, "→", ha="center", color=plots.MUTED, **style)

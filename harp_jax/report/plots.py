@@ -9,19 +9,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-# After Okabe and Ito: told apart by colour-blind readers.
-NATURAL = "#0072B2"
-ROBUST = "#D55E00"
-INK = "#2b2f33"
-MUTED = "#7d848a"
-TRACK = "#e9ecee"
+from harp_jax.report.theme import AXIS, INK, MUTED, NATURAL, PAPER, ROBUST, TRACK, ramp
 
 WIDTH = 8.6  # inches; the page shows an inch as about 100 pixels
 DOTS_PER_INCH = 200
@@ -154,12 +148,11 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
     """
     figure = Figure(figsize=(WIDTH, max(3.2, 0.8 + 0.165 * len(rates))), layout="constrained")
     axes = figure.subplots()
-    # The upper end of the map is too light to be read on white.
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.86, len(rates)))
+    shades = ramp(len(rates))
     ends = []
     for shade, (layer, values) in zip(shades, rates.items(), strict=True):
-        _line(axes, epochs, values, tuple(shade), layer)
-        ends.append((layer, float(values[-1]), tuple(shade)))
+        _line(axes, epochs, values, shade, layer)
+        ends.append((layer, float(values[-1]), shade))
     if target is not None:
         axes.axhline(target, label="target", **DASHED)
         ends.append((f"target {_percent(target)}", target, INK))
@@ -193,7 +186,7 @@ def accuracies(stages: Sequence[StageCurves]) -> Figure:
         natural, robust = (stage.natural, NATURAL, "natural"), (stage.robust, ROBUST, "robust")
         for values, colour, label in (natural, robust):
             _line(axes, stage.epochs, values, colour, label)
-            axes.scatter(stage.epochs[at], values[at], s=46, fc="white", ec=colour, zorder=4)
+            axes.scatter(stage.epochs[at], values[at], s=46, fc=PAPER, ec=colour, zorder=4)
     panels[0].yaxis.set_major_formatter(percent_ticks())
     handles, labels = panels[0].get_legend_handles_labels()
     style = {"ncols": 3, "frameon": False, "fontsize": 7.5, "labelcolor": INK}
@@ -256,8 +249,8 @@ def spread(wanted: Float[np.ndarray, " n"], gap: float) -> Float[np.ndarray, " n
 def calm(axes: Axes) -> None:
     """Removes from axes what does not carry data."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color="#b9bfc4", linewidth=0.8)
-    axes.tick_params(labelsize=7.5, labelcolor=INK, color="#b9bfc4", length=3)
+    axes.spines[["left", "bottom"]].set(color=AXIS, linewidth=0.8)
+    axes.tick_params(labelsize=7.5, labelcolor=INK, color=AXIS, length=3)
     axes.grid(axis="y", color=TRACK, linewidth=0.8)
     axes.set_axisbelow(True)
 

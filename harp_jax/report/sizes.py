@@ -41,6 +41,13 @@ def of_rows(sizes: Record | None, rows: Sequence[Record]) -> Record | None:
     return sizes if fits and sizes["stage"] in digests else None
 
 
+def bytes_of(sizes: Record | None, row: Record) -> int | None:
+    """Returns the bytes of the file of a row's network; None if they are not known."""
+    if sizes is None:
+        return None
+    return sizes["dense_bytes"] if row["sparsity"] == 0 else sizes["bytes"].get(row["stage"])
+
+
 def table(sizes: Record | None, rows: Sequence[Record]) -> dict[str, Any] | None:
     """Builds the table of size and speed.
 
@@ -50,7 +57,7 @@ def table(sizes: Record | None, rows: Sequence[Record]) -> dict[str, Any] | None
 
     Returns:
         Lines of (quantity, dense, pruned, factor) in words, the pruned network's stage, the device,
-        and what makes and loads the file; None without sizes.
+        and the command that makes the file; None without sizes.
     """
     if sizes is None:
         return None

@@ -13,7 +13,8 @@ from harp_jax.workdir.records import Row
 
 _LOGGER = logging.getLogger(__name__)
 
-_BY_ATTACK = ("robust", "balanced", "autoattack")  # entries of a row with a member for each attack
+# Entries of a row with a member for each attack.
+_BY_ATTACK = ("robust", "balanced", "correct", "autoattack")
 
 
 class Kept(NamedTuple):

@@ -97,12 +97,14 @@ class Measurer:
             **_sizes(variables, self._subject.architecture),
             "robust": {},
             "balanced": {},
+            "correct": {},
             "checks": kept.checks({}),
             "images": len(self._split),
             "seed": self._subject.config.seed,
             "seconds": 0.0,
         }
-        row = {**row, **{e: dict(row.get(e) or {}) for e in ("robust", "balanced", "checks")}}
+        entries = ("robust", "balanced", "correct", "checks")
+        row = {**row, **{entry: dict(row.get(entry) or {}) for entry in entries}}
         subject = self._subject
         form, variables = subject.networks.measured(stage, variables)
         bake = subject.networks.measurement(form).bake
@@ -123,10 +125,15 @@ class Measurer:
     def _measure(self, row: Row, network: _Measured) -> None:
         """Adds to a row what it does not hold yet of the network apart from its size."""
         excess = dict(row["checks"].get("excess") or {})
+
+        def add(name: str, score: Score) -> None:
+            row["balanced"][name], excess[name] = score.balanced, _number(score.excess)
+            row["correct"][name], row["class_images"] = list(score.correct), list(score.examples)
+
         if "natural" not in row:
             natural = self._score(network, NATURAL, None)
-            row["natural"], row["balanced"][NATURAL] = natural.accuracy, natural.balanced
-            excess[NATURAL] = _number(natural.excess)
+            row["natural"] = natural.accuracy
+            add(NATURAL, natural)
         for name, attack in self._attacks.items():
             if name in row["robust"]:
                 continue
@@ -137,8 +144,8 @@ class Measurer:
                 row["autoattack"] = {**(row.get("autoattack") or {}), **found}
             else:
                 score = self._score(network, name, attack)
-            row["robust"][name], row["balanced"][name] = score.accuracy, score.balanced
-            excess[name] = _number(score.excess)
+            row["robust"][name] = score.accuracy
+            add(name, score)
         if self._lacks_curve(row):
             row["curve"] = self._curve(network, row["natural"])
         row["checks"] = kept.checks(excess)
@@ -188,7 +195,7 @@ class Measurer:
 
     def _by_class(self, robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Counts the robust and all examples of each class."""
-        classes = int(self._split.labels.max()) + 1
+        classes = self._subject.dataset.num_classes
         return (
             np.bincount(self._split.labels[robust], minlength=classes),
             np.bincount(self._split.labels, minlength=classes),

@@ -41,6 +41,8 @@ ROW = {
     "checkpoint_epoch?": int,
     "layers?": [{"layer": str, "kept": int, "parameters": int}],
     "balanced?": {"*": NUMBER},
+    "correct?": {"*": [int]},
+    "class_images?": [int],
     "autoattack?": {
         "*": {"after": {"*": NUMBER}, "balanced": {"*": NUMBER}, "seconds": {"*": NUMBER}}
     },

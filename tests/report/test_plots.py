@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from harp_jax.report import pictures, plots
+from harp_jax.report import pictures, plots, theme
 
 
 def stage(name="pruned", epochs=5, chosen=3):
@@ -154,9 +154,9 @@ def test_examples_show_images_changes_and_verdicts(channels):
     means = [float(np.mean(image.get_array())) for image in axes.images]
     np.testing.assert_allclose(means, [0.5, 0.5, 0.6, 0.45, 1.0, 0.25], atol=1e-6)
     colours = {text.get_text(): text.get_color() for text in axes.texts}
-    assert colours["3 ✓"] == colours["4 ✓"] == pictures.CORRECT
-    assert colours["5 ✗"] == colours["8 ✗"] == pictures.WRONG
-    assert {"label 3", "label 4", "clean", "pruned,\nattacked", "change\n× 5"} <= set(colours)
+    assert colours["3 ✓"] == colours["4 ✓"] == theme.CORRECT
+    assert colours["5 ✗"] == colours["8 ✗"] == theme.WRONG
+    assert {"label 3", "label 4", "clean", "pruned,", "attacked", "change", "× 5"} <= set(colours)
     edges = np.array([image.get_extent() for image in axes.images])
     np.testing.assert_allclose(edges[:, 1] - edges[:, 0], edges[:, 3] - edges[:, 2])
     assert edges.min() > 0

@@ -52,7 +52,8 @@ def test_page_holds_the_numbers(workdir):
 def test_page_embeds_every_figure_and_needs_nothing_else(workdir):
     page = reports.page_of(workdir)
     assert reports.figures_of(page) == FIGURES
-    assert page.count("<img") == len(FIGURES)
+    assert page.count("<svg") == len(FIGURES)
+    assert "<img" not in page
     assert [f"Figure {number}." in page for number in range(1, 8)] == [True] * 6 + [False]
     assert "http" not in page
     assert "<script" not in page

@@ -43,9 +43,9 @@ def test_size_and_speed(bare):
     assert "bytes of the file 397,144 22,146 17.9 weights 98,192 4,910 20 FLOPs" in text
     assert "FLOPs an image 3,000,000 600,000 5 ms an image, one image 0.5 0.8 0.625" in text
     assert "ms an image, 128 images at once 0.2 0.05 4 " in text
-    assert "load : harp_jax.load(&#34;network.safetensors&#34;)" in text
+    assert "logits_fn, metadata = harp_jax.load(&#34;network.safetensors&#34;) images" in text
     command = "python -m harp_jax.export . --format=sparse --stage=finetune"
-    assert f"write again : {command} --out=network.safetensors The time" in text
+    assert f"writes it again: {command} --out=network.safetensors The time" in text
     assert reports.figures_of(page) == ["size", "layers"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import runs
 
 from harp_jax.attacks import PGD, AutoAttack
-from harp_jax.config.sections import ConfigError, attacks_to_run
+from harp_jax.config.sections import ConfigError, attacks_to_run, load_data
 from harp_jax.evaluation import warnings
 from harp_jax.evaluation.accuracy import Score
 from harp_jax.run import experiment
@@ -61,6 +61,40 @@ def test_rows_hold_what_each_part_left(workdir):
         assert 0 <= row["checks"]["largest_excess"] < 1e-6
 
 
+def test_rows_count_what_is_correct_by_class(workdir):
+    test = load_data(runs.digits(**runs.FIELDS)).test
+    for row in evaluated(workdir):
+        assert row["class_images"] == np.bincount(test.labels).tolist()
+        accuracies = {"natural": row["natural"], **row["robust"]}
+        assert row["correct"].keys() == accuracies.keys()
+        for name, accuracy in accuracies.items():
+            correct = np.array(row["correct"][name])
+            assert correct.sum() / row["images"] == pytest.approx(accuracy, abs=1e-7)
+            balanced = (correct / row["class_images"]).mean()
+            assert balanced == pytest.approx(row["balanced"][name], abs=1e-6)
+    assert "Accuracy by class" in (workdir / "report" / "index.html").read_text()
+
+
+def test_an_earlier_row_without_numbers_by_class_stays_and_gets_those_of_new_attacks(
+    tmp_path_factory,
+):
+    workdir, config = finished(tmp_path_factory)
+    before = runs.results(workdir)
+    for row in before["rows"]:
+        del row["correct"], row["class_images"]
+    (workdir / "results.json").write_text(json.dumps(before))
+    config.stages, config.evaluate.stages = ("evaluate",), ("pretrain",)
+    config.evaluate.run = ("fgsm", "again")
+    config.evaluate.attacks.unlock()
+    config.evaluate.attacks.again = config.evaluate.attacks.fgsm
+    experiment.run(config, workdir)
+    old, new = before["rows"][0], runs.results(workdir)["rows"][0]
+    assert new["correct"].keys() == {"again"}
+    assert sum(new["correct"]["again"]) == round(old["robust"]["fgsm"] * old["images"])
+    assert new["natural"] == old["natural"]
+    assert runs.results(workdir)["rows"][1:] == before["rows"][1:]
+
+
 def test_the_curve_falls_from_the_natural_accuracy(workdir):
     for row in evaluated(workdir):
         robust = [point["robust"] for point in row["curve"]]
@@ -84,7 +118,9 @@ def test_what_was_measured_stays(workdir, tmp_path_factory):
         assert old["robust"].items() <= new["robust"].items()
         assert old["balanced"].items() <= new["balanced"].items()
         assert old["checks"]["excess"].items() <= new["checks"]["excess"].items()
-        changed = ("robust", "balanced", "checks", "autoattack", "curve", "seconds", "warnings")
+        assert old["correct"].items() <= new["correct"].items()
+        changed = ("robust", "balanced", "correct", "checks", "autoattack", "curve", "seconds")
+        changed = (*changed, "warnings")
         assert {name: new[name] for name in old if name not in changed} == {
             name: old[name] for name in old if name not in changed
         }
@@ -170,4 +206,5 @@ def test_each_doubt_is_said(fields, said):
 
 def test_a_balanced_score_is_the_mean_over_the_classes_that_occur():
     score = Score.of(np.array([9, 1, 0]), np.array([10, 2, 0]))
-    assert score == (pytest.approx(10 / 12), pytest.approx((0.9 + 0.5) / 2), 0.0)
+    assert score[:3] == (pytest.approx(10 / 12), pytest.approx((0.9 + 0.5) / 2), 0.0)
+    assert (score.correct, score.examples) == ((9, 1, 0), (10, 2, 0))

@@ -17,6 +17,8 @@ def row(stage, **fields):
         "natural": 0.9,
         "robust": {"fgsm": 0.5, "aa": 0.4},
         "balanced": {"natural": 0.9, "fgsm": 0.5, "aa": 0.4},
+        "correct": {"natural": [5, 4], "fgsm": [3, 2], "aa": [2, 2]},
+        "class_images": [5, 5],
         "autoattack": {"aa": {"after": {}}},
         "checks": {"largest_excess": 3e-7, "excess": {"natural": 0.0, "fgsm": 3e-7, "aa": 1e-7}},
         **OWNER,
@@ -45,6 +47,8 @@ def test_an_attack_with_other_settings_is_dropped_alone():
     left = found.rows["prune"]
     assert left["robust"] == {"aa": 0.4}
     assert left["balanced"] == {"natural": 0.9, "aa": 0.4}
+    assert left["correct"] == {"natural": [5, 4], "aa": [2, 2]}
+    assert left["class_images"] == [5, 5]
     assert left["checks"] == {"largest_excess": 1e-7, "excess": {"natural": 0.0, "aa": 1e-7}}
     assert left["autoattack"] == {"aa": {"after": {}}}
     assert kept.without(left, ["aa"])["autoattack"] == {}
