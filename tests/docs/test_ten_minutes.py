@@ -20,7 +20,14 @@ from harp_jax.pruning.layers import kernel_paths, leaves_by_path
 from harp_jax.run import experiment
 
 PAGE = pages.DOCS / "howto" / "ten_minutes.md"
-IMAGES = own_data.random_set(size=(32, 32), train=1300, test=200)
+IMAGES = own_data.random_set(size=(32, 32), train=300, test=100)
+LEAST = {
+    "data.validation_examples": 100,
+    "attack.steps": 1,
+    "prune.epochs": 1,
+    "finetune.epochs": 1,
+    "evaluate.run": ("fgsm",),
+}
 
 
 def masks(variables):
@@ -44,8 +51,9 @@ def trained(tmp_path, tmp_path_factory, monkeypatch):
             "compilation_cache": "",
             "loss": "natural",
             "attack.steps": 1,
-            "batch_size": 50,
-            "pretrain.epochs": 3,
+            "batch_size": 25,
+            "pretrain.epochs": 4,
+            "data.validation_examples": 100,
             "stages": ("pretrain",),
         }
     )
@@ -55,18 +63,20 @@ def trained(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def call(command, temporary):
-    """Gives a command of the page; runs keep their programs with those of other tests."""
+    """Gives a command of the page; runs are as short as can be."""
     program, option, module, *arguments = shlex.split(command)
     assert (program, option) == ("python", "-m")
     if module == "harp_jax.main":
-        once = [runs.cache_option(temporary), "--config.devices=1"]
-        done = runs.here([sys.executable, "-m", module, *arguments, *once])
+        further = [runs.cache_option(temporary), "--config.devices=1"]
+        further += [f"--config.{name}={value}" for name, value in LEAST.items()]
+        done = runs.here([sys.executable, "-m", module, *arguments, *further])
         assert done.returncode == 0, done.stderr
     else:
         mains = {"harp_jax.interop": interop_main, "harp_jax.export": export_main}
         assert mains[module](arguments) == 0
 
 
+@pytest.mark.slow
 def test_the_page_from_start_to_end(trained, tmp_path_factory, capsys):
     names = {**IMAGES._asdict()}
     parts = [*pages.blocks(PAGE, "sh"), *pages.blocks(PAGE, "python")]
