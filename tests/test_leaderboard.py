@@ -51,7 +51,7 @@ def run(folder, kept=0.1, granularity="weight", model="resnet18", /, **changes):
     total, left = (sum(int(f(mask)) for mask in masks.values()) for f in (np.size, np.sum))
     metadata = {"stage": "finetune", "model": model, "num_classes": 10, "notes": [], "epoch": 1}
     metadata |= {"image_shape": list(leaderboard.IMAGE_SHAPE), "normalization": None}
-    metadata = {name: changes.get(name, metadata[name]) for name in metadata}
+    metadata |= {name: changes[name] for name in metadata.keys() & changes.keys() - {"stage"}}
     checkpoint.save_result(folder / "finetune", variables, metadata)
     row = {"stage": "finetune", "natural": 0.83381, "robust": {"fgsm": 0.6, "aa": 0.45402}}
     row |= {"sparsity": 1 - left / total, "parameters": left, "total": total, "images": 10_000}
@@ -62,7 +62,7 @@ def run(folder, kept=0.1, granularity="weight", model="resnet18", /, **changes):
     results = {name: changes.get(name, results[name]) for name in results}
     prune = {"method": "harp", "target": kept, "strategy": "uniform", "source": ""}
     config = {"prune": prune, "loss": "trades", "pretrain": {"loss": None}, "finetune": {}}
-    config["data"] = {"select_on": "validation"}
+    config["data"] = {"name": "cifar:/data/cifar", "select_on": "validation"}
     config = {
         name: {**config[name], **changes.get(f"{name}_", {})} if name != "loss" else "trades"
         for name in config
@@ -171,7 +171,7 @@ REFUSED = {
     "images": ({"images": 1000}, "images=1000: allowed are 10000"),
     "dense": ({"sparsity": 0.0}, r"sparsity=0 \(finetune\): allowed are pruned"),
     "between": ({"sparsity": 0.93}, "sparsity in percent=93.00: allowed are 90, 95, 99, up to 0.5"),
-    "row": ({"stage": "prune"}, "no row of stage 'finetune'|no row of stage 'prune'"),
+    "row": ({"stage": "prune"}, "no row of stage 'finetune', only of prune; evaluate it"),
     "other": ({"network_digest": "x"}, "network_digest='x': allowed is that of the network"),
     "attack": ({"attacks": PGD}, "attacks=fgsm, aa: allowed are evaluations with AutoAttack, ver"),
     "weaker": (
