@@ -91,12 +91,13 @@ def test_the_page_from_start_to_end(trained, tmp_path_factory, capsys):
     original = harp_jax.load("own")[0](test)
     np.testing.assert_allclose(harp_jax.load("runs/dense")[0](test), original, rtol=0, atol=1e-5)
     known = (original.argmax(-1) == IMAGES.y_test[:100]).mean()
-    assert names["accuracy"] == pytest.approx(float(known), abs=0.01)
+    accuracy = float(names["accuracy"])
+    assert accuracy == pytest.approx(float(known), abs=0.01)
     assert [row["stage"] for row in names["rows"]] == ["prune", "finetune"]
     last = names["rows"][-1]
     assert last["parameters"] == int(0.1 * last["total"])
     (dense,) = runs.results(trained / "runs" / "dense")["rows"]
-    assert dense["natural"] == pytest.approx(names["accuracy"], abs=0.01)
+    assert dense["natural"] == pytest.approx(accuracy, abs=0.01)
     assert (trained / "runs" / "small" / "report" / "index.html").exists()
     assert names["metadata"]["kept"] == last["parameters"]
     expected = masks(export.read("runs/small").variables)
