@@ -11,7 +11,7 @@ import numpy as np
 from harp_jax import models
 from harp_jax.data import to_unit
 from harp_jax.export.compact_folding import fold
-from harp_jax.export.compact_graph import LAYERS, CompactNetwork
+from harp_jax.export.compact_graph import WITH_KERNEL, CompactNetwork
 from harp_jax.export.compact_narrowing import narrow
 from harp_jax.export.compact_tracing import trace
 from harp_jax.pruning.channels import Architecture
@@ -43,7 +43,7 @@ class Compact(NamedTuple):
     @property
     def widths(self) -> dict[str, int]:
         """Number of outputs (channels or features) by layer, in the order of the network."""
-        return {node.name: node.outputs[-1] for node in self.model.nodes if node.op in LAYERS}
+        return {node.name: node.outputs[-1] for node in self.model.nodes if node.op in WITH_KERNEL}
 
     @property
     def layers(self) -> list[LayerSparsity]:
@@ -53,7 +53,7 @@ class Compact(NamedTuple):
         """
         rows = []
         for node in self.model.nodes:
-            if node.op in LAYERS:
+            if node.op in WITH_KERNEL:
                 kernel = self.variables["params"][node.name]["kernel"]
                 kept = int(np.count_nonzero(kernel))
                 flops = FLOPS_PER_WEIGHT * math.prod(node.outputs[:-1])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
@@ -28,12 +29,21 @@ class Layer(NamedTuple):
     Attributes:
         path: Path of its kernel in `params`.
         kernel: Shape of its kernel, HWIO or IO.
-        outputs: Shape of its output without the batch axis; channels are last.
+        outputs: Shape of its output without the batch axis; channels are last, all in one axis.
+        groups: Groups of input channels that are read by outputs of their own; 1 of a dense layer.
+        general: Whether it reads or writes several axes at once (`nn.DenseGeneral`).
     """
 
     path: Path
     kernel: tuple[int, ...]
     outputs: tuple[int, ...]
+    groups: int = 1
+    general: bool = False
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it reads each channel for one output alone."""
+        return self.groups > 1 and self.kernel[-2:] == (1, self.groups)
 
     @property
     def flops_per_weight(self) -> int:
@@ -50,7 +60,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     """Finds the convolutions and dense layers of a network by one abstract trace.
 
     Args:
-        model: A network made by `harp_jax.models.create`.
+        model: Any linen module from NHWC images to logits.
         image_shape: (height, width, channels).
 
     Returns:
@@ -67,8 +77,11 @@ def trace_variables(
 ) -> tuple[list[Layer], dict[str, Any]]:
     """Finds the layers of a network and the shapes of its variables by one abstract trace.
 
+    Layers are `nn.Conv`, `nn.Dense` and `nn.DenseGeneral` that have a kernel of their own, not one
+    of several that `nn.scan` or `nn.vmap` stack.
+
     Args:
-        model: A network made by `harp_jax.models.create`.
+        model: Any linen module from NHWC images to logits.
         image_shape: (height, width, channels).
 
     Returns:
@@ -78,15 +91,18 @@ def trace_variables(
         ValueError: If a layer is called twice, so that its kernel has two places in the network, or
             if pooling leaves no pixels of such images for it.
     """
-    calls: dict[Path, tuple[int, ...]] = {}
+    layers: dict[Path, Layer] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        outputs = call(*args, **kwargs)
-        if is_kernel_call(context):
-            path = kernel_path(context.module)
-            if path in calls:
-                raise ValueError(f"layer {layer_name(path)!r} is called twice")
-            calls[path] = outputs.shape[1:]
+        outputs, module = call(*args, **kwargs), context.module
+        general = context.method_name == "__call__" and isinstance(module, nn.DenseGeneral)
+        if (general or is_kernel_call(context)) and module.has_variable("params", "kernel"):
+            path = kernel_path(module)
+            if path in layers:
+                raise ValueError(
+                    f"layer {layer_name(path)!r} is called twice; allowed are layers called once"
+                )
+            layers[path] = _layer(module, outputs.shape)
         return outputs
 
     def init(key: PRNGKey, images: Images) -> Any:
@@ -95,12 +111,28 @@ def trace_variables(
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, jax.random.key(0), images)
-    kernels = leaves_by_path(shapes["params"])
-    layers = [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
-    for layer in layers:
+    kernels = leaves_by_path(shapes.get("params", {}))
+    found = [
+        layer
+        for path, layer in layers.items()
+        if path in kernels and kernels[path].shape == layer.kernel
+    ]
+    for layer in found:
         if 0 in layer.kernel + layer.outputs:
             raise ValueError(f"nothing is left of them for layer {layer_name(layer.path)!r}")
-    return layers, shapes
+    return found, shapes
+
+
+def _layer(module: Any, outputs: tuple[int, ...]) -> Layer:
+    """Describes a layer by its module and the output for one image."""
+    kernel = module.get_variable("params", "kernel").shape
+    general = isinstance(module, nn.DenseGeneral)
+    axes = len(np.atleast_1d(module.features)) if general else 1
+    # Modules may fold other axes into that of the batch; these are of the image too.
+    places = outputs[1:-axes] if outputs[0] == 1 else outputs[:-axes]
+    channels = math.prod(outputs[-axes:])
+    groups = getattr(module, "feature_group_count", 1)
+    return Layer(kernel_path(module), kernel, (*places, channels), groups, general)
 
 
 def is_kernel_call(context: Any) -> bool:
