@@ -54,9 +54,7 @@ def trace(model: nn.Module, variables: Variables, image_shape: Sequence[int]) ->
     paths = leaves_by_path(jax.tree.unflatten(jax.tree.structure(variables), leaves))
     tracer = _Tracer({id(leaf): layer_name(path[1:]) for path, leaf in paths.items()})
     start = tracer.add("images", [], tuple(image_shape))
-    (logits,) = tracer.run(
-        (program.jaxpr, other.jaxpr), program.consts, [*leaves, start]
-    )
+    (logits,) = tracer.run((program.jaxpr, other.jaxpr), program.consts, [*leaves, start])
     if not isinstance(logits, Node):
         raise ValueError("model: its logits do not depend on the images")
     tracer.graph.output = logits.name

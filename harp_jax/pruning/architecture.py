@@ -12,6 +12,7 @@ concatenated, normalised together, split into the groups of a grouped convolutio
 attention.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,8 +126,10 @@ def joined(architecture: Architecture) -> Architecture:
     Returns:
         The same layers, with one group in place of each chain of groups.
     """
-    depthwise = [layer.path for layer in architecture.layers if layer.depthwise]
     groups = list(architecture.groups)
+    read = {path for group in groups for path in group.readers}
+    depthwise = [layer.path for layer in architecture.layers if layer.depthwise]
+    depthwise = [path for path in depthwise if path in read]
     for path in depthwise:
         (read,) = [group for group in groups if path in group.readers]
         (written,) = [group for group in groups if path in group.writers]
@@ -194,7 +197,7 @@ def _group(nodes: Sequence[tuple[str, Path]], sizes: Mapping[Any, int], blocked:
 
 def _one_by_one(places: np.ndarray, size: int) -> bool:
     """Returns whether inputs read all channels of a writer in order, for each feature again."""
-    return np.array_equal(places, np.arange(len(places)) % size + 1)
+    return len(places) % size == 0 and np.array_equal(places, np.arange(len(places)) % size + 1)
 
 
 def _flows(
@@ -229,7 +232,8 @@ def _flows(
             ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
             shape = (1 + len(_MARKS) * digits, *image_shape)
             images = _features(shape, digits, marked == places[_IMAGES])
-            inputs[_LOGITS] = model.apply(ones, images, train=False)
+            logits: Any = model.apply(ones, images, train=False)
+            inputs[_LOGITS] = logits
         return inputs
 
     def found(marked: jax.Array) -> dict[Path, jax.Array]:
@@ -247,7 +251,8 @@ def _features(shape: Sequence[int], digits: int, marked: jax.Array) -> jax.Array
     units = jnp.arange(1, shape[-1] + 1)
     bits = (units[None] >> jnp.arange(digits)[:, None]) & 1
     examples = 1 + len(_MARKS) * digits
-    ramp = jnp.linspace(0.0, 1.0, max(np.prod(shape) // (examples * shape[-1]), 1))[None, :, None]
+    pixels = math.prod(shape) // (examples * shape[-1])
+    ramp = jnp.linspace(0.0, 1.0, pixels)[None, :, None]
     marks = [jnp.where(bits[:, None] == 1, base + slope * ramp, 1.0) for base, slope in _MARKS]
     ones = jnp.ones((1, ramp.size, shape[-1]))
     return jnp.where(marked, jnp.concatenate([ones, *marks]), 1.0).reshape(shape)

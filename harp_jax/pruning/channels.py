@@ -4,8 +4,8 @@ A channel can be removed only from all layers that read it: then the layers that
 compute it either. In a plain chain a group of channels has one writer and one reader. A residual
 addition adds the outputs of several layers, and every layer that reads the sum reads all of them.
 Their channels form one larger group, with one set of kept channels, one score a channel and one
-rate. A depthwise convolution reads each channel for one output alone, so that what it reads and what
-it writes are one group; see `architecture.joined`.
+rate. A depthwise convolution reads each channel for one output alone, so that what it reads and
+what it writes are one group; see `architecture.joined`.
 
 Every reader has leaves of its own for scores and rates, so that checkpoints and `bake` treat each
 layer by itself. The leaves of a group start equal, and `share_gradients` keeps them equal.

@@ -92,16 +92,14 @@ def trace_variables(
             if pooling leaves no pixels of such images for it.
     """
     layers: dict[Path, Layer] = {}
+    calls: dict[Path, int] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         outputs, module = call(*args, **kwargs), context.module
         general = context.method_name == "__call__" and isinstance(module, nn.DenseGeneral)
         if (general or is_kernel_call(context)) and module.has_variable("params", "kernel"):
             path = kernel_path(module)
-            if path in layers:
-                raise ValueError(
-                    f"layer {layer_name(path)!r} is called twice; allowed are layers called once"
-                )
+            calls[path] = calls.get(path, 0) + 1
             layers[path] = _layer(module, outputs.shape)
         return outputs
 
@@ -118,6 +116,10 @@ def trace_variables(
         if path in kernels and kernels[path].shape == layer.kernel
     ]
     for layer in found:
+        if calls[layer.path] > 1:
+            raise ValueError(
+                f"layer {layer_name(layer.path)!r} is called twice; allowed are layers called once"
+            )
         if 0 in layer.kernel + layer.outputs:
             raise ValueError(f"nothing is left of them for layer {layer_name(layer.path)!r}")
     return found, shapes

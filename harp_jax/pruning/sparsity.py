@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from harp_jax.pruning.channels import Architecture, Group
-from harp_jax.pruning.layers import weight_paths, layer_name, leaves_by_path, rates_of
+from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of, weight_paths
 from harp_jax.pruning.masks import channel_mask, weight_mask
 from harp_jax.types import Rate, Scores, Variables
 

@@ -147,6 +147,8 @@ class _Experiment:
             scheme = schemes.scheme(self.model, shape, prune.granularity, prune.live)
         except Exception as error:  # a user's network may raise anything
             known = isinstance(error, ValueError) and not isinstance(error, FlaxError)
+            if known and "; allowed " in str(error):
+                raise ConfigError(f"model={self.config.model!r}: {error}") from None
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise ConfigError(
                 f"model={self.config.model!r}: cannot take images of {shape}"

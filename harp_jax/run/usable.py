@@ -62,10 +62,11 @@ def _check_logits(config: Config, model: nn.Module, image: jax.Array, classes: i
 def _check_names(config: Config, variables: Any) -> None:
     """Refuses names that files join to others, and arrays that are wrapped in something."""
     for path, leaf in leaves_by_path(variables).items():
-        if any("." in name or "/" in name for name in path):
+        joining = [name for name in path if "." in name or "/" in name]
+        if joining:
             raise ConfigError(
-                f"model={config.model!r}: has the name {next(n for n in path if set(n) & set('./'))!r}"
-                " of a layer or array; allowed are names without '.' and '/'"
+                f"model={config.model!r}: has the name {joining[0]!r} of a layer or array; allowed"
+                " are names without '.' and '/'"
             )
         if not hasattr(leaf, "shape") or leaf.dtype != jnp.float32:
             kind = getattr(leaf, "dtype", type(leaf).__name__)
