@@ -81,9 +81,9 @@ def compact(
     addition joins are left out together.
 
     Args:
-        model: A network of convolutions, dense layers, BatchNorm, pooling, additions, means over
-            all pixels and functions entry by entry, such as those of `harp_jax.models`. It
-            computes in float32.
+        model: Any linen module without loops that computes in float32. Convolutions, depthwise
+            ones too, dense layers, BatchNorm, pooling, additions, concatenations, means over all
+            pixels and functions entry by entry become smaller; all other steps stay as they are.
         variables: Its variables; pruned by weight or channel, or dense.
         images: Real images `[batch, height, width, channels]`, uint8 or floats in [0, 1], on which
             the logits are compared; the network is made for images of this size. Or the result of
@@ -96,7 +96,7 @@ def compact(
         The compact network: model and variables, as a pair.
 
     Raises:
-        ValueError: If the network has a step of another kind, computes in another type, or if the
+        ValueError: If the network has a loop or mixes images, computes in another type, or if the
             logits differ by more than 1e-4 of the largest logit.
     """
     if round_to < 1:

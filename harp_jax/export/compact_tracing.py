@@ -42,7 +42,7 @@ def trace(model: nn.Module, variables: Variables, image_shape: Sequence[int]) ->
         The nodes, one for every step of the program.
 
     Raises:
-        ValueError: If the network has a step that no node stands for.
+        ValueError: If the network has a loop, or a step that does not keep images apart.
     """
     program, other = (
         jax.make_jaxpr(lambda tree, x: model.apply(tree, x, train=False))(
