@@ -68,7 +68,8 @@ def _check_names(config: Config, variables: Any) -> None:
                 f"model={config.model!r}: has the name {joining[0]!r} of a layer or array; allowed"
                 " are names without '.' and '/'"
             )
-        if not hasattr(leaf, "shape") or leaf.dtype != jnp.float32:
+        trained = path[0] in ("params", "batch_stats")
+        if trained and (not hasattr(leaf, "shape") or leaf.dtype != jnp.float32):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise ConfigError(
                 f"model={config.model!r}: {'/'.join(path)} is of {kind}; allowed are arrays of"
