@@ -22,6 +22,7 @@ from harp_jax.types import Variables
 
 _BATCH = compact_steps.TRACED[0]  # of the images: what is not 1 cannot be taken for it
 _ALLOWED = "steps without loops, whose values have an axis of images, and have it first"
+_ARITHMETIC = ("add", "sub", "mul", "div")
 _ELEMENTWISE = {
     *("abs", "neg", "sign", "square", "sqrt", "rsqrt", "integer_pow", "pow", "floor", "ceil"),
     *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "sin", "cos", "tanh", "round"),
@@ -171,7 +172,10 @@ class _Tracer:
         """Makes the node of an equation; None if there is no such node."""
         name, settings = equation.primitive.name, equation.params
         source = inputs[0]
-        if name in ("add", "sub", "mul", "div"):
+        repeats = any(isinstance(v, Node) and v.outputs != shape[1:] for v in inputs)
+        if repeats and (name in _ARITHMETIC or name in _ELEMENTWISE):
+            return None
+        if name in _ARITHMETIC:
             return self.arithmetic(name, inputs) or self.elementwise(equation, inputs)
         if name == "max" and any(map(_is_zero, inputs)):
             (source,) = (value for value in inputs if isinstance(value, Node))
