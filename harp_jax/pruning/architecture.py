@@ -1,11 +1,11 @@
 """Finds the layers of a network, and which of them share channels.
 
 Groups are found by watching the network compute. The outputs of all layers are replaced by ones,
-and some channels of one layer by other numbers: where a layer's input then differs, these channels
-are read. Each channel is marked in examples of its own, the binary digits of its place, so that an
-input tells which channel it reads. All variables are ones too, so that no BatchNorm or activation
-between layers maps marks to ones. (NaN would be a clearer mark, but XLA's vectorised maxima drop
-it.) The architecture may be any.
+those of one layer by other numbers: where a layer's input then differs, that layer is read. Then
+the channels of all layers are marked in examples of their own, the binary digits of their places,
+so that an input tells which channel it reads. All variables are ones too, so that no BatchNorm or
+activation between layers maps marks to ones. (NaN would be a clearer mark, but XLA's vectorised
+maxima drop it.) The architecture may be any.
 
 Channels that something reads otherwise than one by one are never pruned: those that are
 concatenated, normalised together, split into the groups of a grouped convolution, or read by an
@@ -13,7 +13,7 @@ attention.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,8 +29,8 @@ from harp_jax.types import Variables
 # layer of several axes.
 _IMAGES, _LOGITS, _NORM, _GENERAL = ("images",), ("logits",), "batch norm", "general"
 # Marked channels are above the ones in some examples, for maxima, and below them in others, for
-# minima. They change over the pixels, for normalisation over them.
-_MARKS = ((2.0, 1.0), (0.5, -0.25))
+# minima. They change over the pixels and from channel to channel, for normalisation over these.
+_MARKS = ((2.0, 1.0), (0.5, -0.2))
 
 
 class Group(NamedTuple):
@@ -98,18 +98,18 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
     writers |= {layer.path: layer.outputs[-1] for layer in layers if not layer.general}
     flows = _flows(model, image_shape, variables, writers)
     sizes = {("out", name): size for name, size in writers.items()}
-    sizes |= {("in", name): places.shape[-1] for name, places in flows.items()}
+    sizes |= {("in", name): len(flow.places) for name, flow in flows.items()}
     joins = _Joins(list(sizes))
     for layer in layers:
         if not layer.general and not (layer.depthwise or layer.groups == 1):
             joins.block(("in", layer.path))
             joins.block(("out", layer.path))
-    for reader, found in flows.items():
+    for reader, flow in flows.items():
         if reader[0] == _GENERAL:
             joins.block(("in", reader))
-        for writer, places in zip(writers, found, strict=True):
-            if places.any():
-                one_by_one = _one_by_one(places, writers[writer])
+        for number, (writer, size) in enumerate(writers.items()):
+            if flow.reached[number].any():
+                one_by_one = flow.one_by_one(number, size)
                 joins.join(("in", reader), ("out", writer), one_by_one)
     groups = [_group(nodes, sizes, blocked) for nodes, blocked in joins.groups()]
     return Architecture(tuple(layers), tuple(groups))
@@ -195,9 +195,23 @@ def _group(nodes: Sequence[tuple[str, Path]], sizes: Mapping[Any, int], blocked:
     )
 
 
-def _one_by_one(places: np.ndarray, size: int) -> bool:
-    """Returns whether inputs read all channels of a writer in order, for each feature again."""
-    return len(places) % size == 0 and np.array_equal(places, np.arange(len(places)) % size + 1)
+class _Flow(NamedTuple):
+    """What a reader reads.
+
+    Attributes:
+        reached: Which of its inputs each writer reaches, bool `[writers, inputs]`.
+        places: For each input the place, from 1, of the channel that it reads, whoever writes it.
+            An input that reads several has the bits of all their places.
+    """
+
+    reached: np.ndarray
+    places: np.ndarray
+
+    def one_by_one(self, writer: int, size: int) -> bool:
+        """Returns whether inputs read all channels of a writer in order, for each feature again."""
+        inputs = len(self.places)
+        in_order = np.array_equal(self.places, np.arange(inputs) % size + 1)
+        return inputs % size == 0 and in_order and bool(self.reached[writer].all())
 
 
 def _flows(
@@ -205,15 +219,11 @@ def _flows(
     image_shape: Sequence[int],
     variables: Variables,
     writers: Mapping[Path, int],
-) -> dict[Path, np.ndarray]:
-    """Finds, by reader, `[writers, inputs]`: the place, from 1, of the channel that an input reads.
+) -> dict[Path, _Flow]:
+    """Finds, by reader, what it reads."""
+    numbers = {name: number for number, name in enumerate(writers)}
 
-    0 means none. An input that reads several channels of a writer has the bits of all their places.
-    """
-    digits = max(writers.values()).bit_length()
-    places = {name: place for place, name in enumerate(writers)}
-
-    def inputs_when(marked: jax.Array) -> dict[Path, jax.Array]:
+    def inputs_when(marked: Callable[[Path], Any], digits: int) -> dict[Path, jax.Array]:
         inputs: dict[Path, jax.Array] = {}
 
         def replace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -225,47 +235,53 @@ def _flows(
                 inputs[(_GENERAL, *module.path)] = args[0]
             elif is_kernel_call(context) and (path := kernel_path(module)) in writers:
                 inputs[path] = args[0]
-                return _features(outputs.shape, digits, marked == places[path])
+                return _features(outputs.shape, digits, marked(path))
             return outputs
 
         with nn.intercept_methods(replace):
             ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
-            shape = (1 + len(_MARKS) * digits, *image_shape)
-            images = _features(shape, digits, marked == places[_IMAGES])
+            shape = (1 + len(_MARKS) * max(digits, 1), *image_shape)
+            images = _features(shape, digits, marked(_IMAGES))
             logits: Any = model.apply(ones, images, train=False)
             inputs[_LOGITS] = logits
-        return inputs
+        return {name: _read(x, digits) for name, x in inputs.items()}
 
-    def found(marked: jax.Array) -> dict[Path, jax.Array]:
-        return {name: _read(x, digits) for name, x in inputs_when(marked).items()}
+    def found() -> Any:
+        one = lambda number: inputs_when(lambda name: number == numbers[name], 0)  # noqa: E731
+        reached = jax.lax.map(one, jnp.arange(len(numbers)))
+        return reached, inputs_when(lambda _: True, max(writers.values()).bit_length())
 
-    return jax.device_get(jax.jit(lambda: jax.lax.map(found, jnp.arange(len(places))))())
+    reached, places = jax.device_get(jax.jit(found)())
+    return {name: _Flow(reached[name] > 0, places[name]) for name in reached}
 
 
-def _features(shape: Sequence[int], digits: int, marked: jax.Array) -> jax.Array:
+def _features(shape: Sequence[int], digits: int, marked: Any) -> jax.Array:
     """Makes the features of a layer: ones, in the first example and if it is not `marked`.
 
     In the others the channels are marked whose place, from 1, has a binary digit, once with each of
-    `_MARKS`.
+    `_MARKS`; with no digits, all channels are.
     """
     units = jnp.arange(1, shape[-1] + 1)
     bits = (units[None] >> jnp.arange(digits)[:, None]) & 1
-    examples = 1 + len(_MARKS) * digits
+    if digits == 0:
+        bits = jnp.ones((1, shape[-1]), int)
+    examples = 1 + len(_MARKS) * len(bits)
     pixels = math.prod(shape) // (examples * shape[-1])
-    ramp = jnp.linspace(0.0, 1.0, pixels)[None, :, None]
+    ramp = jnp.linspace(0.0, 1.0, pixels)[None, :, None] + (units % 2)
     marks = [jnp.where(bits[:, None] == 1, base + slope * ramp, 1.0) for base, slope in _MARKS]
-    ones = jnp.ones((1, ramp.size, shape[-1]))
+    ones = jnp.ones((1, *ramp.shape[1:]))
     return jnp.where(marked, jnp.concatenate([ones, *marks]), 1.0).reshape(shape)
 
 
 def _read(x: jax.Array, digits: int) -> jax.Array:
-    """Finds the place, from 1, of the channel that each entry along the last axis reads.
+    """Finds the place, from 1, of the channel that each entry along the last axis reads; 0 if none.
 
     Examples differ from the first one by more than the rounding of another place in a vector: marks
     make a difference of about 1, also in bfloat16, where this tolerates 0.09.
     """
+    rows = max(digits, 1)
     tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
-    examples = x.reshape(1 + len(_MARKS) * digits, -1, x.shape[-1])
+    examples = x.reshape(1 + len(_MARKS) * rows, -1, x.shape[-1])
     differs = (jnp.abs(examples - examples[:1]) > tolerance).any(1)
-    bits = differs[1:].reshape(len(_MARKS), digits, -1).any(0)
-    return (bits * (1 << jnp.arange(digits))[:, None]).sum(0)
+    bits = differs[1:].reshape(len(_MARKS), rows, -1).any(0)
+    return (bits * (1 << jnp.arange(rows))[:, None]).sum(0)

@@ -96,6 +96,22 @@ def test_depthwise_convolutions_belong_to_the_writers_of_their_group():
     assert channels.joined(whole) == whole
 
 
+class Beside(nn.Module):
+    """A layer that is read directly, and normalised over its channels beside that."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(6, (1, 1), name="conv")(x)
+        y = nn.Dense(6, name="after_norm")(nn.LayerNorm()(x))
+        return nn.Dense(3, name="dense")((nn.Dense(6, name="direct")(x) + y).mean((1, 2)))
+
+
+def test_normalisation_beside_another_reader_is_seen():
+    found = channels.trace(Beside(), SHAPE).groups
+    (group,) = [each for each in found if [*map(layer_name, each.writers)] == ["conv"]]
+    assert not group.prunable
+
+
 class Chain(nn.Module):
     """Two depthwise convolutions in a row, the second in a residual block of its own."""
 
