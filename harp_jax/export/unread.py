@@ -55,4 +55,5 @@ def _read(leaves: dict[Path, Any], group: Group) -> np.ndarray:
 def _silence(leaves: dict[Path, Any], module: Path, units: np.ndarray) -> None:
     for path, array in leaves.items():
         if path[1:-1] == module and path[-1] in _SILENT:
-            leaves[path] = np.where(units, np.float32(_SILENT[path[-1]]), array)
+            which = np.tile(units, array.shape[-1] // units.size)  # also of flattened features
+            leaves[path] = np.where(which, np.float32(_SILENT[path[-1]]), array)

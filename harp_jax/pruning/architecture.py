@@ -1,36 +1,18 @@
 """Finds the layers of a network, and which of them share channels.
 
-Groups are found by watching the network compute. The outputs of all layers are replaced by ones,
-those of one layer by other numbers: where a layer's input then differs, that layer is read. Then
-the channels of all layers are marked in examples of their own, the binary digits of their places,
-so that an input tells which channel it reads. All variables are ones too, so that no BatchNorm or
-activation between layers maps marks to ones. (NaN would be a clearer mark, but XLA's vectorised
-maxima drop it.) The architecture may be any.
-
-Channels that something reads otherwise than one by one are never pruned: those that are
-concatenated, normalised together, split into the groups of a grouped convolution, or read by an
-attention.
+Channels that something reads otherwise than one by one, or in a way that marks do not show (see
+`flows`), are never pruned: those that are concatenated, normalised together, split into the groups
+of a grouped convolution, or read by an attention.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 
-from harp_jax.pruning.costs import Layer, is_kernel_call, kernel_path, trace_variables
+from harp_jax.pruning.costs import Layer, trace_variables
+from harp_jax.pruning.flows import GENERAL, IMAGES, LOGITS, NORM, flows
 from harp_jax.pruning.layers import Path
-from harp_jax.types import Variables
-
-# Beside the paths of kernels: the two ends, and what stands before the path of a BatchNorm or of a
-# layer of several axes.
-_IMAGES, _LOGITS, _NORM, _GENERAL = ("images",), ("logits",), "batch norm", "general"
-# Marked channels are above the ones in some examples, for maxima, and below them in others, for
-# minima. They change over the pixels and from channel to channel, for normalisation over these.
-_MARKS = ((2.0, 1.0), (0.5, -0.2))
 
 
 class Group(NamedTuple):
@@ -94,23 +76,24 @@ def trace(model: nn.Module, image_shape: Sequence[int]) -> Architecture:
         ValueError: If a layer is called twice, or nothing is left of the images.
     """
     layers, variables = trace_variables(model, image_shape)
-    writers = {_IMAGES: image_shape[-1]}
+    writers = {IMAGES: image_shape[-1]}
     writers |= {layer.path: layer.outputs[-1] for layer in layers if not layer.general}
-    flows = _flows(model, image_shape, variables, writers)
+    found = flows(model, image_shape, variables, writers)
     sizes = {("out", name): size for name, size in writers.items()}
-    sizes |= {("in", name): len(flow.places) for name, flow in flows.items()}
+    sizes |= {("in", name): flow.inputs for name, flow in found.items()}
     joins = _Joins(list(sizes))
     for layer in layers:
         if not layer.general and not (layer.depthwise or layer.groups == 1):
             joins.block(("in", layer.path))
             joins.block(("out", layer.path))
-    for reader, flow in flows.items():
-        if reader[0] == _GENERAL:
+    for reader, flow in found.items():
+        if reader[0] == GENERAL:
             joins.block(("in", reader))
+        if reader[:2] == (NORM, NORM):  # a BatchNorm that is called again
+            joins.join(("in", reader), ("in", reader[1:]), one_by_one=True)
         for number, (writer, size) in enumerate(writers.items()):
-            if flow.reached[number].any():
-                one_by_one = flow.one_by_one(number, size)
-                joins.join(("in", reader), ("out", writer), one_by_one)
+            if number in flow.sources:
+                joins.join(("in", reader), ("out", writer), flow.one_by_one(number, size))
     groups = [_group(nodes, sizes, blocked) for nodes, blocked in joins.groups()]
     return Architecture(tuple(layers), tuple(groups))
 
@@ -135,9 +118,10 @@ def joined(architecture: Architecture) -> Architecture:
         (written,) = [group for group in groups if path in group.writers]
         if read is not written:  # else a residual addition has joined them
             parts = [(*one, *other) for one, other in zip(read[1:4], written[1:4], strict=True)]
-            whole = Group(read.size, *parts, prunable=read.prunable and written.prunable)
-            groups[groups.index(read)] = whole
-            groups.remove(written)
+            prunable = read.prunable and written.prunable and read.size == written.size
+            place = min(groups.index(read), groups.index(written))
+            groups = [group for group in groups if group not in (read, written)]
+            groups.insert(place, Group(read.size, *parts, prunable=prunable))
     for place, group in enumerate(groups):
         readers = tuple(path for path in group.readers if path not in depthwise)
         prunable = group.prunable and bool(readers)
@@ -182,106 +166,14 @@ def _group(nodes: Sequence[tuple[str, Path]], sizes: Mapping[Any, int], blocked:
     """Makes a group of its ends; ends of several sizes cannot be pruned."""
     writers = [name for end, name in nodes if end == "out"]
     readers = [name for end, name in nodes if end == "in"]
-    norms = [name for name in readers if name[0] == _NORM]
-    layers = [name for name in readers if name[0] not in (_NORM, _GENERAL)]
+    norms = [name for name in readers if name[0] == NORM]
+    layers = [name for name in readers if name[0] not in (NORM, GENERAL)]
     found = {sizes["out", name] for name in writers} or {sizes["in", name] for name in readers}
-    ends = _IMAGES in writers or _LOGITS in readers
+    ends = IMAGES in writers or LOGITS in readers
     return Group(
         size=max(found),
-        writers=tuple(name for name in writers if name != _IMAGES),
-        readers=tuple(name for name in layers if name != _LOGITS),
-        norms=tuple(name[1:] for name in norms),
+        writers=tuple(name for name in writers if name != IMAGES),
+        readers=tuple(name for name in layers if name != LOGITS),
+        norms=tuple(dict.fromkeys(name[name.count(NORM) :] for name in norms)),
         prunable=not (blocked or ends or len(found) > 1) and bool(layers),
     )
-
-
-class _Flow(NamedTuple):
-    """What a reader reads.
-
-    Attributes:
-        reached: Which of its inputs each writer reaches, bool `[writers, inputs]`.
-        places: For each input the place, from 1, of the channel that it reads, whoever writes it.
-            An input that reads several has the bits of all their places.
-    """
-
-    reached: np.ndarray
-    places: np.ndarray
-
-    def one_by_one(self, writer: int, size: int) -> bool:
-        """Returns whether inputs read all channels of a writer in order, for each feature again."""
-        inputs = len(self.places)
-        in_order = np.array_equal(self.places, np.arange(inputs) % size + 1)
-        return inputs % size == 0 and in_order and bool(self.reached[writer].all())
-
-
-def _flows(
-    model: nn.Module,
-    image_shape: Sequence[int],
-    variables: Variables,
-    writers: Mapping[Path, int],
-) -> dict[Path, _Flow]:
-    """Finds, by reader, what it reads."""
-    numbers = {name: number for number, name in enumerate(writers)}
-
-    def inputs_when(marked: Callable[[Path], Any], digits: int) -> dict[Path, jax.Array]:
-        inputs: dict[Path, jax.Array] = {}
-
-        def replace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            module, is_call = context.module, context.method_name == "__call__"
-            outputs = call(*args, **kwargs)
-            if is_call and isinstance(module, nn.BatchNorm):
-                inputs[(_NORM, *module.path)] = args[0]
-            elif is_call and isinstance(module, nn.DenseGeneral):
-                inputs[(_GENERAL, *module.path)] = args[0]
-            elif is_kernel_call(context) and (path := kernel_path(module)) in writers:
-                inputs[path] = args[0]
-                return _features(outputs.shape, digits, marked(path))
-            return outputs
-
-        with nn.intercept_methods(replace):
-            ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables)
-            shape = (1 + len(_MARKS) * max(digits, 1), *image_shape)
-            images = _features(shape, digits, marked(_IMAGES))
-            logits: Any = model.apply(ones, images, train=False)
-            inputs[_LOGITS] = logits
-        return {name: _read(x, digits) for name, x in inputs.items()}
-
-    def found() -> Any:
-        one = lambda number: inputs_when(lambda name: number == numbers[name], 0)  # noqa: E731
-        reached = jax.lax.map(one, jnp.arange(len(numbers)))
-        return reached, inputs_when(lambda _: True, max(writers.values()).bit_length())
-
-    reached, places = jax.device_get(jax.jit(found)())
-    return {name: _Flow(reached[name] > 0, places[name]) for name in reached}
-
-
-def _features(shape: Sequence[int], digits: int, marked: Any) -> jax.Array:
-    """Makes the features of a layer: ones, in the first example and if it is not `marked`.
-
-    In the others the channels are marked whose place, from 1, has a binary digit, once with each of
-    `_MARKS`; with no digits, all channels are.
-    """
-    units = jnp.arange(1, shape[-1] + 1)
-    bits = (units[None] >> jnp.arange(digits)[:, None]) & 1
-    if digits == 0:
-        bits = jnp.ones((1, shape[-1]), int)
-    examples = 1 + len(_MARKS) * len(bits)
-    pixels = math.prod(shape) // (examples * shape[-1])
-    ramp = jnp.linspace(0.0, 1.0, pixels)[None, :, None] + (units % 2)
-    marks = [jnp.where(bits[:, None] == 1, base + slope * ramp, 1.0) for base, slope in _MARKS]
-    ones = jnp.ones((1, *ramp.shape[1:]))
-    return jnp.where(marked, jnp.concatenate([ones, *marks]), 1.0).reshape(shape)
-
-
-def _read(x: jax.Array, digits: int) -> jax.Array:
-    """Finds the place, from 1, of the channel that each entry along the last axis reads; 0 if none.
-
-    Examples differ from the first one by more than the rounding of another place in a vector: marks
-    make a difference of about 1, also in bfloat16, where this tolerates 0.09.
-    """
-    rows = max(digits, 1)
-    tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
-    examples = x.reshape(1 + len(_MARKS) * rows, -1, x.shape[-1])
-    differs = (jnp.abs(examples - examples[:1]) > tolerance).any(1)
-    bits = differs[1:].reshape(len(_MARKS), rows, -1).any(0)
-    return (bits * (1 << jnp.arange(rows))[:, None]).sum(0)

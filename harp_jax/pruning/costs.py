@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import tracers
 
 from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
@@ -31,7 +32,8 @@ class Layer(NamedTuple):
         kernel: Shape of its kernel, HWIO or IO.
         outputs: Shape of its output without the batch axis; channels are last, all in one axis.
         groups: Groups of input channels that are read by outputs of their own; 1 of a dense layer.
-        general: Whether it reads or writes several axes at once (`nn.DenseGeneral`).
+        general: Whether its channels cannot be told: it reads or writes several axes at once
+            (`nn.DenseGeneral`), or is inside a transformation such as `nn.remat`.
     """
 
     path: Path
@@ -93,6 +95,7 @@ def trace_variables(
     """
     layers: dict[Path, Layer] = {}
     calls: dict[Path, int] = {}
+    level: list[Any] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         outputs, module = call(*args, **kwargs), context.module
@@ -100,10 +103,12 @@ def trace_variables(
         if (general or is_kernel_call(context)) and module.has_variable("params", "kernel"):
             path = kernel_path(module)
             calls[path] = calls.get(path, 0) + 1
-            layers[path] = _layer(module, outputs.shape)
+            inside = tracers.current_trace() != level[0]
+            layers[path] = _layer(module, outputs.shape, general or inside)
         return outputs
 
     def init(key: PRNGKey, images: Images) -> Any:
+        level[:] = [tracers.current_trace()]
         return model.init(key, images)  # a function of its own: JAX may know `model.init` already
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -125,11 +130,10 @@ def trace_variables(
     return found, shapes
 
 
-def _layer(module: Any, outputs: tuple[int, ...]) -> Layer:
+def _layer(module: Any, outputs: tuple[int, ...], general: bool) -> Layer:
     """Describes a layer by its module and the output for one image."""
     kernel = module.get_variable("params", "kernel").shape
-    general = isinstance(module, nn.DenseGeneral)
-    axes = len(np.atleast_1d(module.features)) if general else 1
+    axes = len(np.atleast_1d(module.features)) if isinstance(module, nn.DenseGeneral) else 1
     # Modules may fold other axes into that of the batch; these are of the image too.
     places = outputs[1:-axes] if outputs[0] == 1 else outputs[:-axes]
     channels = math.prod(outputs[-axes:])
