@@ -60,8 +60,12 @@ def _read(graph: Graph, node: Node, needed: np.ndarray, units: int) -> np.ndarra
         return np.any(by_tap(graph, node)[:, :, needed] != 0, (0, 2))
     if node.op == "affine":
         return needed & (graph.arrays[node.name]["scale"] != 0)
+    if node.op == "depthwise":
+        return needed & np.any(by_tap(graph, node)[:, 0] != 0, 0)
     if node.op == "grouped":
-        taps = by_tap(graph, node).reshape(-1, units // node.groups, node.groups, _ratio(node))
+        taps = by_tap(graph, node).reshape(
+            -1, units // node.groups, node.groups, node.units // node.groups
+        )
         by_group = needed.reshape(1, 1, node.groups, -1)
         return np.any((taps != 0) & by_group, (0, 3)).T.ravel()
     if node.op == "step":
@@ -90,7 +94,7 @@ def _fold_constants(graph: Graph, needed: Needs) -> None:
         if node.op == "images":
             known[name], values[name] = np.zeros(node.units, bool), np.zeros(node.units)
             continue
-        if node.depthwise:
+        if node.op == "depthwise":
             (source,) = node.inputs
             _fold_depthwise(graph, node, known[source], values[source])
         if node.op in LAYERS:
@@ -176,11 +180,6 @@ def _fold_depthwise(graph: Graph, node: Node, known: np.ndarray, values: np.ndar
     safe = known & ((values == 0) | _taps_without_padding(graph, node).all())
     bias[safe] += values[safe] * kernel[:, 0, safe].sum(0)
     kernel[..., safe] = 0
-
-
-def _ratio(node: Node) -> int:
-    """Returns how many outputs a group of a grouped convolution has."""
-    return node.units // node.groups
 
 
 def _taps_without_padding(graph: Graph, node: Node) -> np.ndarray:

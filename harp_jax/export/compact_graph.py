@@ -15,7 +15,7 @@ from harp_jax.export.compact_steps import Step, operand_name
 from harp_jax.types import Images, Logits
 
 LAYERS = ("conv", "dense")
-WITH_KERNEL = (*LAYERS, "grouped")
+WITH_KERNEL = (*LAYERS, "grouped", "depthwise")
 
 
 class Function(NamedTuple):
@@ -50,6 +50,7 @@ class Node(NamedTuple):
         op: 'images': the input. 'conv' and 'dense': a layer with 'kernel' (HWIO or IO) and, if
             `bias`, 'bias' `[out]`; convolutions pad with zeros, dense layers read the last axis.
             'grouped': a convolution in `groups`; its kernel is HWIO with the inputs of one group.
+            'depthwise': one with a group for each input and output.
             'affine': units times 'scale' `[units]` plus 'bias' `[units]`. 'relu'. 'max_pool' pads
             with minus infinity. 'avg_pool' pads with zeros and counts them. 'mean': over height and
             width. 'flatten': `[height, width, channels]` to one axis. 'add': of two values.
@@ -61,7 +62,7 @@ class Node(NamedTuple):
         strides: Steps of the window along height and width.
         padding: Pixels before and after, along height and width.
         dilation: Distances of a kernel's entries along height and width; () means 1.
-        groups: Of 'grouped': groups of inputs, each read by outputs of its own.
+        groups: Of 'grouped' and 'depthwise': groups of inputs, each read by outputs of its own.
         bias: Whether a layer has a bias.
         function: Of 'elementwise' and 'step'.
     """
@@ -82,11 +83,6 @@ class Node(NamedTuple):
     def units(self) -> int:
         """Number of channels or features: the length of the last axis, if there is one."""
         return self.outputs[-1] if self.outputs else 1
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each output reads one input alone."""
-        return self.op == "grouped" and self.groups == self.units
 
 
 @dataclasses.dataclass
@@ -211,6 +207,7 @@ def _elementwise(node: Node, *features: jax.Array) -> jax.Array:
 _RUN: dict[str, Callable[..., jax.Array]] = {
     "conv": _conv,
     "grouped": _conv,
+    "depthwise": _conv,
     "dense": lambda node, x: nn.Dense(node.outputs[-1], node.bias, name=node.name)(x),
     "affine": lambda node, x: Affine(name=node.name)(x),
     "relu": lambda node, x: nn.relu(x),

@@ -29,7 +29,7 @@ def narrow(graph: Graph, round_to: int) -> tuple[tuple[Node, ...], dict[str, Any
         arrays = _sliced(graph, node, kept)
         units = int(kept[name].sum())
         outputs = (*node.outputs[:-1], units) if node.outputs else ()
-        groups = units if node.depthwise else node.groups
+        groups = units if node.op == "depthwise" else node.groups
         bias = node.op in WITH_KERNEL and "bias" in arrays
         nodes.append(node._replace(outputs=outputs, groups=groups, bias=bias))
         if arrays:
@@ -61,7 +61,7 @@ def _kept(graph: Graph, round_to: int) -> Needs:
             kept[name][:] = True
         elif not kept[name].any():
             kept[name][0] = True
-        if node.op == "step" or (node.op == "grouped" and not node.depthwise):
+        if node.op in ("step", "grouped"):
             for whole in (name, *node.inputs):
                 kept[whole][:] = True
     _align(graph, kept)
@@ -90,7 +90,7 @@ def _align(graph: Graph, kept: Needs) -> None:
                     kept[source] |= part
                 for source, part in zip(node.inputs, parts, strict=True):
                     part |= kept[source]
-            elif node.op not in (*LAYERS, "step") and (node.op != "grouped" or node.depthwise):
+            elif node.op not in (*LAYERS, "grouped", "step"):
                 together = np.any([kept[name], *(kept[source] for source in node.inputs)], axis=0)
                 for member in (name, *node.inputs):
                     kept[member][:] = together

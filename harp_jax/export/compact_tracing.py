@@ -275,7 +275,8 @@ class _Tracer:
         geometry = {"strides": tuple(settings["window_strides"]), "padding": padding}
         if set(dilation) != {1}:
             geometry["dilation"] = dilation
-        op = "conv" if groups == 1 else "grouped"
+        depthwise = kernel.shape[-2:] == (1, groups)
+        op = "conv" if groups == 1 else "depthwise" if depthwise else "grouped"
         window = kernel.shape[:2]
         return self.layer(op, source, kernel, shape, window=window, groups=groups, **geometry)
 
