@@ -175,8 +175,11 @@ def _sources(program: core.Jaxpr, written: Mapping[Any, int]) -> dict[Any, froze
 
 
 def _neutral(leaf: Any) -> jax.Array:
-    """Returns an array that leaves features of ones near one: ones, or means over inputs."""
-    return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]), leaf.dtype)
+    """Returns an array that keeps features of ones near one, as a scale or as a mean over inputs.
+
+    Not ones: what is scaled by one minus the array would not be seen.
+    """
+    return jnp.full(leaf.shape, 0.75 / math.prod(leaf.shape[:-1]), leaf.dtype)
 
 
 def _features(shape: Sequence[int], marked: jax.Array) -> jax.Array:

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_networks
 
+from harp_jax import export
+from harp_jax.export.unread import without_unread
 from harp_jax.pruning import channels
 from harp_jax.pruning.costs import trace_layers
-from harp_jax.pruning.layers import layer_name, leaves_by_path
-from harp_jax.pruning.live import live_weights
+from harp_jax.pruning.layers import layer_name, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.live import by_unit, live_weights
 from harp_jax.pruning.schemes import scheme, stays_dense
 
 SHAPE = (8, 8, 1)
@@ -47,6 +50,11 @@ MIXING = {
     "groups": nn.Conv(6, (3, 3), feature_group_count=2, name="grouped"),
     "multiplier": nn.Conv(12, (3, 3), feature_group_count=6, name="grouped"),
     "transposed": nn.ConvTranspose(6, (2, 2), name="up"),
+    "threshold": lambda x: x + nn.Conv(6, (1, 1), name="side")(nn.relu(x - 9)),
+    "blend": random_networks.Blend(),
+    "up and gate": lambda x: x * nn.sigmoid(nn.ConvTranspose(6, (2, 2), name="up")(x)),
+    "subset": lambda x: x.at[..., 2].add(x[..., 0]),
+    "remat": nn.remat(nn.Dense)(6),
     "general": nn.Sequential([nn.DenseGeneral((2, 3)), lambda x: x.reshape(*x.shape[:3], 6)]),
 }
 
@@ -57,7 +65,6 @@ def test_channels_that_mix_stay_whole(kind):
     assert readers(architecture) == [["dense"]]
 
 
-GATE = nn.Conv(6, (1, 1), name="gate")
 ONE_BY_ONE = {
     "relu6": nn.relu6,
     "clip": lambda x: jnp.clip(x, -1, 1),
@@ -66,6 +73,11 @@ ONE_BY_ONE = {
     "gate": lambda x: (
         x * nn.sigmoid(nn.Conv(6, (1, 1), name="gate")(x.mean((1, 2), keepdims=True)))
     ),
+    "negative": lambda x: nn.relu(x) + nn.Conv(6, (1, 1), name="gate")(nn.relu(-x)),
+    "keyword": lambda x: nn.relu(x) + nn.Conv(6, (1, 1), name="gate")(inputs=x),
+    "channels first": lambda x: nn.BatchNorm(True, axis=1, name="norm")(
+        x.transpose(0, 3, 1, 2)
+    ).transpose(0, 2, 3, 1),
     "average pool": lambda x: nn.avg_pool(x, (2, 2), (2, 2)),
     "depthwise": nn.Conv(6, (3, 3), feature_group_count=6, name="depthwise"),
 }
@@ -74,8 +86,83 @@ ONE_BY_ONE = {
 @pytest.mark.parametrize("kind", ONE_BY_ONE)
 def test_channels_that_are_read_one_by_one_are_pruned(kind):
     architecture = channels.joined(channels.trace(Two(ONE_BY_ONE[kind]), SHAPE))
-    expected = ["conv2", "gate"] if kind == "gate" else ["conv2"]
+    expected = ["conv2", "gate"] if kind in ("gate", "negative", "keyword") else ["conv2"]
     assert [sorted(names) for names in readers(architecture)] == [expected, ["dense"]]
+
+
+def removed(group, params, numbers):
+    """Params without what reads some channels of a group, in place, and which these are."""
+    dropped = numbers.random(group.size) < 0.5
+    for path in group.readers:
+        kernel = params["params", *path]
+        kept = by_unit(kernel, group.size) * ~dropped[None, :, None]
+        params["params", *path] = np.float32(kept.reshape(kernel.shape))
+    return dropped
+
+
+SEEDS = [1, 2, 3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_writes_removed_channels_of_random_networks_does_not_matter(seed):
+    numbers = np.random.default_rng(seed)
+    model = random_networks.Random(seed)
+    variables = random_networks.drawn(model, seed)
+    images = numbers.random((3, *random_networks.SHAPE), np.float32)
+    logits = jax.jit(lambda variables: model.apply(variables, images))
+    leaves = leaves_by_path(variables)
+    groups = channels.joined(channels.trace(model, random_networks.SHAPE)).prunable
+    dropped = [removed(group, leaves, numbers) for group in groups]
+    masked, other = tree_of_leaves(leaves), dict(leaves)
+    for group, units in zip(groups, dropped, strict=True):
+        for path in group.writers:
+            for array in (("params", *path), ("params", *path[:-1], "bias")):
+                if array in other:
+                    noise = numbers.normal(0, 1, other[array].shape) * (other[array] != 0)
+                    other[array] = np.float32(other[array] + noise * units)
+    expected = logits(masked)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(np.abs(expected).max())}
+    np.testing.assert_allclose(logits(tree_of_leaves(other)), expected, **close)
+    silenced = without_unread(model, masked, random_networks.SHAPE)
+    np.testing.assert_allclose(logits(silenced), expected, **close)
+    small = export.compact(model, masked, images)
+    np.testing.assert_allclose(jax.jit(small.logits_fn)(images), expected, **close)
+
+
+class Again(nn.Module):
+    """A BatchNorm that is called with the channels of two layers."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = nn.BatchNorm(True, name="norm")
+        a = nn.Dense(4, name="a")(norm(nn.Conv(6, (1, 1), name="conv1")(x)))
+        b = nn.Dense(4, name="b")(norm(nn.Conv(6, (1, 1), name="conv2")(x)))
+        return nn.Dense(3, name="dense")((a + b).mean((1, 2)))
+
+
+def test_layers_before_one_batch_norm_are_one_group():
+    first, _ = channels.trace(Again(), SHAPE).prunable
+    assert [*map(layer_name, first.writers)] == ["conv1", "conv2"]
+    assert sorted(map(layer_name, first.readers)) == ["a", "b"]
+    assert first.norms == (("norm",),)
+
+
+class Flat(nn.Module):
+    """A BatchNorm over flattened features."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(6, (3, 3), name="conv")(x)
+        return nn.Dense(3, name="dense")(nn.BatchNorm(True, name="norm")(x.reshape(len(x), -1)))
+
+
+def test_unread_channels_are_silenced_through_a_batch_norm_of_features():
+    variables = random_networks.drawn(Flat(), 0)
+    kernel = variables["params"]["dense"]["kernel"].reshape(64, 6, 3)
+    kernel[:, 2] = 0
+    found = without_unread(Flat(), variables, random_networks.SHAPE)["params"]
+    assert not found["conv"]["kernel"][..., 2].any()
+    assert np.array_equal(found["norm"]["scale"] == 0, np.arange(64 * 6) % 6 == 2)
 
 
 def test_depthwise_convolutions_belong_to_the_writers_of_their_group():
