@@ -144,7 +144,7 @@ def _inputs(
         module, outputs = context.module, call(*args, **kwargs)
         if context.method_name != "__call__" or tracers.current_trace() != level:
             return outputs
-        x = args[0] if args else next(iter(kwargs.values()), None)
+        x: Any = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(module, nn.BatchNorm) and isinstance(module.axis, int):
             name: Any = (NORM, *module.path)
             while name in inputs:
