@@ -65,7 +65,7 @@ class SparseNetwork:
             fits = min(x.shape[1:3]) >= 2 and len(x) >= FEW_IMAGES and x.dtype == np.float32
             return batch_last_max_pool(x) if fits else call(x)
         kept = self.kept.get((*module.path, "kernel"))
-        if kept is None or context.method_name != "__call__" or not _is_plain(module):
+        if kept is None or context.method_name != "__call__" or not _is_plain(module) or options:
             return call(*arguments, **options)
         (x,) = arguments
         other = x.dtype != np.float32 or (isinstance(module, nn.Conv) and x.ndim != 4)

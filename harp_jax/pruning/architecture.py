@@ -23,8 +23,8 @@ class Group(NamedTuple):
         writers: Kernel paths of the layers whose outputs they are, in the order of the network.
         readers: Kernel paths of the layers whose inputs they are.
         norms: Paths of the BatchNorms that they pass.
-        prunable: False for the channels of the images, the classes, channels that no layer reads,
-            and those that something reads otherwise than one by one.
+        prunable: False for the channels of the images, the classes, channels that no layer reads
+            or writes, and those that something reads otherwise than one by one.
     """
 
     size: int
@@ -175,5 +175,5 @@ def _group(nodes: Sequence[tuple[str, Path]], sizes: Mapping[Any, int], blocked:
         writers=tuple(name for name in writers if name != IMAGES),
         readers=tuple(name for name in layers if name != LOGITS),
         norms=tuple(dict.fromkeys(name[name.count(NORM) :] for name in norms)),
-        prunable=not (blocked or ends or len(found) > 1) and bool(layers),
+        prunable=not (blocked or ends or len(found) > 1) and bool(layers and writers),
     )

@@ -147,6 +147,20 @@ def test_layers_before_one_batch_norm_are_one_group():
     assert first.norms == (("norm",),)
 
 
+class Learned(nn.Module):
+    """A layer that reads an array of the network's own."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(6, name="conv")(x.mean((1, 2)))
+        position = nn.Dense(6, name="position")(self.param("array", nn.initializers.ones, (1, 5)))
+        return nn.Dense(3, name="dense")(x + position)
+
+
+def test_features_that_no_layer_writes_stay_whole():
+    assert readers(channels.trace(Learned(), SHAPE)) == [["dense"]]
+
+
 class Flat(nn.Module):
     """A BatchNorm over flattened features."""
 
