@@ -14,6 +14,7 @@ from harp_jax import checkpoint, export, models
 from harp_jax.checkpoint import CheckpointError
 from harp_jax.data import load
 from harp_jax.export import onnx_file
+from harp_jax.export.errors import FileError
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.run import experiment
@@ -86,6 +87,10 @@ def check_files(workdir, kind, folder):
     close = {"rtol": 1e-4, "atol": 1e-4 * np.abs(expected).max()}
     for format in FORMATS:
         path = folder / f"network.{format}"
+        if format == "onnx" and kind == "attentive":
+            with pytest.raises(FileError, match="no translation of JAX's operation 'dot_general'"):
+                export.write(workdir, path, format, model=name)
+            continue
         written = export.write(workdir, path, format, model=name)
         assert written.difference <= 1e-4 * written.largest
         if format == "onnx":
@@ -100,19 +105,9 @@ def check_files(workdir, kind, folder):
     return small
 
 
-@pytest.mark.parametrize(
-    ("kind", "granularity"),
-    [
-        ("separable", "channel"),
-        pytest.param("separable", "weight", marks=pytest.mark.slow),
-        pytest.param("dense_blocks", "weight", marks=pytest.mark.slow),
-        pytest.param("dense_blocks", "channel", marks=pytest.mark.slow),
-        pytest.param("next_blocks", "weight", marks=pytest.mark.slow),
-        pytest.param("next_blocks", "channel", marks=pytest.mark.slow),
-        pytest.param("attentive", "weight", marks=pytest.mark.slow),
-        pytest.param("attentive", "channel", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+@pytest.mark.parametrize("kind", ["separable", "dense_blocks", "next_blocks", "attentive"])
 def test_a_run_from_pretraining_to_files(kind, granularity, tmp_path, caplog):
     caplog.set_level(logging.INFO, "harp_jax")
     workdir = finished(tmp_path, kind, granularity)
@@ -143,6 +138,7 @@ def check_widths(kind, workdir, small):
     assert sum(layer.kept_flops for layer in small.layers) <= row["flops"]
 
 
+@pytest.mark.slow
 def test_live_connections_pass_depthwise_convolutions(tmp_path):
     fields = {"prune.live": True, "stages": ("pretrain", "prune", "evaluate"), "prune.epochs": 1}
     workdir = finished(tmp_path, "separable", "weight", **fields)
