@@ -11,7 +11,7 @@ import numpy as np
 from harp_jax import models
 from harp_jax.data import to_unit
 from harp_jax.export.compact_folding import fold
-from harp_jax.export.compact_graph import LAYERS, CompactNetwork
+from harp_jax.export.compact_graph import WITH_KERNEL, CompactNetwork
 from harp_jax.export.compact_narrowing import narrow
 from harp_jax.export.compact_tracing import trace
 from harp_jax.pruning.channels import Architecture
@@ -43,7 +43,7 @@ class Compact(NamedTuple):
     @property
     def widths(self) -> dict[str, int]:
         """Number of outputs (channels or features) by layer, in the order of the network."""
-        return {node.name: node.outputs[-1] for node in self.model.nodes if node.op in LAYERS}
+        return {node.name: node.outputs[-1] for node in self.model.nodes if node.op in WITH_KERNEL}
 
     @property
     def layers(self) -> list[LayerSparsity]:
@@ -53,7 +53,7 @@ class Compact(NamedTuple):
         """
         rows = []
         for node in self.model.nodes:
-            if node.op in LAYERS:
+            if node.op in WITH_KERNEL:
                 kernel = self.variables["params"][node.name]["kernel"]
                 kept = int(np.count_nonzero(kernel))
                 flops = FLOPS_PER_WEIGHT * math.prod(node.outputs[:-1])
@@ -81,9 +81,9 @@ def compact(
     addition joins are left out together.
 
     Args:
-        model: A network of convolutions, dense layers, BatchNorm, pooling, additions, means over
-            all pixels and functions entry by entry, such as those of `harp_jax.models`. It
-            computes in float32.
+        model: Any linen module without loops that computes in float32. Convolutions, depthwise
+            ones too, dense layers, BatchNorm, pooling, additions, concatenations, means over all
+            pixels and functions entry by entry become smaller; all other steps stay as they are.
         variables: Its variables; pruned by weight or channel, or dense.
         images: Real images `[batch, height, width, channels]`, uint8 or floats in [0, 1], on which
             the logits are compared; the network is made for images of this size. Or the result of
@@ -96,7 +96,7 @@ def compact(
         The compact network: model and variables, as a pair.
 
     Raises:
-        ValueError: If the network has a step of another kind, computes in another type, or if the
+        ValueError: If the network has a loop or mixes images, computes in another type, or if the
             logits differ by more than 1e-4 of the largest logit.
     """
     if round_to < 1:

@@ -7,7 +7,7 @@ reads it.
 
 import numpy as np
 
-from harp_jax.export.compact_graph import LAYERS, Graph, Node
+from harp_jax.export.compact_graph import LAYERS, WITH_KERNEL, Function, Graph, Node
 
 Needs = dict[str, np.ndarray]  # a bool for every unit, by node
 
@@ -42,11 +42,15 @@ def _size(graph: Graph) -> tuple[int, int, int]:
 
 def needs(graph: Graph) -> Needs:
     """Finds the units that the logits depend on; all logits are."""
-    needed = {name: np.zeros(node.outputs[-1], bool) for name, node in graph.nodes.items()}
+    needed = {name: np.zeros(node.units, bool) for name, node in graph.nodes.items()}
     needed[graph.output][:] = True
     for name, node in reversed(graph.nodes.items()):
-        for source in node.inputs:
-            needed[source] |= _read(graph, node, needed[name], needed[source].size)
+        for place, source in enumerate(node.inputs):
+            read = needed[name]
+            if node.op == "concat":
+                start = sum(graph.nodes[each].units for each in node.inputs[:place])
+                read = read[start : start + needed[source].size]
+            needed[source] |= _read(graph, node, read, needed[source].size)
     return needed
 
 
@@ -56,6 +60,16 @@ def _read(graph: Graph, node: Node, needed: np.ndarray, units: int) -> np.ndarra
         return np.any(by_tap(graph, node)[:, :, needed] != 0, (0, 2))
     if node.op == "affine":
         return needed & (graph.arrays[node.name]["scale"] != 0)
+    if node.op == "depthwise":
+        return needed & np.any(by_tap(graph, node)[:, 0] != 0, 0)
+    if node.op == "grouped":
+        taps = by_tap(graph, node).reshape(
+            -1, units // node.groups, node.groups, node.units // node.groups
+        )
+        by_group = needed.reshape(1, 1, node.groups, -1)
+        return np.any((taps != 0) & by_group, (0, 3)).T.ravel()
+    if node.op == "step":
+        return np.full(units, needed.any())
     return np.any(needed.reshape(-1, units), 0)
 
 
@@ -67,7 +81,7 @@ def by_tap(graph: Graph, node: Node) -> np.ndarray:
 
 def _silence(graph: Graph, needed: Needs) -> None:
     """Sets to zero what writes units that are not needed."""
-    for node in graph.layers:
+    for node in filter(lambda node: node.op in WITH_KERNEL, graph.nodes.values()):
         for array in graph.arrays[node.name].values():
             array[..., ~needed[node.name]] = 0
 
@@ -78,8 +92,11 @@ def _fold_constants(graph: Graph, needed: Needs) -> None:
     values: dict[str, np.ndarray] = {}
     for name, node in list(graph.nodes.items()):
         if node.op == "images":
-            known[name], values[name] = np.zeros(node.outputs[-1], bool), np.zeros(node.outputs[-1])
+            known[name], values[name] = np.zeros(node.units, bool), np.zeros(node.units)
             continue
+        if node.op == "depthwise":
+            (source,) = node.inputs
+            _fold_depthwise(graph, node, known[source], values[source])
         if node.op in LAYERS:
             (source,) = node.inputs
             _fold_into(graph, node, known[source], values[source], needed[source])
@@ -95,7 +112,7 @@ def _constants(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the constant units of a node and their values, from those of its inputs."""
     known, values = inputs[0]
-    if node.op in LAYERS:
+    if node.op in WITH_KERNEL:
         return ~(by_tap(graph, node) != 0).any((0, 1)), graph.arrays[node.name]["bias"]
     if node.op == "affine":
         scale, bias = graph.arrays[node.name]["scale"], graph.arrays[node.name]["bias"]
@@ -109,8 +126,15 @@ def _constants(
         return np.tile(known, repeats), np.tile(values, repeats)
     if node.op == "add":
         return known & inputs[1][0], values + inputs[1][1]
+    if node.op == "step":
+        return np.zeros(node.units, bool), np.zeros(node.units)
+    if node.op == "concat":
+        return (
+            np.concatenate([flags for flags, _ in inputs]),
+            np.concatenate([array for _, array in inputs]),
+        )
     if node.op == "elementwise":
-        assert node.function is not None
+        assert isinstance(node.function, Function)
         results = node.function(*(_single(array) for _, array in inputs))
         return np.all([flags for flags, _ in inputs], axis=0), _double(results)
     return known, values  # max_pool and mean
@@ -150,13 +174,22 @@ def _fold_into(
         kernel[:, carried] = 0
 
 
+def _fold_depthwise(graph: Graph, node: Node, known: np.ndarray, values: np.ndarray) -> None:
+    """Takes the constant units out of a depthwise convolution's kernel, where zeros do no harm."""
+    kernel, bias = by_tap(graph, node), graph.arrays[node.name]["bias"]
+    safe = known & ((values == 0) | _taps_without_padding(graph, node).all())
+    bias[safe] += values[safe] * kernel[:, 0, safe].sum(0)
+    kernel[..., safe] = 0
+
+
 def _taps_without_padding(graph: Graph, node: Node) -> np.ndarray:
     """Returns a bool for every tap of a kernel: whether it never meets padding."""
     if node.op == "dense":
         return np.ones(1, bool)
     inside = []
     for axis, size in enumerate(graph.nodes[node.inputs[0]].outputs[:2]):
-        first = np.arange(node.window[axis]) - node.padding[axis][0]
+        dilation = node.dilation[axis] if node.dilation else 1
+        first = np.arange(node.window[axis]) * dilation - node.padding[axis][0]
         last = first + (node.outputs[axis] - 1) * node.strides[axis]
         inside.append((first >= 0) & (last < size))
     return np.outer(*inside).ravel()
@@ -187,7 +220,7 @@ def _merge_affines(graph: Graph, needed: Needs) -> None:
         scale, bias = (graph.arrays[node.name][key] for key in ("scale", "bias"))
         unneeded = ~needed[node.name]
         alone = len(graph.readers(name)) == 1 and graph.output != name
-        if alone and source.op in (*LAYERS, "affine"):
+        if alone and source.op in (*WITH_KERNEL, "affine"):
             for array in graph.arrays[name].values():
                 array *= scale
             graph.arrays[name]["bias"] += bias

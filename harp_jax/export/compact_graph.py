@@ -11,9 +11,11 @@ import numpy as np
 from flax.linen import initializers
 
 from harp_jax import ops
+from harp_jax.export.compact_steps import Step, operand_name
 from harp_jax.types import Images, Logits
 
 LAYERS = ("conv", "dense")
+WITH_KERNEL = (*LAYERS, "grouped", "depthwise")
 
 
 class Function(NamedTuple):
@@ -47,17 +49,22 @@ class Node(NamedTuple):
             e.g. 'conv2_1/conv1'.
         op: 'images': the input. 'conv' and 'dense': a layer with 'kernel' (HWIO or IO) and, if
             `bias`, 'bias' `[out]`; convolutions pad with zeros, dense layers read the last axis.
+            'grouped': a convolution in `groups`; its kernel is HWIO with the inputs of one group.
+            'depthwise': one with a group for each input and output.
             'affine': units times 'scale' `[units]` plus 'bias' `[units]`. 'relu'. 'max_pool' pads
             with minus infinity. 'avg_pool' pads with zeros and counts them. 'mean': over height and
             width. 'flatten': `[height, width, channels]` to one axis. 'add': of two values.
-            'elementwise': `function` of all inputs.
+            'concat': of values along the last axis. 'elementwise': `function` of all inputs, entry
+            by entry. 'step': `function` of all inputs, which may mix units, and its arrays.
         inputs: Names of the nodes whose values it reads.
         outputs: Shape of its value for one image. Units (channels, features) are the last axis.
         window: Height and width of a kernel or pool.
         strides: Steps of the window along height and width.
         padding: Pixels before and after, along height and width.
+        dilation: Distances of a kernel's entries along height and width; () means 1.
+        groups: Of 'grouped' and 'depthwise': groups of inputs, each read by outputs of its own.
         bias: Whether a layer has a bias.
-        function: Of 'elementwise'.
+        function: Of 'elementwise' and 'step'.
     """
 
     name: str
@@ -67,8 +74,15 @@ class Node(NamedTuple):
     window: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
     bias: bool = False
-    function: Function | None = None
+    function: Function | Step | None = None
+
+    @property
+    def units(self) -> int:
+        """Number of channels or features: the length of the last axis, if there is one."""
+        return self.outputs[-1] if self.outputs else 1
 
 
 @dataclasses.dataclass
@@ -78,7 +92,7 @@ class Graph:
     Attributes:
         nodes: By name, each after its inputs.
         arrays: Float64 arrays by node and name: 'kernel' and 'bias' of layers, 'scale' and 'bias'
-            of 'affine'.
+            of 'affine', operands of 'step'.
         output: Name of the node whose value is the logits.
     """
 
@@ -88,7 +102,7 @@ class Graph:
 
     @property
     def layers(self) -> Iterator[Node]:
-        """The convolutions and dense layers."""
+        """The convolutions without groups, and dense layers."""
         return (node for node in self.nodes.values() if node.op in LAYERS)
 
     def readers(self, name: str) -> list[Node]:
@@ -117,6 +131,27 @@ class Affine(nn.Module):
         bias = self.param("bias", initializers.zeros, x.shape[-1:])
         shape = (1,) * (x.ndim - 1) + x.shape[-1:]
         return x * scale.reshape(shape) + bias.reshape(shape)
+
+
+class Other(nn.Module):
+    """Runs a step of no known kind.
+
+    Attributes:
+        step: The step.
+    """
+
+    step: Step
+
+    @nn.compact
+    def __call__(self, *features: jax.Array) -> jax.Array:
+        """Maps the values of the input nodes, images first, to that of the node."""
+        arrays = {
+            name: self.param(name, initializers.zeros, operand.shape)
+            for place, operand in enumerate(self.step.operands)
+            if isinstance(operand, jax.ShapeDtypeStruct)
+            for name in (operand_name(place),)
+        }
+        return self.step(len(features[0]), arrays, *features)
 
 
 class CompactNetwork(nn.Module):
@@ -151,6 +186,8 @@ def _conv(node: Node, x: jax.Array) -> jax.Array:
         node.window,
         node.strides,
         node.padding,
+        kernel_dilation=node.dilation or 1,
+        feature_group_count=node.groups,
         use_bias=node.bias,
         conv_general_dilated=ops.conv_general_dilated,
         name=node.name,
@@ -163,12 +200,14 @@ def _avg_pool(node: Node, x: jax.Array) -> jax.Array:
 
 
 def _elementwise(node: Node, *features: jax.Array) -> jax.Array:
-    assert node.function is not None
+    assert isinstance(node.function, Function)
     return node.function(*features)
 
 
 _RUN: dict[str, Callable[..., jax.Array]] = {
     "conv": _conv,
+    "grouped": _conv,
+    "depthwise": _conv,
     "dense": lambda node, x: nn.Dense(node.outputs[-1], node.bias, name=node.name)(x),
     "affine": lambda node, x: Affine(name=node.name)(x),
     "relu": lambda node, x: nn.relu(x),
@@ -177,5 +216,7 @@ _RUN: dict[str, Callable[..., jax.Array]] = {
     "mean": lambda node, x: x.mean((1, 2)),
     "flatten": lambda node, x: x.reshape(x.shape[0], *node.outputs),
     "add": lambda node, x, y: x + y,
+    "concat": lambda node, *features: jnp.concatenate(features, -1),
     "elementwise": _elementwise,
+    "step": lambda node, *features: Other(node.function, name=node.name)(*features),
 }

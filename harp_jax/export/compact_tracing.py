@@ -1,8 +1,8 @@
 """Finds the nodes of a network in the program of its inference.
 
 The program is JAX's own record of `model.apply`. What does not depend on the images is computed;
-every other step becomes a node. So any network is understood that is made of the steps in
-`compact_graph.Node`, however its modules are written.
+every other step becomes a node, of a kind that `compact_graph.Node` lists where there is one, else
+a 'step', which keeps all its units. So any network is understood, however its modules are written.
 """
 
 import math
@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from harp_jax.export import compact_steps
 from harp_jax.export.compact_graph import Function, Graph, Node
 from harp_jax.pruning.layers import layer_name, leaves_by_path
 from harp_jax.types import Variables
 
-_BATCH = 2  # of the images that are traced: what is not 1 cannot be taken for it
-_ALLOWED = (
-    "convolutions without groups and dilation, dense layers, sums and products with constants per"
-    " channel, additions, pooling, means over all pixels, flattening, and functions entry by entry"
-)
+_BATCH = compact_steps.TRACED[0]  # of the images: what is not 1 cannot be taken for it
+_ALLOWED = "steps without loops, whose values have an axis of images, and have it first"
+_ARITHMETIC = ("add", "sub", "mul", "div")
 _ELEMENTWISE = {
     *("abs", "neg", "sign", "square", "sqrt", "rsqrt", "integer_pow", "pow", "floor", "ceil"),
     *("exp", "exp2", "expm1", "log", "log1p", "logistic", "erf", "sin", "cos", "tanh", "round"),
@@ -44,15 +43,19 @@ def trace(model: nn.Module, variables: Variables, image_shape: Sequence[int]) ->
         The nodes, one for every step of the program.
 
     Raises:
-        ValueError: If the network has a step that no node stands for.
+        ValueError: If the network has a loop, or a step that does not keep images apart.
     """
-    images = jax.ShapeDtypeStruct((_BATCH, *image_shape), jnp.float32)
-    program = jax.make_jaxpr(lambda tree, x: model.apply(tree, x, train=False))(variables, images)
+    program, other = (
+        jax.make_jaxpr(lambda tree, x: model.apply(tree, x, train=False))(
+            variables, jax.ShapeDtypeStruct((count, *image_shape), jnp.float32)
+        )
+        for count in compact_steps.TRACED
+    )
     leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(variables)]  # no two are one object
     paths = leaves_by_path(jax.tree.unflatten(jax.tree.structure(variables), leaves))
     tracer = _Tracer({id(leaf): layer_name(path[1:]) for path, leaf in paths.items()})
     start = tracer.add("images", [], tuple(image_shape))
-    (logits,) = tracer.run(program.jaxpr, program.consts, [*leaves, start])
+    (logits,) = tracer.run((program.jaxpr, other.jaxpr), program.consts, [*leaves, start])
     if not isinstance(logits, Node):
         raise ValueError("model: its logits do not depend on the images")
     tracer.graph.output = logits.name
@@ -95,8 +98,19 @@ class _Tracer:
         arrays = {"scale": np.broadcast_to(scale, units), "bias": np.broadcast_to(bias, units)}
         return self.add("affine", [source], source.outputs, arrays=arrays)
 
-    def run(self, program: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-        """Runs a program; its results are nodes or arrays."""
+    def run(
+        self, programs: tuple[Any, Any], consts: Sequence[Any], arguments: Sequence[Any]
+    ) -> list[Any]:
+        """Runs a program; its results are nodes or arrays.
+
+        Args:
+            programs: The program for `_BATCH` images, and that for one more.
+            consts: Its constants.
+            arguments: Its inputs.
+        """
+        program, other = programs
+        if len(program.eqns) != len(other.eqns):
+            raise ValueError(f"model: takes other steps for more images; allowed are {_ALLOWED}")
         values: dict[Any, Any] = dict(zip(program.constvars, consts, strict=True))
         values |= zip(program.invars, arguments, strict=True)
 
@@ -106,40 +120,62 @@ class _Tracer:
                 return jnp.asarray(atom.val, aval.dtype)
             return values[atom]
 
-        for equation in program.eqns:
-            results = self.step(equation, [read(atom) for atom in equation.invars])
+        for pair in zip(program.eqns, other.eqns, strict=True):
+            equation = pair[0]
+            results = self.step(pair, [read(atom) for atom in equation.invars])
             values |= zip(equation.outvars, results, strict=True)
         return [read(atom) for atom in program.outvars]
 
-    def step(self, equation: Any, inputs: list[Any]) -> Sequence[Any]:
-        """Runs one equation."""
+    def step(self, pair: tuple[Any, Any], inputs: list[Any]) -> Sequence[Any]:
+        """Runs one equation, given as it is for `_BATCH` images and for one more."""
+        equation, other = pair
         name, settings = equation.primitive.name, equation.params
         if name == "platform_index":  # of the branches those of no special platform
             return [np.int32(settings["platforms"].index(None))]
         if name == "cond" and not isinstance(inputs[0], Node):
-            branch = settings["branches"][int(inputs[0])]
-            return self.run(branch.jaxpr, branch.consts, inputs[1:])
-        for inner in (settings.get("jaxpr"), settings.get("call_jaxpr")):
+            branch, twin = (each.params["branches"][int(inputs[0])] for each in pair)
+            return self.run((branch.jaxpr, twin.jaxpr), branch.consts, inputs[1:])
+        for key in ("jaxpr", "call_jaxpr"):
+            inner = settings.get(key)
             if name not in ("scan", "while") and hasattr(inner, "eqns"):
-                program = getattr(inner, "jaxpr", inner)
-                return self.run(program, getattr(inner, "consts", ()), inputs)
+                twin = other.params[key]
+                programs = (getattr(inner, "jaxpr", inner), getattr(twin, "jaxpr", twin))
+                return self.run(programs, getattr(inner, "consts", ()), inputs)
         if not any(isinstance(value, Node) for value in inputs):
             results = equation.primitive.bind(*inputs, **settings)
             return results if equation.primitive.multiple_results else [results]
         node = None
-        if len(equation.outvars) == 1:
-            outputs = equation.outvars[0].aval
-            node = self.node(equation, inputs, tuple(outputs.shape))
-        if node is None:
-            shapes = [atom.aval.shape for atom in equation.invars]
-            raise ValueError(f"model: applies {name!r} to {shapes}; allowed are {_ALLOWED}")
-        return [node]
+        if len(equation.outvars) == 1 and all(
+            value.outputs for value in inputs if isinstance(value, Node)
+        ):
+            node = self.node(equation, inputs, tuple(equation.outvars[0].aval.shape))
+        return self.other(pair, inputs) if node is None else [node]
+
+    def other(self, pair: tuple[Any, Any], inputs: list[Any]) -> list[Node]:
+        """Makes the nodes of a step of no known kind, one for each result."""
+        is_node = [isinstance(value, Node) for value in inputs]
+        nodes = [value for value in inputs if isinstance(value, Node)]
+        results = []
+        for output, atom in enumerate(pair[0].outvars):
+            found = compact_steps.step(pair, inputs, is_node, output)
+            if found is None or pair[0].primitive.name in ("scan", "while", "cond"):
+                shapes = [each.aval.shape for each in pair[0].invars]
+                raise ValueError(
+                    f"model: applies {pair[0].primitive.name!r} to {shapes}; allowed are {_ALLOWED}"
+                )
+            function, arrays = found
+            shape = tuple(atom.aval.shape[1:])
+            results.append(self.add("step", nodes, shape, arrays=arrays, function=function))
+        return results
 
     def node(self, equation: Any, inputs: list[Any], shape: tuple[int, ...]) -> Node | None:
         """Makes the node of an equation; None if there is no such node."""
         name, settings = equation.primitive.name, equation.params
         source = inputs[0]
-        if name in ("add", "sub", "mul", "div"):
+        repeats = any(isinstance(v, Node) and v.outputs != shape[1:] for v in inputs)
+        if repeats and (name in _ARITHMETIC or name in _ELEMENTWISE):
+            return None
+        if name in _ARITHMETIC:
             return self.arithmetic(name, inputs) or self.elementwise(equation, inputs)
         if name == "max" and any(map(_is_zero, inputs)):
             (source,) = (value for value in inputs if isinstance(value, Node))
@@ -153,6 +189,8 @@ class _Tracer:
             return source if before == after else self.elementwise(equation, inputs)
         if name in _ELEMENTWISE:
             return self.elementwise(equation, inputs)
+        if name == "concatenate":
+            return self.concatenation(settings, inputs, shape)
         if not isinstance(source, Node) or shape[0] != _BATCH:
             return None
         if name in ("copy", "copy_p", "reshape", "squeeze", "broadcast_in_dim"):
@@ -210,23 +248,37 @@ class _Tracer:
         function = Function(equation.primitive, tuple(equation.params.items()), operands)
         return self.add("elementwise", nodes, nodes[0].outputs, function=function)
 
+    def concatenation(
+        self, settings: Any, inputs: Sequence[Any], shape: tuple[int, ...]
+    ) -> Node | None:
+        """Makes the node of a concatenation along the last axis."""
+        nodes = [value for value in inputs if isinstance(value, Node)]
+        if len(nodes) < len(inputs) or settings["dimension"] != len(shape) - 1 or len(shape) < 2:
+            return None
+        return self.add("concat", nodes, shape[1:])
+
     def convolution(
         self, settings: Any, source: Node, kernel: Any, shape: tuple[int, ...]
     ) -> Node | None:
         """Makes the node of a two-dimensional convolution with zero padding."""
         numbers = settings["dimension_numbers"]
         layout = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
-        dilation = {*settings["lhs_dilation"], *settings["rhs_dilation"]}
-        groups = {settings["feature_group_count"], settings["batch_group_count"]}
+        dilation = tuple(settings["rhs_dilation"])
+        groups = settings["feature_group_count"]
         padding = tuple((int(low), int(high)) for low, high in settings["padding"])
         if (
             layout != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-            or dilation | groups != {1}
+            or {*settings["lhs_dilation"], settings["batch_group_count"]} != {1}
             or min(map(min, padding)) < 0
         ):
             return None
         geometry = {"strides": tuple(settings["window_strides"]), "padding": padding}
-        return self.layer("conv", source, kernel, shape, window=kernel.shape[:2], **geometry)
+        if set(dilation) != {1}:
+            geometry["dilation"] = dilation
+        depthwise = kernel.shape[-2:] == (1, groups)
+        op = "conv" if groups == 1 else "depthwise" if depthwise else "grouped"
+        window = kernel.shape[:2]
+        return self.layer(op, source, kernel, shape, window=window, groups=groups, **geometry)
 
     def dense(
         self, settings: Any, source: Node, kernel: Any, shape: tuple[int, ...]

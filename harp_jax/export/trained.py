@@ -20,7 +20,7 @@ from harp_jax.data.augment import to_unit
 from harp_jax.export.errors import FileError, one_line
 from harp_jax.export.native_network import for_few_images
 from harp_jax.models.sparse import fastest
-from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves, weight_paths
 from harp_jax.types import Images, Logits, LogitsFn, Variables
 from harp_jax.workdir import ownership
 
@@ -120,9 +120,9 @@ def read(path: epath.PathLike, *, model: str | None = None) -> Trained:
 
 
 def counts(plain: Variables) -> dict[str, Any]:
-    """Counts the weights of all kernels, and those that are not zero."""
+    """Counts all weights, and those that are not zero; see `layers.weight_paths`."""
     leaves = leaves_by_path(plain["params"])
-    kernels = [leaves[path] for path in kernel_paths(plain["params"])]
+    kernels = [leaves[path] for path in weight_paths(plain["params"])]
     weights = sum(kernel.size for kernel in kernels)
     kept = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
     return {"weights": weights, "kept": kept, "sparsity": round(1 - kept / max(weights, 1), 6)}

@@ -9,6 +9,7 @@ import numpy as np
 from harp_jax.pruning import channels
 from harp_jax.pruning.channels import Group
 from harp_jax.pruning.layers import Path, leaves_by_path, tree_of_leaves
+from harp_jax.pruning.live import by_unit
 from harp_jax.types import Variables
 
 _SILENT = {"kernel": 0.0, "bias": 0.0, "scale": 0.0, "mean": 0.0, "var": 1.0}
@@ -48,11 +49,11 @@ def without_unread(
 def _read(leaves: dict[Path, Any], group: Group) -> np.ndarray:
     """Returns which units of a group some weight reads; flattened features have units last."""
     kernels = [leaves["params", *path] for path in group.readers]
-    rows = [(k != 0).reshape(-1, group.size, k.shape[-1]).any((0, 2)) for k in kernels]
-    return np.any(rows, axis=0)
+    return np.any([(by_unit(k, group.size) != 0).any((0, 2)) for k in kernels], axis=0)
 
 
 def _silence(leaves: dict[Path, Any], module: Path, units: np.ndarray) -> None:
     for path, array in leaves.items():
         if path[1:-1] == module and path[-1] in _SILENT:
-            leaves[path] = np.where(units, np.float32(_SILENT[path[-1]]), array)
+            which = np.tile(units, array.shape[-1] // units.size)  # also of flattened features
+            leaves[path] = np.where(which, np.float32(_SILENT[path[-1]]), array)

@@ -13,7 +13,7 @@ import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
 
-from harp_jax import native
+from harp_jax import native, ops
 from harp_jax.models.blocks import Network
 from harp_jax.native import BATCH_LAST
 from harp_jax.ops import sparse_conv
@@ -65,10 +65,11 @@ class SparseNetwork:
             fits = min(x.shape[1:3]) >= 2 and len(x) >= FEW_IMAGES and x.dtype == np.float32
             return batch_last_max_pool(x) if fits else call(x)
         kept = self.kept.get((*module.path, "kernel"))
-        if kept is None or context.method_name != "__call__" or not _is_plain(module):
+        if kept is None or context.method_name != "__call__" or not _is_plain(module) or options:
             return call(*arguments, **options)
         (x,) = arguments
-        if not sparse_conv.pays_with(len(x), kept):
+        other = x.dtype != np.float32 or (isinstance(module, nn.Conv) and x.ndim != 4)
+        if other or not sparse_conv.pays_with(len(x), kept):
             return call(x)
         kernel = jnp.asarray(module.get_variable("params", "kernel"))
         values = kept.values(kernel.reshape(kept.shape))
@@ -153,13 +154,19 @@ def _batch_norm(module: nn.BatchNorm, x: Any, call: Any, options: dict[str, Any]
 
 
 def _is_plain(module: Any) -> bool:
-    """Returns whether a layer is dense or a convolution without groups, dilation and mask."""
-    if isinstance(module, nn.Dense):
-        return True
+    """Returns whether a layer is dense or a convolution without groups, dilation and mask.
+
+    Layers of classes of a user's own, or that multiply in a way of their own, are not.
+    """
+    if type(module) is nn.Dense:
+        return module.dot_general is None and module.dot_general_cls is None
     if (
-        not isinstance(module, nn.Conv)
+        type(module) is not nn.Conv
         or module.feature_group_count != 1
         or module.mask is not None
+        or module.conv_general_dilated not in (None, ops.conv_general_dilated)
+        or module.conv_general_dilated_cls is not None
+        or module.padding in ("CIRCULAR", "REFLECT", "CAUSAL")
     ):
         return False
     dilations = (module.input_dilation, module.kernel_dilation)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.core import tracers
 
 from harp_jax.pruning.layers import Path, kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights
@@ -28,12 +30,22 @@ class Layer(NamedTuple):
     Attributes:
         path: Path of its kernel in `params`.
         kernel: Shape of its kernel, HWIO or IO.
-        outputs: Shape of its output without the batch axis; channels are last.
+        outputs: Shape of its output without the batch axis; channels are last, all in one axis.
+        groups: Groups of input channels that are read by outputs of their own; 1 of a dense layer.
+        general: Whether its channels cannot be told: it reads or writes several axes at once
+            (`nn.DenseGeneral`), or is inside a transformation such as `nn.remat`.
     """
 
     path: Path
     kernel: tuple[int, ...]
     outputs: tuple[int, ...]
+    groups: int = 1
+    general: bool = False
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it reads each channel for one output alone."""
+        return self.groups > 1 and self.kernel[-2:] == (1, self.groups)
 
     @property
     def flops_per_weight(self) -> int:
@@ -50,7 +62,7 @@ def trace_layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     """Finds the convolutions and dense layers of a network by one abstract trace.
 
     Args:
-        model: A network made by `harp_jax.models.create`.
+        model: Any linen module from NHWC images to logits.
         image_shape: (height, width, channels).
 
     Returns:
@@ -67,8 +79,11 @@ def trace_variables(
 ) -> tuple[list[Layer], dict[str, Any]]:
     """Finds the layers of a network and the shapes of its variables by one abstract trace.
 
+    Layers are `nn.Conv`, `nn.Dense` and `nn.DenseGeneral` that have a kernel of their own, not one
+    of several that `nn.scan` or `nn.vmap` stack.
+
     Args:
-        model: A network made by `harp_jax.models.create`.
+        model: Any linen module from NHWC images to logits.
         image_shape: (height, width, channels).
 
     Returns:
@@ -78,29 +93,52 @@ def trace_variables(
         ValueError: If a layer is called twice, so that its kernel has two places in the network, or
             if pooling leaves no pixels of such images for it.
     """
-    calls: dict[Path, tuple[int, ...]] = {}
+    layers: dict[Path, Layer] = {}
+    calls: dict[Path, int] = {}
+    level: list[Any] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        outputs = call(*args, **kwargs)
-        if is_kernel_call(context):
-            path = kernel_path(context.module)
-            if path in calls:
-                raise ValueError(f"layer {layer_name(path)!r} is called twice")
-            calls[path] = outputs.shape[1:]
+        outputs, module = call(*args, **kwargs), context.module
+        general = context.method_name == "__call__" and isinstance(module, nn.DenseGeneral)
+        if (general or is_kernel_call(context)) and module.has_variable("params", "kernel"):
+            path = kernel_path(module)
+            calls[path] = calls.get(path, 0) + 1
+            inside = tracers.current_trace() != level[0]
+            layers[path] = _layer(module, outputs.shape, general or inside)
         return outputs
 
     def init(key: PRNGKey, images: Images) -> Any:
+        level[:] = [tracers.current_trace()]
         return model.init(key, images)  # a function of its own: JAX may know `model.init` already
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, jax.random.key(0), images)
-    kernels = leaves_by_path(shapes["params"])
-    layers = [Layer(path, kernels[path].shape, outputs) for path, outputs in calls.items()]
-    for layer in layers:
+    kernels = leaves_by_path(shapes.get("params", {}))
+    found = [
+        layer
+        for path, layer in layers.items()
+        if path in kernels and kernels[path].shape == layer.kernel
+    ]
+    for layer in found:
+        if calls[layer.path] > 1:
+            raise ValueError(
+                f"layer {layer_name(layer.path)!r} is called twice; allowed are layers called once"
+            )
         if 0 in layer.kernel + layer.outputs:
             raise ValueError(f"nothing is left of them for layer {layer_name(layer.path)!r}")
-    return layers, shapes
+    return found, shapes
+
+
+def _layer(module: Any, outputs: tuple[int, ...], general: bool) -> Layer:
+    """Describes a layer by its module and the output for one image."""
+    kernel = module.get_variable("params", "kernel").shape
+    axes = len(np.atleast_1d(module.features)) if isinstance(module, nn.DenseGeneral) else 1
+    # Modules may fold other axes into that of the batch; these are of the image too.
+    places = outputs[1:-axes] if outputs[0] == 1 else outputs[:-axes]
+    channels = math.prod(outputs[-axes:])
+    groups = getattr(module, "feature_group_count", 1)
+    return Layer(kernel_path(module), kernel, (*places, channels), groups, general)
 
 
 def is_kernel_call(context: Any) -> bool:

@@ -55,18 +55,33 @@ def tree_of_leaves(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 def layer_name(path: Path) -> str:
-    """Returns the name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'."""
-    return "/".join(path[:-1])
+    """Returns the name of a kernel's layer: ('block1', 'conv', 'kernel') -> 'block1/conv'.
+
+    Other weights keep their whole name: ('embed', 'embedding') -> 'embed/embedding'.
+    """
+    return "/".join(path[:-1] if path[-1] == "kernel" else path)
 
 
 def kernel_paths(params: Variables) -> list[Path]:
-    """Returns the paths of all prunable arrays: every convolution's and dense layer's kernel.
+    """Returns the paths of all kernels: those of convolutions and dense layers, and others' if any.
 
     They are in natural order of their names (conv2 before conv10). The models name their layers so
     that this is the order of the network.
     """
-    paths = (path for path in leaves_by_path(params) if path[-1] == "kernel")
-    return sorted(paths, key=_natural_order)
+    return [path for path in weight_paths(params) if path[-1] == "kernel"]
+
+
+def weight_paths(params: Variables) -> list[Path]:
+    """Returns the paths of all weights, in the order of `kernel_paths`.
+
+    Weights are kernels, and all other arrays of several axes but biases: embeddings, say.
+    """
+    found = [
+        path
+        for path, leaf in leaves_by_path(params).items()
+        if path[-1] == "kernel" or (len(leaf.shape) > 1 and path[-1] != "bias")
+    ]
+    return sorted(found, key=_natural_order)
 
 
 def _natural_order(path: Path) -> list[list[int | str]]:

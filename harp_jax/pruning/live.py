@@ -26,7 +26,7 @@ def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
         A flag for every unit.
     """
     written = [(kernels[path] != 0).reshape(-1, group.size).any(0) for path in group.writers]
-    read = [(_by_unit(kernels[path], group.size) != 0).any((0, 2)) for path in group.readers]
+    read = [(by_unit(kernels[path], group.size) != 0).any((0, 2)) for path in group.readers]
     return jnp.stack(written).any(0) & jnp.stack(read).any(0)
 
 
@@ -63,13 +63,20 @@ def silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:
         columns = kernels[path].reshape(-1, group.size) * alive[None]
         kernels[path] = columns.reshape(kernels[path].shape)
     for path in group.readers:
-        rows = _by_unit(kernels[path], group.size) * alive[None, :, None]
+        rows = by_unit(kernels[path], group.size) * alive[None, :, None]
         kernels[path] = rows.reshape(kernels[path].shape)
 
 
-def _by_unit(kernel: Any, size: int) -> Any:
-    """Reshapes a kernel to `[features, units, out]`; flattened features have units last."""
-    return kernel.reshape(-1, size, kernel.shape[-1])
+def by_unit(kernel: Any, size: int) -> Any:
+    """Reshapes a kernel to `[features, units, out]`; flattened features have units last.
+
+    Args:
+        kernel: HWIO or IO, of a layer that reads the units. That of a depthwise convolution,
+            `[height, width, 1, units]`, becomes `[features, units, 1]`.
+        size: Number of units.
+    """
+    depthwise = kernel.shape[-2:] == (1, size)
+    return kernel.reshape(-1, size, 1 if depthwise else kernel.shape[-1])
 
 
 def live_kernel(kernel: Kernel, scores: Scores, logit: Scalar, minimum: Scalar) -> Kernel:

@@ -42,7 +42,7 @@ def scheme(
     """Builds the scheme of a network.
 
     Args:
-        model: A network made by `harp_jax.models.create`.
+        model: Any linen module from NHWC images to logits.
         image_shape: (height, width, channels).
         granularity: 'weight': single weights under a budget of weights. 'channel': the channels
             that layers read, under a budget of FLOPs.
@@ -53,8 +53,8 @@ def scheme(
         The scheme.
 
     Raises:
-        ValueError: If the network cannot take such images, or its channels cannot be pruned; for
-            another granularity.
+        ValueError: If the network cannot take such images, calls a layer twice, or has nothing to
+            prune; for another granularity.
     """
     if granularity not in GRANULARITIES:
         allowed = ", ".join(GRANULARITIES)
@@ -63,12 +63,51 @@ def scheme(
         architecture = Architecture(tuple(trace_layers(model, image_shape)))
         sizes = {layer.path: math.prod(layer.kernel) for layer in architecture.layers}
         make_prunable = functools.partial(layers.make_prunable, granularity="weight")
+        _check_any(architecture, granularity)
         groups = channels.trace(model, image_shape).groups if live else ()
         return Scheme(architecture, WeightCost(sizes), make_prunable, None, groups)
-    architecture = channels.trace(model, image_shape)
+    architecture = channels.joined(channels.trace(model, image_shape))
+    _check_any(architecture, granularity)
     return Scheme(
         architecture,
         channels.FlopsCost(architecture),
         functools.partial(channels.make_prunable, architecture=architecture),
         channels.share_gradients(architecture),
     )
+
+
+def _check_any(architecture: Architecture, granularity: Granularity) -> None:
+    if not architecture.layers:
+        raise ValueError("has no layer to prune; allowed are networks of nn.Conv and nn.Dense")
+    if not architecture.pruned:
+        raise ValueError(
+            f"granularity={granularity!r}: has no channels that layers read one by one; allowed is"
+            " 'weight'"
+        )
+
+
+def stays_dense(architecture: Architecture, params: Variables) -> str | None:
+    """Says which weights pruning leaves as they are, beside those that read the images.
+
+    Args:
+        architecture: The network's, of its scheme.
+        params: The `params` collection, as arrays or shapes.
+
+    Returns:
+        A sentence with their number and names; None if there are none.
+    """
+    leaves = layers.leaves_by_path(params)
+    sizes = {path: math.prod(leaves[path].shape) for path in layers.weight_paths(params)}
+    known = {layer.path for layer in architecture.layers}
+    if architecture.groups:  # the first one is that of the images
+        known = {*architecture.pruned, *architecture.groups[0].readers}
+        known |= {path for group in architecture.prunable for path in group.writers}
+    left = [path for path in sizes if path not in known]
+    if not left:
+        return None
+    reason = "are no layers of nn.Conv, nn.Dense or nn.DenseGeneral"
+    if architecture.groups:
+        reason = "write or read no channels that layers read one by one"
+    count = sum(sizes[path] for path in left)
+    names = ", ".join(map(layers.layer_name, left))
+    return f"{count:,} of {sum(sizes.values()):,} weights stay dense, they {reason}: {names}"

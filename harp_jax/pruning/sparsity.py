@@ -8,20 +8,21 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from harp_jax.pruning.channels import Architecture, Group
-from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
+from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of, weight_paths
 from harp_jax.pruning.masks import channel_mask, weight_mask
 from harp_jax.types import Rate, Scores, Variables
 
 
 class LayerSparsity(NamedTuple):
-    """Weights and FLOPs of one layer's kernel.
+    """Weights and FLOPs of one layer's kernel, or of other weights, which are not pruned.
 
     Attributes:
-        layer: The layer's name, e.g. 'conv1'.
+        layer: The layer's name, e.g. 'conv1'; see `layers.layer_name`.
         parameters: Number of weights in its kernel.
         kept: Number of weights that remain.
         rate: Compression rate in (0, 1], or None if the layer is not pruned.
-        flops: FLOPs of the whole kernel on one image (see `costs`), or None if not asked for.
+        flops: FLOPs of the whole kernel on one image (see `costs`), or None if not asked for; 0 for
+            weights that are no layer's.
         kept_flops: FLOPs of the weights that remain, or None.
     """
 
@@ -48,7 +49,7 @@ def layer_sparsity(
             that no layer reads.
 
     Returns:
-        One row per convolution and dense layer, in tree order.
+        One row per array of weights (`layers.weight_paths`), in their order.
     """
     params = leaves_by_path(variables["params"])
     scores = leaves_by_path(variables.get("scores", {}))
@@ -61,7 +62,7 @@ def layer_sparsity(
         for path in group.writers
     }
     rows = []
-    for path in kernel_paths(variables["params"]):
+    for path in weight_paths(variables["params"]):
         kernel, kept, rate = params[path], params[path].size, None
         if path in scores:
             kept = _kept(jnp.asarray(scores[path]), rates[path], kernel.size)
@@ -69,8 +70,8 @@ def layer_sparsity(
         if path in outputs:  # masks of channels are the same for every output
             kept = kept // kernel.shape[-1] * outputs[path]
         row = LayerSparsity(layer_name(path), kernel.size, kept, rate)
-        if path in layers:
-            per_weight = layers[path].flops_per_weight
+        if architecture is not None:
+            per_weight = layers[path].flops_per_weight if path in layers else 0
             row = row._replace(flops=per_weight * kernel.size, kept_flops=per_weight * kept)
         rows.append(row)
     return rows

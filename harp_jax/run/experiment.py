@@ -29,7 +29,6 @@ from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import schemes
 from harp_jax.pruning.budget import shift_to_budget
-from harp_jax.pruning.layers import kernel_paths
 from harp_jax.run import budget, recipe, usable
 from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
@@ -148,16 +147,13 @@ class _Experiment:
             scheme = schemes.scheme(self.model, shape, prune.granularity, prune.live)
         except Exception as error:  # a user's network may raise anything
             known = isinstance(error, ValueError) and not isinstance(error, FlaxError)
+            if known and "; allowed " in str(error):
+                raise ConfigError(f"model={self.config.model!r}: {error}") from None
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             raise ConfigError(
                 f"model={self.config.model!r}: cannot take images of {shape}"
                 f" ({' '.join(reason.split())[:300]}); allowed are networks for such images"
             ) from error
-        if not scheme.architecture.layers:
-            raise ConfigError(
-                f"model={self.config.model!r}: has no layer to prune; allowed are networks of"
-                " nn.Conv and nn.Dense"
-            )
         return scheme
 
     def _expected_variables(self) -> dict[str, Any]:
@@ -166,7 +162,7 @@ class _Experiment:
 
         def pruned(key: jax.Array) -> dict[str, Any]:
             variables: Any = self.model.init(key, images)
-            rates = dict.fromkeys(kernel_paths(variables["params"]), 1.0)
+            rates = dict.fromkeys(self.scheme.architecture.pruned, 1.0)
             return self.scheme.make_prunable(variables, rates, 0.0)
 
         return jax.eval_shape(pruned, jax.random.key(0))
@@ -273,6 +269,8 @@ class _Experiment:
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
             variables["rates"], notes = budget.fit(self.config, variables, self.cost, outcome.epoch)
+            dense = schemes.stays_dense(self.scheme.architecture, variables["params"])
+            notes = [*notes, *([] if dense is None else [f"prune: {dense}"])]
         on_test = self.config.data.select_on == "test" and outcome.epoch is not None
         if on_test and outcome.reached:
             chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"

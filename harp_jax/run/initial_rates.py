@@ -23,6 +23,7 @@ from harp_jax.pruning.budget import lowest_counts, shift_to_budget, whole_counts
 from harp_jax.pruning.costs import WeightCost, parameter_costs
 from harp_jax.pruning.layers import (
     Path,
+    kernel_paths,
     layer_name,
     leaves_by_path,
     rates_of,
@@ -65,7 +66,9 @@ def start_pruning(
     """
     target, minimum = config.prune.target, minimum_rate(config)
     fixed = "rates" not in method(config).trains
-    sizes = parameter_costs(variables["params"])
+    layers = {layer.path for layer in scheme.architecture.layers}
+    paths = [path for path in kernel_paths(variables["params"]) if path in layers]
+    sizes = parameter_costs(variables["params"], paths)
     rates = read(config, scheme.architecture.pruned)
     by_rule = rates is None
     if rates is None:

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from harp_jax import parallel
 from harp_jax.config.sections import Config, ConfigError
 from harp_jax.data import Dataset
+from harp_jax.pruning.layers import leaves_by_path
 
 _LONGEST = 300  # characters of an error of the network's
 
 
 def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> None:
-    """Checks a network's logits, and that training can call it.
+    """Checks a network's names and logits, and that training can call it.
 
     Args:
         config: The configuration of the run.
@@ -23,8 +24,9 @@ def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> N
         devices: Number of devices of all processes.
 
     Raises:
-        ConfigError: If the network fails, does not give a logit for each class, uses random numbers
-            or has BatchNorm that would not synchronise over the devices.
+        ConfigError: If the network has names that files cannot hold, fails, does not give a logit
+            for each class, uses random numbers or has BatchNorm that would not synchronise over the
+            devices.
     """
     image = jnp.zeros((1, *dataset.image_shape))
     _check_logits(config, model, image, dataset.num_classes)
@@ -38,21 +40,41 @@ def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> N
 
 def _check_logits(config: Config, model: nn.Module, image: jax.Array, classes: int) -> None:
     def logits(key: jax.Array) -> Any:
-        return model.apply(model.init(key, image), image, train=False)
+        variables = model.init(key, image)
+        return model.apply(variables, image, train=False), variables
 
     try:
-        found = jax.eval_shape(logits, jax.random.key(0))
+        found, variables = jax.eval_shape(logits, jax.random.key(0))
     except Exception as error:  # a user's network may raise anything
         raise ConfigError(
             f"model={config.model!r}: fails for an image ({_reason(error)}); allowed are networks"
             " that are called with (images, train=False)"
         ) from error
+    _check_names(config, variables)
     shapes = [each.shape for each in jax.tree.leaves(found)]
     if shapes != [(1, classes)]:
         raise ConfigError(
             f"model={config.model!r}: gives {shapes} for an image; allowed is"
             f" {[(1, classes)]}, a logit for each class"
         )
+
+
+def _check_names(config: Config, variables: Any) -> None:
+    """Refuses names that files join to others, and arrays that are wrapped in something."""
+    for path, leaf in leaves_by_path(variables).items():
+        joining = [name for name in path if "." in name or "/" in name]
+        if joining:
+            raise ConfigError(
+                f"model={config.model!r}: has the name {joining[0]!r} of a layer or array; allowed"
+                " are names without '.' and '/'"
+            )
+        trained = path[0] in ("params", "batch_stats")
+        if trained and (not hasattr(leaf, "shape") or leaf.dtype != jnp.float32):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise ConfigError(
+                f"model={config.model!r}: {'/'.join(path)} is of {kind}; allowed are arrays of"
+                " float32"
+            )
 
 
 def _check_training(config: Config, model: nn.Module, image: jax.Array) -> list[str]:

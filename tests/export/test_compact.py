@@ -151,10 +151,10 @@ class Own(nn.Module):
         x = nn.Dense(6)(x.reshape(len(x), -1))
         if self.step == "batch":
             x = x * len(x)
-        if self.step == "norm":
-            x = nn.LayerNorm()(x)
-        if self.step == "concatenation":
-            x = jnp.concatenate([x, x], -1)
+        if self.step == "loop":
+            x, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x), None), x, length=3)
+        if self.step == "turn":
+            x = (x.T * jnp.ones(len(x)).reshape(1, -1)).T
         if self.step == "type":
             x = x.astype(jnp.bfloat16).astype(jnp.float32)
         if self.step == "none":
@@ -166,8 +166,8 @@ class Own(nn.Module):
     ("step", "message"),
     [
         ("batch", r"logits differ by [\d.]+, the largest is [\d.]+; allowed is 0.0001 of it"),
-        ("norm", "applies 'reduce_sum' to .*; allowed are convolutions"),
-        ("concatenation", "applies 'concatenate' to .*; allowed are convolutions"),
+        ("loop", "applies 'scan' to .*; allowed are steps without loops"),
+        ("turn", r"applies 'transpose' to .*; allowed are .* an axis of images, and have it first"),
         ("type", "computes in bfloat16; allowed is float32"),
         ("none", "its logits do not depend on the images"),
     ],

@@ -92,26 +92,6 @@ class Mixing(nn.Module):
         return x.mean((1, 2))
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
-        lambda x: jax.nn.softmax(x),
-        lambda x: jnp.concatenate([x, jnp.zeros_like(x)], -1),
-        lambda x: x[..., ::-1],
-    ],
-    ids=["softmax", "concatenation", "reversal"],
-)
-def test_channels_that_mix_are_refused(between):
-    with pytest.raises(ValueError, match="'conv2' does not read the channels of 'conv1' one by"):
-        channels.trace(Mixing(between), (4, 4, 3))
-
-
-def test_grouped_convolutions_are_refused():
-    between = nn.Conv(4, (3, 3), feature_group_count=2)
-    with pytest.raises(ValueError, match="'between' reads its 4 channels in groups"):
-        channels.trace(Mixing(between), (4, 4, 3))
-
-
 def test_activations_and_gates_between_layers_are_followed():
     between = lambda x: jax.nn.sigmoid(x) * jnp.tanh(x) + jax.nn.gelu(x)  # noqa: E731
     architecture = channels.trace(Mixing(between), (4, 4, 3))

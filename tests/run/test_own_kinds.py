@@ -98,6 +98,41 @@ class Counting(nn.Module):
             steps.value += 1
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
+class Dotted(nn.Module):
+    num_classes: int
+    name_of_layer: str = "block1.dense"
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.num_classes, name=self.name_of_layer)(images.reshape(len(images), -1))
+
+class Half(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.reshape(len(images), -1)
+        return nn.Dense(self.num_classes, param_dtype="bfloat16", name="half")(x)
+
+class Boxed(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        init = nn.with_partitioning(nn.initializers.ones, (None, None))
+        x = images.reshape(len(images), -1)
+        return nn.Dense(self.num_classes, kernel_init=init, name="boxed")(x)
+
+class Twice(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        layer = nn.Dense(64, name="again")
+        return nn.Dense(self.num_classes)(layer(layer(images.reshape(len(images), -1))))
+
+class Narrow(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
 class NoTrain(nn.Module):
     num_classes: int
     @nn.compact
@@ -123,6 +158,20 @@ BAD = [
     (
         {"model": "kinds_of_mine:Alone", "devices": 2},
         "BatchNorm 'norm' has axis_name=None, on 2 devices; allowed are networks that take",
+    ),
+    (
+        {"model": "kinds_of_mine:Dotted"},
+        "has the name 'block1.dense' of a layer or array; allowed are names without '.' and '/'",
+    ),
+    (
+        {"model": "kinds_of_mine:Half"},
+        "params/half/bias is of bfloat16; allowed are arrays of float32",
+    ),
+    ({"model": "kinds_of_mine:Boxed"}, "allowed are"),
+    ({"model": "kinds_of_mine:Twice"}, "layer 'again' is called twice; allowed are layers called"),
+    (
+        {"model": "kinds_of_mine:Narrow", "prune.granularity": "channel"},
+        "granularity='channel': has no channels that layers read one by one; allowed is 'weight'",
     ),
     ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
     ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
