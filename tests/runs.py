@@ -28,8 +28,12 @@ STAGES = ("pretrain", "prune", "finetune")
 WITHOUT_REPORT = "--config.stages=('pretrain','prune','finetune','evaluate')"
 STEPS_PER_EPOCH = 20  # (1797 - 359 test - 150 validation) // 64
 
-# Programs of tests run for moments and compile for seconds.
-COMPILED_FAST = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+# Programs of tests run for moments and compile for seconds. In one part each: cutting them up for
+# several threads costs a tenth more, and the cores have other tests to run.
+COMPILED_FAST = (
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
 if jax.__version_info__ < (0, 11):  # later versions end at flags that they do not know
     COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 

@@ -150,24 +150,30 @@ def _threshold(scores: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Arra
     16-bit numbers take half the memory traffic and half the instructions of 32-bit ones.
     """
     bits = _bits(scores)
-    upper, reached = _search((bits >> 16).astype(jnp.uint16), count, jnp.int32(scores.size))
+    upper = _columns((bits >> 16).astype(jnp.uint16))
+    upper, reached = _search(upper, count, jnp.int32(scores.size))
     first = upper.astype(jnp.uint32) << 16
     # Entries above those that share the upper half reach every lower half, those below only 0.
     lower = jnp.where(bits < first, 0, jnp.minimum(bits - first, 0xFFFF)).astype(jnp.uint16)
-    lower, reached = _search(lower, count, reached)
+    lower, reached = _search(_columns(lower), count, reached)
     return first | lower.astype(jnp.uint32), reached
 
 
+def _columns(entries: jax.Array) -> jax.Array:
+    """Brings entries, and zeros after them, into the shape in which they are counted."""
+    padded = jnp.pad(entries.ravel(), (0, -entries.size % (_DEPTH * _WIDTH)))
+    return padded.reshape(-1, _DEPTH, _WIDTH)
+
+
+@jax.jit  # so that it is traced once for all layers, stages and programs with so many columns
 def _search(
-    entries: jax.Array, count: jax.Array, reached: jax.Array
+    columns: jax.Array, count: jax.Array, reached: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Finds the largest uint16 that at least `count` entries reach, and how many reach it.
 
     Each pass over the entries fixes two bits. The three counts that this takes are summed at once,
     packed into one word. `reached` is the number that reach 0.
     """
-    columns = jnp.pad(entries.ravel(), (0, -entries.size % (_DEPTH * _WIDTH)))
-    columns = columns.reshape(-1, _DEPTH, _WIDTH)
 
     def fix_two_bits(step, found):
         threshold, reached = found

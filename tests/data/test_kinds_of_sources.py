@@ -78,13 +78,18 @@ def test_what_is_written_is_read(kind, data):
 
 
 STREAMED = {"data.image_size": 8}
+IN_ANY_SUITE = (("npz", {}), ("folder", STREAMED))  # of arrays in memory, and of photos
 
 
+# Each compiles its programs for images of other sizes; `load` is tested with all kinds above.
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        *((kind, {}) for kind in WRITERS if kind != "idx"),
-        *((kind, STREAMED) for kind in ("folder", "parquet")),
+        pytest.param(*case, marks=() if case in IN_ANY_SUITE else pytest.mark.slow)
+        for case in (
+            *((kind, {}) for kind in WRITERS if kind != "idx"),
+            *((kind, STREAMED) for kind in ("folder", "parquet")),
+        )
     ],
 )
 def test_a_run_of_one_epoch(kind, fields, tmp_path):
