@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 
 def cosine(epoch: Any, base: float, epochs: int) -> Any:
@@ -44,6 +46,24 @@ def learning_rate(name: str, base: float, epochs: int, updates_per_epoch: int) -
     return lambda count: schedule(jnp.asarray(count) // updates_per_epoch, base, epochs)
 
 
+def _trace(momentum: float) -> optax.GradientTransformation:
+    """Builds `optax.trace`, whose new buffer XLA computes once and writes in place.
+
+    It would compute the buffer twice, for itself and for the new weights, from the old ones of
+    both. Then neither could be written in place, and a step would copy all weights and buffers. XLA
+    does not repeat a division. It does not know that this one is by 1.
+    """
+    inner = optax.trace(momentum)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        updates, state = inner.update(updates, state, params)
+        one = lax.optimization_barrier(jnp.float32(1))
+        updates = jax.tree.map(lambda buffer: buffer / one, updates)
+        return updates, state._replace(trace=updates)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
 def optimizer(
     schedule: optax.Schedule,
     momentum: float,
@@ -80,7 +100,7 @@ def optimizer(
     def sgd() -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
-            optax.trace(momentum),
+            _trace(momentum),
             optax.scale_by_learning_rate(schedule),
         )
 

@@ -1,5 +1,7 @@
 """The optimiser of a stage: what is clipped, and what is not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,3 +31,16 @@ def test_clips_the_gradient_but_no_compression_loss_nor_decay(clip_norm, share):
     scores = share * GRADIENT["scores"]["a"] + DECAY * VARIABLES["scores"]["a"]
     assert_allclose(update["scores"]["a"], -scores, rtol=1e-6)
     assert_allclose(update["rates"]["a"], -(share * 4.0 + PULL + DECAY * 0.5), rtol=1e-6)
+
+
+def test_an_update_copies_neither_weights_nor_momentum():
+    update = optim.optimizer(lambda count: 0.1, 0.9, 1e-4)
+    trainable = {"params": {"kernel": jnp.ones((512, 512))}}
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(trainable, state, gradient):
+        changes, state = update.update(gradient, state, trainable)
+        return optax.apply_updates(trainable, changes), state
+
+    compiled = step.lower(trainable, update.init(trainable), trainable).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < trainable["params"]["kernel"].nbytes
