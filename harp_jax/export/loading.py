@@ -27,7 +27,8 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
         masks applied, and the checkpoint's or file's metadata ('model', 'num_classes',
         'image_shape', 'stage', ...). It normalises and computes as in training, in the metadata's
         'compute_dtype'; without these metadata it computes in float32 and does not normalise. Of a
-        'sparse' file on a CPU it is the fastest form, see `harp_jax.models.sparse.fastest`.
+        'sparse' file on a CPU it is the fastest form, see `harp_jax.models.sparse.fastest`; there
+        fewer than 16 NumPy images run outside of JAX where that is faster, with NumPy logits.
 
     Raises:
         CheckpointError: If there is no checkpoint, its stage is not complete, or its network has

@@ -33,6 +33,7 @@ _TARGETS = {
     "harp_sparse_dot": "HarpSparseDot",
     "harp_pool": "HarpPool",
     "harp_pool_gradient": "HarpPoolGradient",
+    "harp_same": "HarpSame",
 }
 
 

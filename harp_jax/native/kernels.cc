@@ -315,6 +315,13 @@ ffi::Error PoolGradient(Floats images, Floats gradient, ResultFloats out) {
   return ffi::Error::Success();
 }
 
+// The array itself, in place. The compiler does not know that.
+ffi::Error Same(ffi::AnyBuffer array, ffi::Result<ffi::AnyBuffer> out) {
+  if (out->untyped_data() != array.untyped_data())
+    std::memcpy(out->untyped_data(), array.untyped_data(), array.size_bytes());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 // The first three kernels take and give arrays of the same types, and the same geometry.
@@ -340,3 +347,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSparseDot, Dot, HARP_SPARSE_BINDING);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPool, Pool, ffi::Ffi::Bind().Arg<Floats>().Ret<Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpPoolGradient, PoolGradient,
                               ffi::Ffi::Bind().Arg<Floats>().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(HarpSame, Same,
+                              ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());

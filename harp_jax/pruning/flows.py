@@ -38,7 +38,7 @@ _EXAMPLES = 1 + len(_MARKS)
 
 
 class Flow(NamedTuple):
-    """What a reader reads.
+    """The inputs of a reader.
 
     Attributes:
         sources: Numbers of the writers that its inputs are computed from.

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
+
+from harp_jax import ops
 
 
 def cosine(epoch: Any, base: float, epochs: int) -> Any:
@@ -47,18 +48,16 @@ def learning_rate(name: str, base: float, epochs: int, updates_per_epoch: int) -
 
 
 def _trace(momentum: float) -> optax.GradientTransformation:
-    """Builds `optax.trace`, whose new buffer XLA computes once and writes in place.
+    """Builds `optax.trace` whose buffers are written in place, and so are the new weights.
 
-    It would compute the buffer twice, for itself and for the new weights, from the old ones of
-    both. Then neither could be written in place, and a step would copy all weights and buffers. XLA
-    does not repeat a division. It does not know that this one is by 1.
+    XLA computes a new buffer a second time for the new weights, from the old buffer and the old
+    weights. It cannot overwrite these then, and copies all of both at the start of the step.
     """
     inner = optax.trace(momentum)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         updates, state = inner.update(updates, state, params)
-        one = lax.optimization_barrier(jnp.float32(1))
-        updates = jax.tree.map(lambda buffer: buffer / one, updates)
+        updates = jax.tree.map(ops.computed_once, updates)
         return updates, state._replace(trace=updates)
 
     return optax.GradientTransformation(inner.init, update)
