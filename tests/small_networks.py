@@ -52,6 +52,18 @@ class Sorting(nn.Module):
         return nn.Dense(self.num_classes)(jnp.sort(images.reshape(len(images), -1)))
 
 
+class Looping(nn.Module):
+    """A network with a loop, which cannot be compacted."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Dense(64)(images.reshape(len(images), -1)))
+        x, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x), None), x, length=3)
+        return nn.Dense(self.num_classes)(x)
+
+
 def pruned(
     network: nn.Module,
     name: str,

@@ -11,6 +11,7 @@ import small_networks
 
 from experiments import leaderboard
 from harp_jax import checkpoint, interop, models
+from harp_jax.interop.layouts import layout
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import bake, kernel_paths, leaves_by_path, make_prunable
 from harp_jax.workdir import records
@@ -24,6 +25,9 @@ def small(monkeypatch):
     """Networks of the benchmark's names with few layers and channels."""
     monkeypatch.setitem(models.MODELS, "resnet18", small_networks.residual)
     monkeypatch.setitem(models.MODELS, "vgg16_bn", small_networks.vgg)
+    layout.cache_clear()
+    yield
+    layout.cache_clear()
 
 
 def network(kept, granularity, model):

@@ -26,4 +26,5 @@ def _same(array: Array) -> Array:
         "harp_same",
         jax.ShapeDtypeStruct(array.shape, array.dtype),
         input_output_aliases={0: 0},
+        vmap_method="broadcast_all",
     )(array)

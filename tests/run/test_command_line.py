@@ -98,7 +98,7 @@ def test_records_of_the_stages(workdir):
     examples = np.load(workdir / "examples.npz")
     change = np.abs(examples["finetune/adversarial"] - examples["images"]).max()
     assert 0.05 < change <= examples["epsilon"] + 1e-6
-    assert (workdir / "report" / "index.html").read_text().count("<img") >= 5
+    assert (workdir / "report" / "index.html").read_text().count("<svg") >= 5
 
 
 def test_loaded_network_has_the_accuracy_of_the_results(workdir):

@@ -96,9 +96,9 @@ def test_equal_masks_share_their_programs(of_a_run):
         (None, MODEL, {}, ""),  # nothing is pruned
         (0.9, MODEL, {}, ""),  # too little is
         (0.1, MODEL, {"sparse": False}, ""),
-        (0.1, small_networks.Sorting(10), {}, "prune: computes densely; "),
+        (0.1, small_networks.Looping(10), {}, "prune: computes densely; "),
     ],
-    ids=["dense", "little", "off", "unknown operation"],
+    ids=["dense", "little", "off", "a loop"],
 )
 def test_otherwise_it_is_the_whole_network(
     rate, model, fields, said, of_a_run, caplog, monkeypatch
