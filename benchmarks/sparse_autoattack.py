@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workdir", required=True, type=epath.Path, help="of a finished run")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     flags = parser.parse_args()
     parallel.one_device_per_core([flags.batch_size])
