@@ -256,6 +256,8 @@ class _Layout:
 
     def _conv(self, step: Step, kernel: np.ndarray, node: Node) -> None:
         row, column, channel, _ = self._weights(step, kernel).T
+        down, right = node.dilation or (1, 1)
+        row, column = row * down, column * right
         strides, before = np.array(node.strides), [low for low, _ in node.padding]
         lowest = np.array(
             [each.min(initial=0 if not len(each) else each[0]) for each in (row, column)]

@@ -27,10 +27,13 @@ class Layers(nn.Module):
     padding: Any
     pool: str
     end: str
+    dilation: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        x = nn.relu(nn.Conv(5, self.kernel, self.strides, self.padding)(images * 2 - 1))
+        x = nn.relu(
+            nn.Conv(5, self.kernel, self.strides, self.padding, 1, self.dilation)(images * 2 - 1)
+        )
         if self.pool != "none" and min(x.shape[1:3]) > 1:
             kind = getattr(nn, f"{self.pool}_pool")
             x = kind(x, (2, 2), (2, 2)) if self.kernel[0] < 3 else kind(x, (2, 3), (2, 1), "SAME")
@@ -64,14 +67,15 @@ def pruned(network, shape, share, seed):
 @given(
     kernel=pairs,
     strides=pairs,
+    dilation=pairs,
     padding=st.one_of(st.just("SAME"), st.tuples(sides, sides)),
     pool=st.sampled_from(["max", "avg", "none"]),
     end=st.sampled_from(["mean", "flat"]),
     share=st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]),
-    size=st.tuples(st.integers(3, 20), st.integers(3, 20), st.integers(1, 3)),
+    size=st.tuples(st.integers(7, 20), st.integers(7, 20), st.integers(1, 3)),
 )
-def test_logits_are_those_of_jax(kernel, strides, padding, pool, end, share, size):
-    network = Layers(kernel, strides, padding, pool, end)
+def test_logits_are_those_of_jax(kernel, strides, dilation, padding, pool, end, share, size):
+    network = Layers(kernel, strides, padding, pool, end, dilation)
     variables = pruned(network, size, share, seed=1)
     images = np.random.default_rng(0).random((3, *size), np.float32)
     expected = network.apply(variables, images)
