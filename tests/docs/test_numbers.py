@@ -203,3 +203,12 @@ def test_clipping():
         assert len(found) - len(fine) == int(lost.split()[0])
         assert min(fine) == pytest.approx(low, abs=0.006)
         assert max(fine) == pytest.approx(high, abs=0.006)
+
+
+def test_autoattack_on_sparse_files():
+    found = json.loads((runs.ROOT / "benchmarks/results/sparse_autoattack.json").read_text())
+    for form, (_, time, *shown) in zip(("masked", "sparse"), table(["form", "time"]), strict=True):
+        assert time == f"{found[form]['seconds']:.0f} s"
+        expected = [100 * share for share in found[form]["after"].values()]
+        assert [float(cell) for cell in shown] == pytest.approx(expected, abs=0.0501)
+    assert f"{found['different_outcomes']} images have another outcome" in PAGE.read_text()
