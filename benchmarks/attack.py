@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks import workload
-from benchmarks.jax_step import masked
+from benchmarks.jax_step import create, masked
 from harp_jax import models, native, parallel
 from harp_jax.attacks import PGD
 from harp_jax.attacks.groups import InGroups
@@ -57,8 +57,8 @@ def compiled(network: Any, group: int, channels: int, arguments: tuple[Any, ...]
 def measure(name: str, rounds: int) -> None:
     """Times every kind of a network's attack, and prints the medians."""
     devices = parallel.local_devices()
-    variables = masked(name, RATE)
-    dense = models.create(name, workload.CLASSES, axis_name=parallel.AXIS)
+    dense, variables = create(name)
+    variables = masked(variables, RATE)
     sparse = SparseNetwork(dense, kept_weights(variables["params"]))
     batch = workload.random_batch(name, workload.BATCHES[name])
     split = {key: each.reshape(len(devices), -1, *each.shape[1:]) for key, each in batch.items()}

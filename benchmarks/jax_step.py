@@ -70,11 +70,8 @@ def pruned(variables: Variables) -> dict[str, Any]:
     return make_prunable(variables, rates, workload.MINIMUM, "weight")
 
 
-def masked(network: str, rate: float) -> dict[str, Any]:
-    """Returns a network's first variables with random masks."""
-    model = models.create(network, workload.CLASSES)
-    image = jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
-    variables = dict(jax.jit(model.init)(jax.random.key(0), image))
+def masked(variables: Variables, rate: float) -> dict[str, Any]:
+    """Returns a network's variables with random masks."""
     leaves, generator = leaves_by_path(variables["params"]), np.random.default_rng(0)
     for path in kernel_paths(variables["params"]):
         shape = leaves[path].shape
@@ -171,7 +168,7 @@ class JaxStep:
     ):
         model, variables = create(network)
         if rate is not None:
-            variables = masked(network, rate)
+            variables = masked(variables, rate)
         gradient = None
         if prune:
             variables = pruned(variables)

@@ -27,7 +27,7 @@ import onnxruntime
 import optax
 
 from benchmarks import workload
-from benchmarks.jax_step import masked
+from benchmarks.jax_step import create, masked
 from harp_jax import models, parallel
 from harp_jax.attacks import PGD
 from harp_jax.attacks.groups import InGroups, pays_in_groups
@@ -85,9 +85,9 @@ def seconds_of_calls(function: Callable[[], Any], calls: int = 10) -> float:
 def compare(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
     """Measures a network; returns a row for each program."""
     devices, batch = parallel.local_devices(), workload.BATCHES[network]
-    variables = masked(network, rate)
+    model, variables = create(network)
+    variables = masked(variables, rate)
     kept = kept_weights(variables["params"])
-    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
     forms = model, SparseNetwork(model, kept)
     networks = Networks(
         model, sparse=True, grouped=pays_in_groups(variables["params"]), measure=make_measurement
@@ -134,7 +134,8 @@ def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
         "normalization": None,
         "compute_dtype": "float32",
     }
-    model, variables = models.create(network, workload.CLASSES), masked(network, rate)
+    model = models.create(network, workload.CLASSES)
+    variables = masked(create(network)[1], rate)
     trained = Trained(model, jax.device_get(variables), metadata)
     sparse_bytes, dense_bytes = sparse_file.encode(trained, "float32"), dense_file.encode(trained)
     ours: Any = sparse_file.decode(sparse_bytes, network).sparse_logits_fn()
