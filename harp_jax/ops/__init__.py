@@ -5,7 +5,7 @@ Pure functions of arrays, in place of those of `jax.lax` and Flax. The networks 
 """
 
 from harp_jax.ops.conv import conv_general_dilated
-from harp_jax.ops.once import computed_once
+from harp_jax.ops.order import computed_once
 from harp_jax.ops.pool import max_pool
 
 __all__ = ["computed_once", "conv_general_dilated", "max_pool"]

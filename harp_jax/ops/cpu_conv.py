@@ -14,7 +14,7 @@ All functions compute the same sums in another order. Spatial padding is (low, h
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import jax.numpy as jnp
@@ -113,9 +113,11 @@ def input_gradient(
         )
         pads = vertical, horizontal
         if not plain and _winograd_pays(g, w.shape, strides, pads):
-            return winograd.forward(g, w, pads, adjoint=True)
+            return winograd.input_gradient(g, w, size, padding)
         if math.prod(w.shape[:2]) > math.prod(size):
             return _tiny_input_gradient(g, w, size, padding)
+        if _fewer_pixels_than_channels(g):
+            return _input_gradient_by_taps(g, w, size, padding)
         return forward(g, _adjoint(w), strides, pads, plain=True)
     (sh, sw), inputs = strides, w.shape[2]
     rows, columns = (-(-(n + sum(p)) // s) for n, p, s in zip(size, padding, strides, strict=True))
@@ -160,7 +162,8 @@ def kernel_gradient(
     (batch, height, width, inputs), (kh, kw) = x.shape, kernel
     if not plain and _winograd_pays(x, (*kernel, inputs, g.shape[3]), strides, padding):
         return winograd.kernel_gradient(x, g, padding)
-    if kernel == (1, 1) or strides != (1, 1) or kh * kw > height * width:
+    tiny = kh * kw > height * width or _fewer_pixels_than_channels(g)
+    if kernel == (1, 1) or strides != (1, 1) or tiny:
         return _kernel_gradient_by_taps(x, g, kernel, strides, padding)
     pieces = min(max(4 * (x.size + g.size) // _PIECE_BYTES, 1), _MAX_PIECES, batch)
     bounds = [batch * i // pieces for i in range(pieces + 1)]
@@ -184,6 +187,11 @@ def _winograd_pays(x: Features, filters: tuple[int, ...], strides: Pair, padding
     return (
         inputs * outputs * filled >= least * (inputs + outputs) and batch * tiles >= _WINOGRAD_TILES
     )
+
+
+def _fewer_pixels_than_channels(g: Features) -> bool:
+    """Returns whether products for each tap take less memory than turned filters."""
+    return g.size <= g.shape[3] ** 2
 
 
 def _adjoint(w: Filters) -> Filters:
@@ -219,40 +227,39 @@ def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 
 
 def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """Convolves small images by one matrix product from all their pixels to all output pixels.
-
-    The matrices are large and the batch small: XLA computes matrix times images two to three times
-    faster than images times matrix.
-    """
-    size = x.shape[1:3]
-    output = [output_size(*each) for each in zip(size, w.shape[:2], strides, padding, strict=True)]
-    y = _matrix(w, size, output, strides, padding) @ x.reshape(len(x), -1).T
-    return y.T.reshape(len(x), *output, w.shape[3])
+    """Convolves small images by one matrix product for each tap, with the pixels that it meets."""
+    size, kernel = x.shape[1:3], w.shape[:2]
+    output = [output_size(*each) for each in zip(size, kernel, strides, padding, strict=True)]
+    return functools.reduce(
+        jnp.add,
+        (
+            _placed(x[:, *pixels] @ w[tap], outputs, output)
+            for tap, outputs, pixels in _meetings(kernel, strides, padding, size, output)
+            if x[:, *pixels].size
+        ),
+        jnp.zeros((len(x), *output, w.shape[3]), x.dtype),
+    )
 
 
 def _tiny_input_gradient(g: Features, w: Filters, size: Pair, padding: Padding) -> Features:
-    """Computes the gradient of `_tiny` with stride 1, by the same matrix."""
-    matrix = _matrix(w, size, g.shape[1:3], (1, 1), padding)
-    x = lax.dot_general(matrix, g.reshape(len(g), -1), (((0,), (1,)), ((), ())))
-    return x.T.reshape(len(g), *size, w.shape[2])
-
-
-def _matrix(
-    w: Filters, size: Sequence[int], output: Sequence[int], strides: Pair, padding: Padding
-) -> Array:
-    """Returns the matrix of a convolution [pixels * C_out, pixels * C_in]."""
-    kh, kw, inputs, outputs = w.shape
-    nothing = jnp.zeros((outputs, inputs), w.dtype)
-
-    def block(to: Sequence[int], of: Sequence[int]) -> Array:
-        i, j = (at + p[0] - o * s for at, p, o, s in zip(of, padding, to, strides, strict=True))
-        return w[i, j].T if 0 <= i < kh and 0 <= j < kw else nothing
-
-    rows = itertools.product(*map(range, output))
-    columns = list(itertools.product(*map(range, size)))
-    return jnp.concatenate(
-        [jnp.concatenate([block(row, column) for column in columns], axis=1) for row in rows]
+    """Computes the gradient of `_tiny` with stride 1, by the same matrices."""
+    return functools.reduce(
+        jnp.add,
+        (
+            _placed(g[:, *outputs] @ w[tap].T, pixels, size)
+            for tap, outputs, pixels in _meetings(w.shape[:2], (1, 1), padding, size, g.shape[1:3])
+            if g[:, *outputs].size
+        ),
+        jnp.zeros((len(g), *size, w.shape[2]), g.dtype),
     )
+
+
+def _placed(x: Features, place: tuple[slice, slice], size: Sequence[int]) -> Features:
+    """Adds zeros around images, so that they lie at a place of larger ones."""
+    vertical, horizontal = (
+        (part.start, n - part.stop) for part, n in zip(place, size, strict=True)
+    )
+    return _pad(x, (vertical, horizontal))
 
 
 def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
@@ -288,25 +295,56 @@ def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Fea
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
 
 
+def _input_gradient_by_taps(g: Features, w: Filters, size: Pair, padding: Padding) -> Features:
+    """Computes the gradient, with stride 1, by one matrix product for all taps and a shifted sum.
+
+    With fewer pixels than channels the products take less memory than turned filters, which an
+    attack keeps during its loop.
+    """
+    kh, kw, inputs, outputs = w.shape
+    products = lax.dot_general(
+        g.reshape(-1, outputs), w.reshape(-1, outputs), (((1,), (1,)), ((), ()))
+    ).reshape(*g.shape[:3], kh, kw, inputs)
+
+    def shifted(*tap: int) -> Array:
+        pads = [
+            (i - p[0], n - o - i + p[0])
+            for i, p, n, o in zip(tap, padding, size, g.shape[1:3], strict=True)
+        ]
+        return _pad(products[:, :, :, *tap], (pads[0], pads[1]))
+
+    taps = itertools.product(range(kh), range(kw))
+    return functools.reduce(jnp.add, itertools.starmap(shifted, taps))
+
+
 def _kernel_gradient_by_taps(
     x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
 ) -> Filters:
     """Computes the gradient by one product per tap, of output gradient and pixels under it."""
     inputs, outputs = x.shape[3], g.shape[3]
-    rows, columns = (
-        [_met(tap, s, p[0], n, o) for tap in range(k)]
-        for k, s, p, n, o in zip(kernel, strides, padding, x.shape[1:3], g.shape[1:3], strict=True)
-    )
     products = [
         lax.dot_general(
-            x[:, pixels_y, pixels_x].reshape(-1, inputs),
-            g[:, outputs_y, outputs_x].reshape(-1, outputs),
+            x[:, *under].reshape(-1, inputs),
+            g[:, *at].reshape(-1, outputs),
             (((0,), (0,)), ((), ())),
         )
-        for outputs_y, pixels_y in rows
-        for outputs_x, pixels_x in columns
+        for _, at, under in _meetings(kernel, strides, padding, x.shape[1:3], g.shape[1:3])
     ]
     return jnp.stack(products).reshape(*kernel, inputs, outputs)
+
+
+def _meetings(
+    kernel: Sequence[int],
+    strides: Pair,
+    padding: Padding,
+    size: Sequence[int],
+    output: Sequence[int],
+) -> Iterator[tuple[Pair, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yields each tap, the outputs whose tap is inside the image, and the pixels under it."""
+    for tap in itertools.product(*map(range, kernel)):
+        axes = zip(tap, strides, padding, size, output, strict=True)
+        (rows, pixels_y), (columns, pixels_x) = (_met(i, s, p[0], n, o) for i, s, p, n, o in axes)
+        yield (tap[0], tap[1]), (rows, columns), (pixels_y, pixels_x)
 
 
 def _met(tap: int, stride: int, low: int, size: int, count: int) -> tuple[slice, slice]:

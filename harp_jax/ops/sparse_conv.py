@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from harp_jax import native
 from harp_jax.native import BATCH_LAST, WIDTH_LAST
 from harp_jax.ops.cpu_conv import Padding, Pair, output_size
+from harp_jax.ops.order import zero_after
 
 Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
 Values = Float[Array, " kept"]
@@ -52,8 +53,19 @@ class Kept:
         return cls(mask.shape, index[np.argsort(index[:, 3], kind="stable")])
 
     def values(self, kernel: Float[Array, "_ _ _ _"]) -> Values:
-        """Takes the kept weights out of a kernel; differentiable."""
-        return kernel[tuple(self.index.T)]
+        """Takes the kept weights out of a kernel; differentiable in reverse mode."""
+        index = tuple(self.index.T)
+
+        def take(kernel: Array) -> Array:
+            return kernel[index]
+
+        def put(_: None, gradient: Array) -> tuple[Array]:
+            zero = zero_after(gradient) if gradient.size else jnp.zeros((), gradient.dtype)
+            return (jnp.full(self.shape, zero).at[index].set(gradient, unique_indices=True),)
+
+        differentiable = jax.custom_vjp(take)
+        differentiable.defvjp(lambda kernel: (take(kernel), None), put)
+        return differentiable(kernel)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from harp_jax.ops.order import zero_after
+
 OUTPUTS, TAPS = 4, 3  # per tile, along each axis
 TILE = OUTPUTS + TAPS - 1
 # Points at which the polynomial products are evaluated; infinity is added. Of those tried, these
@@ -68,33 +70,57 @@ _B, _G, _A = matrices()
 _FILTERS = np.einsum("li,kj->lkji", _G, _G).reshape(TILE**2, TAPS**2).astype(np.float32)
 
 
-def forward(x: Features, w: Filters, padding: Padding, *, adjoint: bool = False) -> Features:
+def forward(x: Features, w: Filters, padding: Padding) -> Features:
     """Convolves images with 3x3 filters, stride 1.
 
     Args:
         x: Images [N, H, W, C_in].
         w: Filters [3, 3, C_in, C_out].
         padding: Zeros before and after, along height and width; negative values crop.
-        adjoint: Whether to use the filters rotated by 180 degrees, with inputs and outputs swapped.
-            This copies nothing: the transform uses another matrix, the product another axis.
 
     Returns:
         The result of `lax.conv_general_dilated`.
     """
     batch, inputs = x.shape[0], x.shape[3]
-    turned = _FILTERS[:, ::-1] if adjoint else _FILTERS
-    filters = (turned @ w.reshape(TAPS * TAPS, -1)).reshape(-1, *w.shape[2:])
     height, width = (n + sum(p) - TAPS + 1 for n, p in zip(x.shape[1:3], padding, strict=True))
     images = _input_tiles(x, padding)
     products = lax.dot_general(
         images.reshape(TILE * TILE, -1, inputs),
-        filters,
-        (((2,), (2 if adjoint else 1,)), ((0,), (0,))),
+        _transformed(w),
+        (((2,), (1,)), ((0,), (0,))),
     ).reshape(*images.shape[:-1], -1)
     rows, columns, outputs = products.shape[3:]
     part = jnp.stack(_combine(_A.T, list(products)), axis=-2)
     y = jnp.stack(_combine(_A.T, list(part)), axis=2)
     return y.reshape(batch, OUTPUTS * rows, OUTPUTS * columns, outputs)[:, :height, :width]
+
+
+def input_gradient(g: Features, w: Filters, size: tuple[int, int], padding: Padding) -> Features:
+    """Computes the gradient of the convolution with respect to its images.
+
+    This is the transpose of `forward`, not a convolution with turned filters: the same transformed
+    filters serve both, which matters where they are kept, as in the loop of an attack.
+
+    Args:
+        g: Gradient with respect to the output [N, H, W, C_out].
+        w: Filters [3, 3, C_in, C_out].
+        size: Height and width of the images, in pixels.
+        padding: Padding of the convolution.
+
+    Returns:
+        The gradient [N, H, W, C_in].
+    """
+    gradients = _gradient_tiles(g)
+    products = lax.dot_general(
+        gradients.reshape(TILE * TILE, -1, g.shape[3]),
+        _transformed(w),
+        (((2,), (2,)), ((0,), (0,))),
+    ).reshape(*gradients.shape[:-1], -1)
+    (height, width), (above, left) = size, (low for low, _ in padding)
+    part = jnp.stack(_overlapped(_combine(_B, list(products)), 3, tiles(width), left), axis=-2)
+    x = jnp.stack(_overlapped(_combine(_B, list(part)), 1, tiles(height), above), axis=2)
+    x = x.reshape(len(g), OUTPUTS * tiles(height), OUTPUTS * tiles(width), -1)
+    return x[:, :height, :width]
 
 
 def kernel_gradient(x: Features, g: Features, padding: Padding) -> Filters:
@@ -109,7 +135,9 @@ def kernel_gradient(x: Features, g: Features, padding: Padding) -> Filters:
         The gradient [3, 3, C_in, C_out].
     """
     inputs, outputs = x.shape[3], g.shape[3]
-    images, gradients = _input_tiles(x, padding), _gradient_tiles(g)
+    # The compiler would keep the tiles of `forward`, which are 2.25 times as large as the images.
+    images = _input_tiles(x, padding, zero_after(g))
+    gradients = _gradient_tiles(g)
     products = lax.dot_general(
         images.reshape(TILE * TILE, -1, inputs),
         gradients.reshape(TILE * TILE, -1, outputs),
@@ -124,14 +152,20 @@ def tiles(size: int) -> int:
     return -(-size // OUTPUTS)
 
 
-def _input_tiles(x: Features, padding: Padding) -> Array:
+def _transformed(w: Filters) -> Array:
+    """Computes G w G^T of all filters [tile column and row, C_in, C_out]."""
+    return (_FILTERS @ w.reshape(TAPS * TAPS, -1)).reshape(-1, *w.shape[2:])
+
+
+def _input_tiles(x: Features, padding: Padding, zero: Array | None = None) -> Array:
     """Computes B^T d B of all tiles [tile column, tile row, batch, rows, columns, channels]."""
+    zero = jnp.zeros((), x.dtype) if zero is None else zero
     pads, counts = [], []
     for size, (low, high) in zip(x.shape[1:3], padding, strict=True):
         count = tiles(size + low + high - TAPS + 1)
         pads.append((low, OUTPUTS * count + TAPS - 1 - size - low, 0))
         counts.append(count)
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    x = lax.pad(x, zero, ((0, 0, 0), *pads, (0, 0, 0)))
     rows, columns = ((count - 1) * OUTPUTS + 1 for count in counts)
     x = jnp.stack(_combine(_B.T, [x[:, i : i + rows : OUTPUTS] for i in range(TILE)]))
     return jnp.stack(_combine(_B.T, [x[:, :, :, i : i + columns : OUTPUTS] for i in range(TILE)]))
@@ -143,6 +177,32 @@ def _gradient_tiles(g: Features) -> Array:
     g = jnp.pad(g, ((0, 0), *pads, (0, 0)))
     g = jnp.stack(_combine(_A, [g[:, i::OUTPUTS] for i in range(OUTPUTS)]))
     return jnp.stack(_combine(_A, [g[:, :, :, i::OUTPUTS] for i in range(OUTPUTS)]))
+
+
+def _overlapped(pixels: Sequence[Array], axis: int, count: int, low: int) -> list[Array]:
+    """Adds up tiles that overlap, and cuts the sum into blocks of `OUTPUTS` pixels.
+
+    Args:
+        pixels: For each pixel of a tile, its values in all tiles along `axis`.
+        axis: Axis of the tiles.
+        count: Number of blocks.
+        low: Pixel of the first tile at which the first block begins.
+
+    Returns:
+        For each pixel of a block, its values in all blocks along `axis`.
+    """
+
+    def shifted(values: Array, by: int) -> Array:
+        pads = [(0, 0, 0)] * values.ndim
+        pads[axis] = (-by, count + by - values.shape[axis], 0)
+        return lax.pad(values, jnp.zeros((), values.dtype), pads)
+
+    def block(pixel: int) -> Array:
+        places = range((low + pixel) % OUTPUTS, TILE, OUTPUTS)
+        met = [shifted(pixels[place], (low + pixel - place) // OUTPUTS) for place in places]
+        return functools.reduce(jnp.add, met)
+
+    return [block(pixel) for pixel in range(OUTPUTS)]
 
 
 def _combine(matrix: Matrix, parts: Sequence[Array]) -> list[Array]:

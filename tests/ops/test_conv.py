@@ -78,6 +78,9 @@ CASES = {
     # Wide layers, in Winograd's form: whole tiles, and tiles that hang over.
     "wide": ((16, 8, 8, 80), (3, 3, 80, 96), (1, 1), "SAME"),
     "wide-odd": ((6, 11, 14, 128), (3, 3, 128, 112), (1, 1), ((2, 0), (1, 3))),
+    # Fewer pixels than channels.
+    "deep": ((2, 4, 4, 24), (3, 3, 24, 40), (1, 1), "SAME"),
+    "deep-odd": ((2, 4, 5, 8), (2, 3, 8, 64), (1, 1), ((2, 0), (1, 3))),
     # Shapes beyond the networks.
     "valid": ((3, 9, 8, 5), (3, 2, 5, 6), (1, 1), "VALID"),
     "uneven": ((3, 9, 8, 5), (3, 4, 5, 6), (2, 1), ((2, 0), (0, 3))),

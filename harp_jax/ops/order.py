@@ -1,4 +1,7 @@
-"""Keeps XLA from computing an array twice."""
+"""Keeps XLA from computing an array twice, or too early.
+
+XLA's CPU backend ignores `jax.lax.optimization_barrier`.
+"""
 
 import jax
 from jax import lax
@@ -28,3 +31,19 @@ def _same(array: Array) -> Array:
         input_output_aliases={0: 0},
         vmap_method="broadcast_all",
     )(array)
+
+
+def zero_after(array: Array) -> Array:
+    """Returns the number 0, of which the compiler only knows that it depends on the array.
+
+    What is computed from it is computed after the array. XLA's CPU backend begins early with all
+    that does not depend on anything, and keeps it in memory until it is needed.
+
+    Args:
+        array: Array of floats, not empty.
+
+    Returns:
+        0 as a scalar of the array's type, whatever the array holds.
+    """
+    number = array.ravel()[0]
+    return ((number != number) & (number == 0)).astype(array.dtype)  # NaN is not 0
