@@ -77,7 +77,8 @@ def masked(variables: Variables, rate: float) -> dict[str, Any]:
         shape = leaves[path].shape
         share = max(rate, LEAST) if leaves[path].size < SMALL else rate
         mask = generator.random(shape) < share
-        leaves[path] = leaves[path] * mask / share**0.5  # so that activations keep their size
+        # In NumPy: JAX would compile for every shape. The factor keeps the activations' size.
+        leaves[path] = np.asarray(leaves[path]) * mask / np.float32(share**0.5)
     return {**variables, "params": tree_of_leaves(leaves)}
 
 
