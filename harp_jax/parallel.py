@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.jax_utils
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from harp_jax.types import Device
@@ -148,8 +149,16 @@ def total(tree: Any) -> Any:
 
 
 def maximum(tree: Any) -> Any:
-    """Returns the maximum over the devices of all processes; only inside a mapped function."""
-    return lax.pmax(tree, AXIS)
+    """Returns the maximum over the devices of all processes; only inside a mapped function.
+
+    It is nan if a value is: a reduction by XLA alone may drop NaN.
+    """
+
+    def largest(value: jax.Array) -> jax.Array:
+        unknown = lax.psum(jnp.isnan(value).astype(jnp.int32), AXIS) > 0
+        return jnp.where(unknown, jnp.nan, lax.pmax(value, AXIS))
+
+    return jax.tree.map(largest, tree)
 
 
 def place() -> jax.Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
-from harp_jax.attacks.objectives import OBJECTIVES, dlr_targeted, wrong_class
+from harp_jax.attacks.objectives import OBJECTIVES, dlr_targeted, is_wrong, wrong_class
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Selection
 
@@ -266,7 +266,7 @@ def _evaluation(
     def total(images):
         logits = logits_fn(images)
         losses = objective(logits, labels)
-        return losses.sum(), (losses, logits.argmax(-1) != labels)
+        return losses.sum(), (losses, is_wrong(logits, labels))
 
     def evaluate(images):
         (_, (losses, wrong)), gradient = jax.value_and_grad(total, has_aux=True)(images)
@@ -277,4 +277,4 @@ def _evaluation(
 
 def _untouched(images: Images, labels: Labels, logits: Logits) -> Found:
     """Returns the state before the first run."""
-    return Found(images, logits.argmax(-1) != labels, jnp.full(len(images), -jnp.inf))
+    return Found(images, is_wrong(logits, labels), jnp.full(len(images), -jnp.inf))

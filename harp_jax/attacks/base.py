@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
+from harp_jax.attacks.objectives import is_wrong
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Selection
 
@@ -192,9 +193,8 @@ def finished(adversarial: Images) -> State:
 
 
 def misclassified(logits_fn: LogitsFn, images: Images, labels: Labels) -> Selection:
-    """Returns flags of the images whose predicted class is not their label; NaN predicts none."""
-    logits = logits_fn(images)
-    return (logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1)
+    """Returns flags of the images whose predicted class is not their label, see `is_wrong`."""
+    return is_wrong(logits_fn(images), labels)
 
 
 def check_settings(attack: Any, *counts: str) -> None:

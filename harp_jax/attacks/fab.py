@@ -119,7 +119,7 @@ class FAB:
         keys = norms.per_example_keys(key, len(images))
         logits = logits_fn(images)
         run = functools.partial(self._run, logits_fn, images, labels, logits, keys)
-        start = _nothing_but(images, logits.argmax(-1) != labels)
+        start = _nothing_but(images, objectives.is_wrong(logits, labels))
         return lax.fori_loop(0, self.rounds(logits.shape[-1]), run, start)
 
     def rounds(self, classes: int) -> int:
@@ -176,7 +176,7 @@ class FAB:
             points, best = state
             gradients, leads = aim(points)
             points = self._cross(images, points, gradients, leads)
-            wrong = logits_fn(points).argmax(-1) != labels
+            wrong = objectives.is_wrong(logits_fn(points), labels)
             distance = norms.length(points - images, self.norm)
             closer = wrong & (distance < best.distance)
             best = Found(

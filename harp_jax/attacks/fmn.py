@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from harp_jax.attacks import norms
-from harp_jax.attacks.objectives import margin
+from harp_jax.attacks.objectives import is_wrong, margin
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Scalar, Selection
 
@@ -67,7 +67,7 @@ class FMN:
         def loss(x: Images) -> tuple[Scalar, tuple[PerExample, Selection]]:
             logits = logits_fn(x)
             margins = margin(logits, labels)
-            return margins.sum(), (margins, logits.argmax(-1) != labels)
+            return margins.sum(), (margins, is_wrong(logits, labels))
 
         def step(number, state: _State) -> _State:
             (_, (margins, wrong)), gradient = jax.value_and_grad(loss, has_aux=True)(state.x)

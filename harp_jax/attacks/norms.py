@@ -79,10 +79,20 @@ def surface_noise(
 
 
 def excess(adversarial: Images, images: Images, epsilon: float, norm: str = "linf") -> PerExample:
-    """Returns how far each example lies outside its ball or [0, 1]; <= 0 inside, nan for nan."""
+    """Returns how far each example lies outside its ball or [0, 1].
+
+    It is <= 0 inside. It is nan if a value is not finite, which is looked for on its own: XLA may
+    drop NaN from a maximum.
+    """
     pixels = adversarial.reshape(len(images), -1)
     outside = jnp.maximum(-pixels.min(-1), pixels.max(-1) - 1.0)
-    return jnp.maximum(outside, length(adversarial - images, norm) - epsilon)
+    farthest = jnp.maximum(outside, length(adversarial - images, norm) - epsilon)
+    return jnp.where(jnp.isfinite(pixels).all(-1), farthest, jnp.nan)
+
+
+def largest(values: Float[Array, " n"]) -> Float[Array, ""]:
+    """Returns the largest value; nan if one is nan, which XLA may drop from a maximum."""
+    return jnp.where(jnp.isnan(values).any(), jnp.nan, values.max())
 
 
 def ascend(

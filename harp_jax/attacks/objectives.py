@@ -10,10 +10,23 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int
 
-from harp_jax.types import Labels, Logits, PerExample
+from harp_jax.types import Labels, Logits, PerExample, Selection
 
 # Keeps the ratios finite if all logits are equal.
 _TINY = 1e-12
+
+
+def finite(logits: Logits) -> Selection:
+    """Returns flags of the examples whose logits are all finite."""
+    return jnp.isfinite(logits).all(-1)
+
+
+def is_wrong(logits: Logits, labels: Labels) -> Selection:
+    """Returns flags of the examples whose predicted class is not their label.
+
+    Logits that are not all finite predict no class. (Of NaN, `argmax` finds the first.)
+    """
+    return (logits.argmax(-1) != labels) | ~finite(logits)
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:

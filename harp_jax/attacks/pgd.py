@@ -9,7 +9,7 @@ from jax import lax
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.base import check_settings
-from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, margin
+from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, is_wrong, margin
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Scalar
 
@@ -141,8 +141,7 @@ def _search(
     def restart(number, best):
         found = _run(attack, gradient, images, norms.fold_keys(keys, number))
         logits = logits_fn(found)
-        wrong = logits.argmax(-1) != labels
-        return _better(best, (found, wrong, objective(logits, labels)))
+        return _better(best, (found, is_wrong(logits, labels), objective(logits, labels)))
 
     nothing = (images, jnp.zeros(len(images), bool), jnp.full(len(images), -jnp.inf))
     return lax.fori_loop(0, attack.restarts, restart, nothing)[0]

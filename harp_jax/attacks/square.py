@@ -191,7 +191,7 @@ class Square:
 def _margin(logits_fn: LogitsFn, images: Images, labels: Labels) -> tuple[PerExample, Selection]:
     """Computes the margins of images and flags of misclassified ones."""
     logits = logits_fn(images)
-    return objectives.margin(logits, labels), logits.argmax(-1) != labels
+    return objectives.margin(logits, labels), objectives.is_wrong(logits, labels)
 
 
 def choose(take: Selection, new: SquareState, old: SquareState) -> SquareState:

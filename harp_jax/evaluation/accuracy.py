@@ -14,6 +14,7 @@ from harp_jax import models, parallel
 from harp_jax.attacks import Attack, norms
 from harp_jax.attacks.base import norm_of
 from harp_jax.attacks.groups import InGroups
+from harp_jax.attacks.objectives import finite, is_wrong
 from harp_jax.data import Split, eval_batches, to_unit
 from harp_jax.pruning.layers import bake
 from harp_jax.types import Device, Model, Variables
@@ -26,9 +27,10 @@ class Score(NamedTuple):
         accuracy: Share of the examples that are classified correctly, in [0, 1].
         balanced: Mean of the accuracies of all classes that occur, in [0, 1].
         excess: Largest distance of a perturbation outside its ball or the box; 0 up to rounding,
-            nan if a perturbation is nan.
+            nan if a perturbation is not finite.
         correct: Number of the correctly classified examples of each class.
         examples: Number of the examples of each class.
+        not_finite: Number of the examples whose logits are not all finite; they count as wrong.
     """
 
     accuracy: float
@@ -36,6 +38,7 @@ class Score(NamedTuple):
     excess: float = 0.0
     correct: tuple[int, ...] = ()
     examples: tuple[int, ...] = ()
+    not_finite: int = 0
 
     @classmethod
     def of(
@@ -43,6 +46,7 @@ class Score(NamedTuple):
         correct: Shaped[np.ndarray, " classes"],
         examples: Shaped[np.ndarray, " classes"],
         excess: float = 0.0,
+        not_finite: int = 0,
     ) -> "Score":
         """Computes the score from the numbers of correct and of all examples of each class."""
         there = examples > 0
@@ -53,6 +57,7 @@ class Score(NamedTuple):
             excess=float(excess),
             correct=tuple(map(int, correct)),
             examples=tuple(map(int, examples)),
+            not_finite=int(not_finite),
         )
 
 
@@ -136,10 +141,14 @@ def make_accuracy(
             images = attack(logits_fn, clean, labels, keys)
             excess = norms.excess(images, clean, attack.epsilon, norm_of(attack))
         logits = logits_fn(images)
-        correct = (logits.argmax(-1) == labels) & batch["valid"]
+        correct = ~is_wrong(logits, labels) & batch["valid"]
         classes = jax.nn.one_hot(labels, logits.shape[-1])
-        by_class = {"correct": correct @ classes, "examples": batch["valid"] @ classes}
-        return {**parallel.total(by_class), "excess": parallel.maximum(excess.max())}
+        counts = {
+            "correct": correct @ classes,
+            "examples": batch["valid"] @ classes,
+            "not_finite": (~finite(logits) & batch["valid"]).sum(),
+        }
+        return {**parallel.total(counts), "excess": parallel.maximum(norms.largest(excess))}
 
     count_everywhere = parallel.parallel(count, devices)
 
@@ -151,14 +160,15 @@ def make_accuracy(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        correct = examples = excess = np.zeros(())
+        correct = examples = excess = not_finite = np.zeros(())
         bar = tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None)
         with bar:
             for batch in parallel.prefetch(batches, devices):
                 counts = parallel.to_host(count_everywhere(variables, batch))
                 correct, examples = correct + counts["correct"], examples + counts["examples"]
                 excess = np.maximum(excess, counts["excess"])
+                not_finite = not_finite + counts["not_finite"]
                 bar.update(int(counts["examples"].sum()))
-        return Score.of(correct, examples, float(excess))
+        return Score.of(correct, examples, float(excess), int(not_finite))
 
     return accuracy

@@ -99,7 +99,7 @@ def check_format(metadata: Mapping[str, Any], name: str, version: int) -> None:
 
 def as_json(value: Any) -> str:
     """Returns the shortest JSON of a value."""
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def _array(entry: Mapping[str, Any]) -> np.ndarray:

@@ -52,7 +52,7 @@ def encode(trained: Trained) -> tuple[bytes, bytes]:
         "platforms": list(PLATFORMS),
     }
     metadata["digest"] = _digest(program, metadata)
-    return program, (json.dumps(metadata, indent=2) + "\n").encode()
+    return program, (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()
 
 
 def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:

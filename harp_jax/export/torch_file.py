@@ -49,7 +49,7 @@ def encode(trained: Trained) -> bytes:
     metadata["digest"] = _digest(arrays)  # of names and arrays
     pickled = [b"\x80\x02}("]
     pickled += [_text("arch"), _text(trained.metadata["model"])]
-    pickled += [_text("metadata"), _text(json.dumps(metadata))]
+    pickled += [_text("metadata"), _text(json.dumps(metadata, allow_nan=False))]
     pickled += [_text("state_dict"), _ORDERED, b"("]
     for number, (name, array) in enumerate(arrays.items()):
         pickled += [_text(name), _tensor(number, array)]

@@ -55,7 +55,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
 
     Raises:
         ValueError: For bad input, in one line (ConfigError, DataError, CheckpointError).
-        TrainingDivergedError: If the loss is not finite.
+        TrainingDivergedError: If the loss, a network or its logits are not finite.
         InterruptedRunError: If the run was asked to stop; its state is saved.
     """
     validate(config)
@@ -271,6 +271,11 @@ class _Experiment:
             variables["rates"], notes = budget.fit(self.config, variables, self.cost, outcome.epoch)
             dense = schemes.stays_dense(self.scheme.architecture, variables["params"])
             notes = [*notes, *([] if dense is None else [f"prune: {dense}"])]
+        wrong = state.not_finite(variables)
+        if wrong is not None:
+            raise loop.TrainingDivergedError(
+                f"{stage}: {wrong}; allowed are networks of finite numbers, so it is not saved"
+            )
         on_test = self.config.data.select_on == "test" and outcome.epoch is not None
         if on_test and outcome.reached:
             chosen = f"{stage}: the network of epoch {outcome.epoch} was chosen by its accuracy on"

@@ -48,7 +48,7 @@ def of_earlier(
     if earlier is None:
         return Kept({}, {})
     measured = earlier.get("attacks") or {}
-    now = json.loads(json.dumps(settings))
+    now = json.loads(files.json_text(settings))
     changed = {name for name in now if name in measured and measured[name] != now[name]}
     rows = {
         row["stage"]: without(row, changed | (row["robust"].keys() - measured.keys()))

@@ -18,7 +18,7 @@ from harp_jax.evaluation.accuracy import Accuracy
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.training.metrics import MetricsLog, Row
 from harp_jax.training.stages import Stage
-from harp_jax.training.state import TrainState, zero_sums
+from harp_jax.training.state import TrainState, not_finite, zero_sums
 from harp_jax.training.waits import Waits
 from harp_jax.types import Device
 from harp_jax.workdir.files import CHECKPOINTS
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_CHECKS = 1.0
 
 
 class TrainingDivergedError(RuntimeError):
-    """Raised if the loss is NaN or infinite."""
+    """Raised if the loss, the state or the logits of validation are NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,8 @@ def fit(
         The network for the next stage.
 
     Raises:
-        TrainingDivergedError: If the loss is not finite; it names the step and the last checkpoint.
+        TrainingDivergedError: If the loss, the network or its logits of validation are not finite;
+            it names the step and the last checkpoint.
         InterruptedRunError: If a stop was requested; the state is saved.
     """
     loop = _Loop(stage, plan, programs, dataset, directory, state)
@@ -247,28 +248,52 @@ class _Loop:
         """Waits for the device, shows the progress, and stops a run whose loss is not finite."""
         bad_step = int(parallel.to_host(self.state.sums["bad_step"]))
         if bad_step >= 0:
-            good = "none" if self.last_saved is None else f"step {self.last_saved}"
-            raise TrainingDivergedError(
-                f"{self.stage.name}: the loss is not finite in epoch"
-                f" {bad_step // self.stage.batches_per_epoch}, step {bad_step}; last good"
-                " checkpoint:"
-                f" {good} in {self.checkpoints.directory}; try a smaller"
-                f" {self.stage.name}.learning_rate"
-            )
+            raise self.diverged("the loss is not finite in", bad_step)
         self.bar.set_postfix_str(f"waits for data {self.waits.share():.0%}", refresh=False)
         self.bar.update(step * self.stage.batch_size - self.bar.n)
 
+    def diverged(self, what: str, step: int) -> TrainingDivergedError:
+        """Returns the error for a step, counted from 0."""
+        good = "none" if self.last_saved is None else f"step {self.last_saved}"
+        return TrainingDivergedError(
+            f"{self.stage.name}: {what} epoch {step // self.stage.batches_per_epoch}, step {step};"
+            f" last good checkpoint: {good} in {self.checkpoints.directory}; try a smaller"
+            f" {self.stage.name}.learning_rate"
+        )
+
+    def finite_state(self, step: int) -> TrainState:
+        """Returns the state after a number of steps; stops the run if it is not finite.
+
+        The loss of a step is that of the network before its update. So the last update before a
+        save shows in the state alone.
+        """
+        self.check(step)
+        state = parallel.to_host(self.state)
+        wrong = not_finite({**state.variables, **state.training()})
+        if wrong is not None:
+            raise self.diverged(f"{wrong} after", step - 1)
+        return state
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Measures accuracy on the validation split, clean and under attack."""
+        plain = self.programs.bake(self.state.variables)
+        measures = {"natural": self.programs.natural, "robust": self.programs.robust}
+        accuracies = {}
+        for name, measure in measures.items():
+            split = self.dataset.validation
+            score = measure(plain, split, f"validation, {name}")
+            if score.not_finite:
+                images = f"{score.not_finite} of {len(split)} images"
+                raise self.diverged(
+                    f"validation, {name}: the logits of {images} are not finite after", step - 1
+                )
+            accuracies[name] = score.accuracy
+        return accuracies
+
     def finish_epoch(self, epoch: int, timing: Row) -> None:
         """Validates, records and saves; leaves the sums at zero for the next epoch."""
-        state = parallel.to_host(self.state)
-        plain = self.programs.bake(self.state.variables)
-        validation = {
-            name: measure(plain, self.dataset.validation, f"validation, {name}").accuracy
-            for name, measure in (
-                ("natural", self.programs.natural),
-                ("robust", self.programs.robust),
-            )
-        }
+        state = self.finite_state((epoch + 1) * self.stage.batches_per_epoch)
+        validation = self.validate(int(state.step))
         last_update = (state.step - 1) * self.stage.loss.updates_per_batch
         row = {
             "stage": self.stage.name,
@@ -298,9 +323,8 @@ class _Loop:
 
     def save(self, step: int) -> None:
         """Saves the state to resume from; never one that is not finite."""
-        self.check(step)
+        state = self.finite_state(step)
         metadata = {"stage": self.stage.name, "progress": dataclasses.asdict(self.progress)}
-        state = parallel.to_host(self.state)
         self.checkpoints.save_last(int(state.step), state.variables, state.training(), metadata)
         self.last_saved = step
 

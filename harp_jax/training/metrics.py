@@ -1,6 +1,5 @@
 """The record of a stage: metrics.jsonl, TensorBoard event files, one log line an epoch."""
 
-import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.state import TrainState
 from harp_jax.workdir import is_first_process, read_metrics, write_atomically
-from harp_jax.workdir.files import METRICS, TENSORBOARD
+from harp_jax.workdir.files import METRICS, TENSORBOARD, json_text
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class MetricsLog:
         _LOGGER.info("%s", _sentence(row))
         if self._board is None:
             return
-        text = "".join(json.dumps(row) + "\n" for row in self._rows)
+        text = "".join(json_text(row) + "\n" for row in self._rows)
         write_atomically(self._path, text)
         for tag, value in _scalars(row):
             self._board.add_scalar(tag, value, row["epoch"])

@@ -22,7 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
         variables: All collections of the network.
         opt_state: Optimiser state of the trainable part; it holds gamma and its frozen flag.
         sums: Sums over the current epoch: 'loss' (times examples), 'correct', 'examples', and
-            'bad_step', the first step whose loss was not finite, or -1.
+            'bad_step', the first step after which the sum of losses was not finite, or -1.
         perturbation: Perturbation of the global batch, `[batch, height, width, channels]`, under
             Free-AT, on the [0, 1] scale; None for other losses.
     """
@@ -41,6 +41,25 @@ class TrainState(flax.struct.PyTreeNode):
         if self.perturbation is not None:
             names.append("perturbation")
         return {name: getattr(self, name) for name in names}
+
+
+def not_finite(tree: Any) -> str | None:
+    """Describes the arrays of a tree that hold NaN or an infinity.
+
+    Args:
+        tree: Arrays on the host.
+
+    Returns:
+        Such as 'params/fc/kernel is not finite'; None if all values are finite.
+    """
+    found = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if not np.isfinite(leaf).all()
+    ]
+    if len(found) < 2:
+        return f"{found[0]} is not finite" if found else None
+    return f"{found[0]} and {len(found) - 1} more arrays are not finite"
 
 
 def zero_sums() -> dict[str, np.ndarray]:

@@ -139,5 +139,5 @@ def add_to_sums(
         {"loss": loss * examples, "correct": correct, "examples": jnp.float32(examples)}
     )
     sums = {name: state.sums[name] + value for name, value in batch.items()}
-    first_bad = (state.sums["bad_step"] < 0) & ~jnp.isfinite(batch["loss"])
+    first_bad = (state.sums["bad_step"] < 0) & ~jnp.isfinite(sums["loss"])
     return {**sums, "bad_step": jnp.where(first_bad, state.step, state.sums["bad_step"])}

@@ -1,6 +1,8 @@
 """The names of a workdir's files, and writing them atomically."""
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -56,6 +58,26 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
     unfinished.replace(path)
 
 
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Returns strict JSON, which has no NaN and no infinity: null stands for these.
+
+    Args:
+        content: Objects as mappings, lists, texts, numbers, flags and None.
+        indent: Spaces at the start of a line, by level; None puts everything on one line.
+    """
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
+
+
 def write_json(path: epath.Path, content: Any) -> None:
-    """Replaces a JSON file; see `write_atomically`."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Replaces a JSON file; see `write_atomically` and `json_text`."""
+    write_atomically(path, json_text(content, indent=2) + "\n")

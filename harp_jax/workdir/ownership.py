@@ -21,7 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def plain(config: Any) -> dict[str, Any]:
     """Converts a configuration to the plain values that JSON would give back."""
-    return json.loads(json.dumps(config.to_dict()))
+    return json.loads(files.json_text(config.to_dict()))
 
 
 def earlier_run(

@@ -35,13 +35,18 @@ def read_json(path: epath.Path, form: forms.Form = forms.OBJECT) -> dict[str, An
         ReportError: If it cannot be read or has another form; names the file.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = _parsed(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{path}: not valid JSON ({error})") from error
     wrong = forms.problem(found, form)
     if wrong is not None:
         raise ReportError(f"{path}: {wrong}")
     return found
+
+
+def _parsed(text: str | bytes) -> Any:
+    """Parses JSON; NaN and infinities, which it does not have, become null."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_table(workdir: epath.Path) -> dict[str, Any] | None:
@@ -97,7 +102,7 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = _parsed(text)
         except (ValueError, RecursionError) as error:
             raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
         wrong = forms.problem(line, forms.METRICS)

@@ -256,6 +256,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert "last good checkpoint: none" in last
 
 
+def test_a_last_update_that_is_not_finite_stops_the_run(tmp_path):
+    options = ["--config.pretrain.epochs=1", "--config.batch_size=1024", "--config.devices=1"]
+    options += ["--config.loss=natural", "--config.pretrain.learning_rate=1e38"]
+    done = runs.here(runs.command(tmp_path, *options))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "error: pretrain: " in last
+    assert "not finite after epoch 0, step 0; last good checkpoint: none" in last
+    assert "best so far" not in done.stderr
+    assert not list(tmp_path.glob("pretrain/checkpoints/*/*"))
+    assert not (tmp_path / "pretrain" / "result").exists()
+
+
 def test_a_command_runs_on_all_cores_in_a_workdir_that_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [

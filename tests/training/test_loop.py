@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import networks
 import numpy as np
 import optax
@@ -12,7 +13,7 @@ import runs
 from etils import epath
 from jax import lax
 
-from harp_jax import parallel
+from harp_jax import checkpoint, parallel
 from harp_jax.data import load
 from harp_jax.evaluation.accuracy import Score
 from harp_jax.training import loop
@@ -85,14 +86,28 @@ class KilledError(Exception):
     """Instead of a kill: nothing is saved any more."""
 
 
-def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
-    """Four epochs of a step that counts; gives the outcome and the record without its times."""
+def fit(
+    directory,
+    stop_after=None,
+    kill_after=None,
+    checkpoint_every_steps=0,
+    loss=lambda step: step,
+    weight=lambda step: 1.0,
+    not_finite=0,
+):
+    """Four epochs of a step that counts; gives the outcome and the record without its times.
+
+    `loss` and `weight` are those of a step, from its number; `not_finite` is of validation.
+    """
 
     def step(state, batch):
         examples = lax.psum(batch["labels"].size, parallel.AXIS)
         sums = {**state.sums, "examples": state.sums["examples"] + examples}
-        sums["loss"] = sums["loss"] + state.step
-        variables = {"steps": state.variables["steps"] + 1}
+        sums["loss"] = sums["loss"] + loss(state.step)
+        bad = (sums["bad_step"] < 0) & ~jnp.isfinite(sums["loss"])
+        sums["bad_step"] = jnp.where(bad, state.step, sums["bad_step"])
+        weights = jnp.full_like(state.variables["w"], weight(state.step))
+        variables = {"steps": state.variables["steps"] + 1, "w": weights}
         return state.replace(step=state.step + 1, variables=variables, sums=sums)
 
     def stop_requested(done):
@@ -102,7 +117,7 @@ def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
 
     def robust(variables, *_):
         done = int(parallel.to_host(variables)["steps"])
-        return Score(ACCURACIES[done // STEPS - 1], 0.5)
+        return Score(ACCURACIES[done // STEPS - 1], 0.5, not_finite=not_finite)
 
     devices = parallel.local_devices(1)
     epochs = len(ACCURACIES)
@@ -126,7 +141,7 @@ def fit(directory, stop_after=None, kill_after=None, checkpoint_every_steps=0):
         key=np.zeros(2, np.uint32),
         opt_state=(),
         sums=zero_sums(),
-        variables={"steps": np.zeros((), np.int32)},
+        variables={"steps": np.zeros((), np.int32), "w": np.ones(3, np.float32)},
     )
     dataset = load("digits", seed=0, validation_examples=10)
     outcome = loop.fit(stage, plan, state, programs, dataset, epath.Path(directory))
@@ -165,3 +180,31 @@ def test_a_killed_run_ends_as_one_that_was_not(every, undisturbed, tmp_path):
     with pytest.raises(KilledError):
         fit(tmp_path, kill_after=10, checkpoint_every_steps=every)
     assert fit(tmp_path, checkpoint_every_steps=every) == undisturbed
+
+
+# The last update of the second epoch, and one in its middle that the next step does not see.
+@pytest.mark.parametrize(("bad", "every", "good"), [(7, 0, 4), (5, 2, 4), (0, 1, None)])
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_an_update_that_is_not_finite_is_never_saved(bad, every, good, value, tmp_path):
+    def weight(step):
+        return jnp.where(step == bad, value, 1.0)
+
+    text = f"w is not finite after epoch {bad // STEPS}, step {bad}; last good checkpoint: "
+    text += "none" if good is None else f"step {good}"
+    with pytest.raises(loop.TrainingDivergedError, match=f"^pretrain: {text} in "):
+        fit(tmp_path, checkpoint_every_steps=every, weight=weight)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        for step in folder.iterdir():
+            assert np.isfinite(checkpoint.load(step)["w"]).all()
+
+
+def test_losses_whose_sum_is_not_finite_stop_the_run(tmp_path):
+    with pytest.raises(loop.TrainingDivergedError, match="the loss is not finite in epoch 0"):
+        fit(tmp_path, loss=lambda step: jnp.float32(3e38))
+
+
+def test_logits_of_validation_that_are_not_finite_stop_the_run(tmp_path):
+    said = "validation, robust: the logits of 3 of 10 images are not finite after epoch 0, step 3"
+    with pytest.raises(loop.TrainingDivergedError, match=said):
+        fit(tmp_path, not_finite=3)
+    assert not list((tmp_path / "checkpoints" / "best").iterdir())
