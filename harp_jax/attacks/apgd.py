@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.objectives import OBJECTIVES, dlr_targeted, is_wrong, wrong_class
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Selection
@@ -88,6 +89,7 @@ class APGD:
         Returns:
             Adversarial images in [0, 1], within `epsilon` of the clean ones.
         """
+        check_inputs(logits_fn, images, labels, key)
         keys = norms.per_example_keys(key, len(images))
         logits = logits_fn(images)
         run = functools.partial(self._run, logits_fn, images, labels, logits, keys)

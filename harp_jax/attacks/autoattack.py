@@ -7,6 +7,7 @@ from harp_jax.attacks import norms
 from harp_jax.attacks.apgd import APGD
 from harp_jax.attacks.base import Part, check_settings, misclassified
 from harp_jax.attacks.fab import FAB
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.square import Square
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn
@@ -77,6 +78,7 @@ class AutoAttack:
             The first misclassified point of each example, in [0, 1] and within `epsilon` of the
             clean image. It is the clean image if that is misclassified, or if no part broke it.
         """
+        check_inputs(logits_fn, images, labels, key)
         keys = norms.per_example_keys(key, len(images))
         points = images
         for place, part in enumerate(self.parts().values()):

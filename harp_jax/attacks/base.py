@@ -1,20 +1,30 @@
-"""Protocols of an attack and of a part of AutoAttack, and checks of shared settings.
+"""Protocols of an attack and of a part of AutoAttack, and what all of them share.
 
 An attack of your own is a frozen dataclass with a radius `epsilon` and the call of `Attack`. It
 needs nothing else: `as_part` makes it a part of an evaluation.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
-from harp_jax.attacks.objectives import is_wrong
+from harp_jax.attacks.objectives import OBJECTIVES, is_wrong
 from harp_jax.settings import check
-from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, Selection
+from harp_jax.types import (
+    ExampleKeys,
+    Images,
+    Labels,
+    Logits,
+    LogitsFn,
+    Scalar,
+    Selection,
+)
 
 
 @runtime_checkable
@@ -147,6 +157,11 @@ class WholeAttack:
         return norm_of(self.attack)
 
     @property
+    def objective(self) -> Any:
+        """The attack's field `objective`; 'ce' if it has none."""
+        return getattr(self.attack, "objective", "ce")
+
+    @property
     def uses_gradients(self) -> bool:
         """The attack's field `uses_gradients`; True if it has none."""
         return getattr(self.attack, "uses_gradients", True)
@@ -182,6 +197,49 @@ def norm_of(attack: Attack) -> str:
     return getattr(attack, "norm", "linf")
 
 
+def loss_at_start(attack: Attack) -> str | None:
+    """Returns the name of the loss that an attack ascends from the clean images.
+
+    It is its field `objective` if that is one of `OBJECTIVES`, else 'ce'. 'dlr' stands for the
+    targeted loss, which has one gradient a target.
+
+    Returns:
+        A name of `UNTARGETED`; None for an attack that uses no gradients.
+    """
+    if not getattr(attack, "uses_gradients", True):
+        return None
+    name = getattr(attack, "objective", "ce")
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        return "ce"
+    return {"dlr_targeted": "dlr"}.get(name, name)
+
+
+def zero_gradients(
+    loss: str, logits_fn: LogitsFn, images: Images, labels: Labels
+) -> tuple[Selection, Logits]:
+    """Finds the images at which the gradient of a loss is exactly zero.
+
+    An attack that ascends this loss sees nothing there. In float32 the gradient of the
+    cross-entropy is zero where the label's logit is about 100 above all others.
+
+    Args:
+        loss: A name of `UNTARGETED`.
+        logits_fn: Images in [0, 1] -> logits.
+        images: Clean images.
+        labels: True classes.
+
+    Returns:
+        The flags, False for a gradient with NaN, and the logits.
+    """
+
+    def total(images: Images) -> tuple[Scalar, Logits]:
+        logits = logits_fn(images)
+        return OBJECTIVES[loss](logits, labels).sum(), logits
+
+    gradient, logits = jax.grad(total, has_aux=True)(images)
+    return (gradient == 0).all((1, 2, 3)), logits
+
+
 def untouched(task: Task) -> State:
     """Returns the clean images as state; misclassified ones are done."""
     return State(task.images, misclassified(task.logits_fn, task.images, task.labels), {})
@@ -207,7 +265,7 @@ def check_settings(attack: Any, *counts: str) -> None:
     Raises:
         ValueError: If a field is out of range; names it, its value and the allowed values.
     """
-    check(attack, "epsilon", attack.epsilon >= 0, "numbers >= 0")
+    check(attack, "epsilon", 0 <= attack.epsilon < math.inf, "finite numbers >= 0")
     check(attack, "norm", attack.norm in norms.NORMS, ", ".join(norms.NORMS))
     for field in counts:
         check(attack, field, getattr(attack, field) >= 1, "whole numbers >= 1")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms, objectives, projections
 from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.settings import check
 from harp_jax.types import (
     ExampleKeys,
@@ -85,6 +86,7 @@ class FAB:
     beta: float = 0.9
     targeted: bool = True
 
+    objective = "margin"  # its steps follow differences of logits
     uses_gradients = True
     in_pieces = False
 
@@ -116,6 +118,7 @@ class FAB:
             The images, in [0, 1], and their distances from the clean images in `norm`. The
             distance is 0 if the clean image is misclassified.
         """
+        check_inputs(logits_fn, images, labels, key)
         keys = norms.per_example_keys(key, len(images))
         logits = logits_fn(images)
         run = functools.partial(self._run, logits_fn, images, labels, logits, keys)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from harp_jax.attacks import norms
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.objectives import is_wrong, margin
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Scalar, Selection
@@ -62,6 +63,7 @@ class FMN:
             image is misclassified; the clean image and inf if no misclassified image was found.
         """
         del key
+        check_inputs(logits_fn, images, labels)
         farthest = norms.length(jnp.maximum(images, 1.0 - images), self.norm)
 
         def loss(x: Images) -> tuple[Scalar, tuple[PerExample, Selection]]:

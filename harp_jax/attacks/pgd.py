@@ -1,6 +1,7 @@
 """PGD (Madry et al., 2018), its single-step form FGSM, and PGD on the C&W loss."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -9,6 +10,7 @@ from jax import lax
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.base import check_settings
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, is_wrong, margin
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Scalar
@@ -46,13 +48,14 @@ class PGD:
     def __post_init__(self):
         """Checks the settings; raises a ValueError that names the first one out of range."""
         check_settings(self, "steps", "restarts")
-        check(self, "step_size", self.step_size > 0, "numbers > 0")
+        check(self, "step_size", 0 < self.step_size < math.inf, "finite numbers > 0")
         check(self, "objective", self.objective in UNTARGETED, ", ".join(UNTARGETED))
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
         """Attacks a batch; see `Attack`."""
+        check_inputs(logits_fn, images, labels, key)
         return _search(self, OBJECTIVES[self.objective], logits_fn, images, labels, key)
 
 
@@ -81,16 +84,19 @@ class CW:
     random_start: bool = True
     norm: str = "linf"
 
+    objective = "margin"
+
     def __post_init__(self):
         """Checks the settings; raises a ValueError that names the first one out of range."""
         check_settings(self, "steps", "restarts")
-        check(self, "step_size", self.step_size > 0, "numbers > 0")
+        check(self, "step_size", 0 < self.step_size < math.inf, "finite numbers > 0")
         check(self, "confidence", self.confidence >= 0, "numbers >= 0")
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys
     ) -> Images:
         """Attacks a batch; see `Attack`."""
+        check_inputs(logits_fn, images, labels, key)
 
         def capped(logits: Logits, labels: Labels) -> PerExample:
             return jnp.minimum(margin(logits, labels), self.confidence)
@@ -119,6 +125,7 @@ class FGSM:
     ) -> Images:
         """Attacks a batch; see `Attack`. The key is not used."""
         del key
+        check_inputs(logits_fn, images, labels)
         gradient = _loss_gradient(cross_entropy, logits_fn, labels)(images)
         moved = norms.ascend(images, gradient, self.epsilon, self.norm)
         return norms.project(moved, images, self.epsilon, self.norm)

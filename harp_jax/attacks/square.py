@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from harp_jax.attacks import norms, objectives
 from harp_jax.attacks.base import State, Task, check_settings
+from harp_jax.attacks.inputs import check_inputs
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn, PerExample, Selection
 
@@ -86,6 +87,7 @@ class Square:
             The points with the largest margin, in [0, 1] and within `epsilon` of the clean images.
             Misclassified clean images are returned unchanged.
         """
+        check_inputs(logits_fn, images, labels, key)
         keys = norms.per_example_keys(key, len(images))
 
         def run(number: Int[Array, ""] | int, best: SquareState) -> SquareState:

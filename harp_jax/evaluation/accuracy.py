@@ -1,7 +1,7 @@
 """Accuracy of a network on a split, clean or under attack, over all devices."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from harp_jax import models, parallel
 from harp_jax.attacks import Attack, norms
-from harp_jax.attacks.base import norm_of
+from harp_jax.attacks.base import norm_of, zero_gradients
 from harp_jax.attacks.groups import InGroups
 from harp_jax.attacks.objectives import finite, is_wrong
 from harp_jax.data import Split, eval_batches, to_unit
@@ -65,6 +65,10 @@ class Score(NamedTuple):
 Accuracy = Callable[[Any, Split, str], Score]
 
 
+# Like `Accuracy`, but the result is a share of the examples, in [0, 1].
+Share = Callable[[Any, Split, str], float]
+
+
 class Measurement(NamedTuple):
     """The compiled functions that measure a network, for all stages of a run and its evaluation.
 
@@ -72,10 +76,13 @@ class Measurement(NamedTuple):
         bake: `bake` for replicated variables; it applies the masks once, before an evaluation.
         under: (attack, or None for clean images) -> the function that measures accuracy under it.
             The same attack gets the same program.
+        zero_gradients: (name of a loss) -> the function that measures the share of the images at
+            which its gradient is zero, see `attacks.base.zero_gradients`.
     """
 
     bake: Callable[[Any], Any]
     under: Callable[[Attack | None], Accuracy]
+    zero_gradients: Callable[[str], Share]
 
 
 def make_measurement(
@@ -102,7 +109,10 @@ def make_measurement(
     under = functools.partial(
         make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices, group=group
     )
-    return Measurement(parallel.parallel(bake, devices), functools.cache(under))
+    zero = functools.partial(make_zero_gradients, model, batch_size=batch_size, devices=devices)
+    return Measurement(
+        parallel.parallel(bake, devices), functools.cache(under), functools.cache(zero)
+    )
 
 
 def make_accuracy(
@@ -153,22 +163,68 @@ def make_accuracy(
     count_everywhere = parallel.parallel(count, devices)
 
     def accuracy(variables: Any, split: Split, label: str) -> Score:
-        batches = eval_batches(
-            split,
-            batch_size=batch_size,
-            devices=len(devices),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
         correct = examples = excess = not_finite = np.zeros(())
-        bar = tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None)
-        with bar:
-            for batch in parallel.prefetch(batches, devices):
-                counts = parallel.to_host(count_everywhere(variables, batch))
-                correct, examples = correct + counts["correct"], examples + counts["examples"]
-                excess = np.maximum(excess, counts["excess"])
-                not_finite = not_finite + counts["not_finite"]
-                bar.update(int(counts["examples"].sum()))
+        for counts in _counts(count_everywhere, variables, split, label, batch_size, devices):
+            correct, examples = correct + counts["correct"], examples + counts["examples"]
+            excess = np.maximum(excess, counts["excess"])
+            not_finite = not_finite + counts["not_finite"]
         return Score.of(correct, examples, float(excess), int(not_finite))
 
     return accuracy
+
+
+def make_zero_gradients(
+    model: Model,
+    loss: str,
+    *,
+    batch_size: int,
+    devices: Sequence[Device],
+) -> Share:
+    """Builds a function that measures on how many images the gradient of a loss is zero.
+
+    Args:
+        model: The network.
+        loss: Name of the loss, see `attacks.base.zero_gradients`.
+        batch_size: Examples at once over all devices of all processes.
+        devices: Local devices.
+
+    Returns:
+        The function; it compiles once.
+    """
+
+    def count(variables: Variables, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits_fn = models.logits_fn(model, variables)
+        images, labels, valid = to_unit(batch["images"]), batch["labels"], batch["valid"]
+        zero, _ = zero_gradients(loss, logits_fn, images, labels)
+        return parallel.total({"zero": (zero & valid).sum(), "examples": valid.sum()})
+
+    count_everywhere = parallel.parallel(count, devices)
+
+    def share(variables: Any, split: Split, label: str) -> float:
+        counts = _counts(count_everywhere, variables, split, label, batch_size, devices)
+        return float(sum(each["zero"] for each in counts) / len(split))
+
+    return share
+
+
+def _counts(
+    count: Callable[..., Any],
+    variables: Any,
+    split: Split,
+    label: str,
+    batch_size: int,
+    devices: Sequence[Device],
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields what a mapped function counts in each batch of a split, with a progress bar."""
+    batches = eval_batches(
+        split,
+        batch_size=batch_size,
+        devices=len(devices),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with tqdm(total=len(split), desc=label, unit="img", leave=False, disable=None) as bar:
+        for batch in parallel.prefetch(batches, devices):
+            counts = parallel.to_host(count(variables, batch))
+            bar.update(int(counts["examples"].sum()))
+            yield counts

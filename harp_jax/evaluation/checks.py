@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harp_jax.attacks import PGD, Attack
-from harp_jax.attacks.base import Ensemble, Part
+from harp_jax.attacks.base import Ensemble, Part, loss_at_start
 from harp_jax.attacks.objectives import FEWEST_CLASSES
 
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the security curve, as multiples of epsilon
@@ -36,6 +36,10 @@ def warnings(row: Row, attacks: Mapping[str, Attack], classes: int) -> list[str]
         A sentence for each reason to doubt the accuracies; none if there is no reason.
     """
     sentences = of_points(row["checks"]["largest_excess"])
+    for name, share in row["checks"].get("zero_gradients", {}).items():
+        loss = loss_at_start(attacks[name])
+        if loss is not None and not isinstance(attacks[name], Ensemble):
+            sentences += _of_zero_gradients(name, loss, share)
     for name, found in row.get("autoattack", {}).items():
         attack = attacks[name]
         if isinstance(attack, Ensemble):
@@ -43,6 +47,24 @@ def warnings(row: Row, attacks: Mapping[str, Attack], classes: int) -> list[str]
             sentences += of_parts(name, found, parts, classes)
             sentences += _of_pgd(name, found["after"], row["robust"], attacks, parts)
     return sentences + _of_curve(row.get("curve", []))
+
+
+def check_finite(count: int, images: int, where: str) -> None:
+    """Refuses a network whose logits are not finite: its accuracy says nothing.
+
+    Args:
+        count: Number of images with such logits.
+        images: Number of all images.
+        where: The network and the attack.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if count:
+        raise ValueError(
+            f"{where}: the logits of {count} of {images} images are not finite; allowed are"
+            " networks whose logits are"
+        )
 
 
 def of_points(excess: float | None) -> list[str]:
@@ -72,11 +94,9 @@ def of_parts(
         classes: Number of classes.
     """
     sentences = _of_gradients(name, found["after"], found["images"], parts)
-    if found["zero_gradients"] > ZERO_GRADIENTS:
-        sentences.append(
-            f"{name}: the gradient is zero on {found['zero_gradients']:.0%} of the images: attacks"
-            " with gradients see little"
-        )
+    losses = [loss for part in parts.values() if (loss := loss_at_start(part))]
+    if losses:
+        sentences += _of_zero_gradients(name, losses[0], found["zero_gradients"])
     if not found["deterministic"]:
         sentences.append(
             f"{name}: two forward passes differ; this version is for fixed networks only"
@@ -89,6 +109,16 @@ def of_parts(
                 " it ascends the difference of two logits instead"
             )
     return sentences
+
+
+def _of_zero_gradients(name: str, loss: str, share: float) -> list[str]:
+    """Warns if a loss has a zero gradient on many clean images, see `zero_gradients`."""
+    if share <= ZERO_GRADIENTS:
+        return []
+    return [
+        f"{name}: the gradient of the loss {loss!r} is zero on {share:.0%} of the images: what"
+        " ascends it sees nothing there, so the accuracy may be too high"
+    ]
 
 
 def _of_gradients(

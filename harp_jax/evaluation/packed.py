@@ -19,8 +19,9 @@ from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from harp_jax import parallel
-from harp_jax.attacks.base import Part
+from harp_jax.attacks.base import Part, loss_at_start
 from harp_jax.evaluation import programs
+from harp_jax.evaluation.checks import check_finite
 from harp_jax.evaluation.functions import Network
 from harp_jax.evaluation.progress import (
     ROBUST,
@@ -47,8 +48,9 @@ class Outcome(NamedTuple):
         broken_by: For each example the place in `names` of the part that broke it, or `ROBUST`.
         seconds: Time of each of the names, compilation included, over all resumed runs.
         excess: Largest distance of a perturbation outside its ball or the box; 0 up to rounding,
-            nan if a perturbation is nan.
-        zero_gradients: Share of the clean images where the cross-entropy has a zero gradient.
+            nan if a perturbation is not finite.
+        zero_gradients: Share of the clean images where the gradient is zero of the loss that the
+            first part with gradients ascends.
         deterministic: Whether two forward passes of the same images agree.
         adversarial: The misclassified image of each example, or the clean image if none was found;
             float32 [N, H, W, C] in [0, 1]. None unless images are kept.
@@ -126,7 +128,9 @@ class PackedAttack:
         def everywhere(program: Callable[..., Any], settings: Any) -> Callable[..., Any]:
             return parallel.parallel(functools.partial(program, settings), devices)
 
-        self._natural = everywhere(programs.natural, network)
+        losses = (loss_at_start(part) for part in self.parts.values())
+        loss = next(filter(None, losses), "ce")
+        self._natural = everywhere(programs.natural, programs.Start(network, loss))
         self._programs = {
             name: everywhere(
                 programs.piece if part.in_pieces else programs.whole_round,
@@ -158,6 +162,7 @@ class PackedAttack:
 
         Raises:
             InterruptedRunError: If a stop was requested.
+            ValueError: If logits are not finite, clean or attacked; names how many images' are.
         """
         owner = ""
         if path is not None:
@@ -192,6 +197,7 @@ class PackedAttack:
                             f"evaluate: stopped in {label}, {name}; what was found so far is saved,"
                             " the same command goes on from here"
                         )
+            check_finite(int(progress.not_finite), len(examples.labels), f"{label}, {name}")
         return self._outcome(progress)
 
     def _outcome(self, progress: Progress) -> Outcome:

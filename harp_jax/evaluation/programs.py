@@ -1,10 +1,11 @@
 """Programs on the devices: one function for each kind of batch of an attack over a split.
 
 Each takes the network's weights and a batch: 'images' (uint8 or in [0, 1]), 'labels' and 'index',
-the places in the split. Each returns 'broken', 'excess' (see `Outcome`) and more for every example
-of the batch, the same on every device.
+the places in the split. Each returns 'broken', 'excess' (see `Outcome`), 'not_finite' (whether the
+logits are not) and more for every example of the batch, the same on every device.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from harp_jax import parallel
 from harp_jax.attacks import norms, objectives
-from harp_jax.attacks.base import Part, State, Task, misclassified, norm_of
+from harp_jax.attacks.base import Part, State, Task, norm_of, zero_gradients
 from harp_jax.data import to_unit
 from harp_jax.evaluation.functions import Network
 from harp_jax.types import Images
@@ -57,19 +58,28 @@ def task(network: Network, seed: int, place: int, weights: Any, batch: Batch, nu
     )
 
 
-def natural(network: Network, weights: Any, batch: Batch) -> Any:
+class Start(NamedTuple):
+    """The settings of the program that looks at the clean images.
+
+    Attributes:
+        network: (weights, images) -> logits.
+        loss: The loss whose zero gradients are counted, see `attacks.base.zero_gradients`.
+    """
+
+    network: Network
+    loss: str
+
+
+def natural(start: Start, weights: Any, batch: Batch) -> Any:
     """Classifies the clean images; also returns 'logits' and the flags 'zero_gradient'."""
     images, labels = unit_images(batch), batch["labels"]
-
-    def loss(images: Images) -> tuple[jax.Array, jax.Array]:
-        logits = network(weights, images)
-        return objectives.cross_entropy(logits, labels).sum(), logits
-
-    gradient, logits = jax.grad(loss, has_aux=True)(images)
+    logits_fn = functools.partial(start.network, weights)
+    zero, logits = zero_gradients(start.loss, logits_fn, images, labels)
     found = {
         "logits": logits,
-        "zero_gradient": norms.length(gradient, "linf") == 0,
-        "broken": (logits.argmax(-1) != labels) | jnp.isnan(logits).any(-1),
+        "zero_gradient": zero,
+        "broken": objectives.is_wrong(logits, labels),
+        "not_finite": ~objectives.finite(logits),
         "excess": norms.excess(images, images, 0.0),
     }
     return parallel.gather(found)
@@ -115,8 +125,10 @@ def choose(take: jax.Array, new: State, old: State) -> State:
 def _verdict(program: Program, work: Task, state: State) -> dict[str, Any]:
     """Finds which examples are broken, by a separate forward pass, and checks their points."""
     part, adversarial = program.part, state.adversarial
+    logits = work.logits_fn(adversarial)
     found = {
-        "broken": misclassified(work.logits_fn, adversarial, work.labels),
+        "broken": objectives.is_wrong(logits, work.labels),
+        "not_finite": ~objectives.finite(logits),
         "excess": norms.excess(adversarial, work.images, part.epsilon, norm_of(part)),
     }
     return {**found, "adversarial": adversarial} if program.keep else found

@@ -17,7 +17,7 @@ from harp_jax.workdir import records, write_atomically
 _LOGGER = logging.getLogger(__name__)
 
 ROBUST = -1  # in `Progress.broken_by`
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file
 
 Places = Int[np.ndarray, " n"]
 Memory = dict[str, np.ndarray]
@@ -47,7 +47,8 @@ class Progress:
         passed: Number of rounds that each example has finished (see `PackedAttack.rounds`).
         seconds: Time by name.
         excess: See `Outcome`; so far.
-        zero_gradients: Number of examples whose cross-entropy has a zero gradient.
+        zero_gradients: Number of examples whose gradient is zero, see `Outcome`.
+        not_finite: Number of examples whose logits are not finite, clean or attacked.
         deterministic: See `Outcome`.
         searching: Places of the examples that are inside a round.
         memory: Memory of their round (see `attacks.base.State`) by name, in the order of
@@ -61,6 +62,7 @@ class Progress:
     seconds: np.ndarray
     excess: Any
     zero_gradients: Any
+    not_finite: Any
     deterministic: Any
     searching: np.ndarray
     memory: Memory
@@ -77,6 +79,7 @@ class Progress:
             seconds=np.zeros(names),
             excess=np.float32(0.0),
             zero_gradients=np.int64(0),
+            not_finite=np.int64(0),
             deterministic=np.bool_(True),
             searching=np.zeros(0, np.int32),
             memory=memory,
@@ -96,6 +99,7 @@ class Progress:
         """Adds the results of a batch."""
         broken = found["broken"]
         self.broken_by[places[broken]] = by
+        self.not_finite += found["not_finite"].sum()
         self.excess = np.maximum(self.excess, found["excess"].max(initial=0.0))
         if self.found is not None and "adversarial" in found:
             self.found[places[broken]] = found["adversarial"][broken]

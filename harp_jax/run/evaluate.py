@@ -41,6 +41,7 @@ def evaluate(
         InterruptedRunError: If a stop was requested; finished rows are saved, and AutoAttack's
             progress after each batch.
         ReportError: If results.json is there and cannot be read.
+        ValueError: If a network's logits are not finite; rows of stages before it are saved.
     """
     config, workdir, dataset = subject.config, subject.workdir, subject.dataset
     networks = {

@@ -74,24 +74,35 @@ def without(row: Row, names: Collection[str]) -> Row:
         if entry in row:
             left[entry] = {name: each for name, each in row[entry].items() if name not in names}
     if "checks" in row:
-        excess = row["checks"].get("excess", {})
-        left["checks"] = checks({name: x for name, x in excess.items() if name not in names})
+        excess, zero = (row["checks"].get(entry, {}) for entry in ("excess", "zero_gradients"))
+        left["checks"] = checks(
+            {name: x for name, x in excess.items() if name not in names},
+            {name: share for name, share in zero.items() if name not in names},
+        )
     return left
 
 
-def checks(excess: Mapping[str, float | None]) -> dict[str, Any]:
+def checks(
+    excess: Mapping[str, float | None], zero_gradients: Mapping[str, float]
+) -> dict[str, Any]:
     """Makes the entry 'checks' of a row.
 
     Args:
         excess: By how much points left their ball, by attack; None for no number.
+        zero_gradients: Share of the images at which the attack's loss has a zero gradient, by
+            attack; those without gradients are left out.
 
     Returns:
-        'excess', and 'largest_excess' over all attacks, None if one is.
+        'excess', 'zero_gradients', and 'largest_excess' over all attacks, None if one is.
     """
     values = list(excess.values())
     known = [value for value in values if value is not None]
     largest = max(known, default=0.0) if len(known) == len(values) else None
-    return {"largest_excess": largest, "excess": dict(excess)}
+    return {
+        "largest_excess": largest,
+        "excess": dict(excess),
+        "zero_gradients": dict(zero_gradients),
+    }
 
 
 def doubts(row: Row, settings: Mapping[str, Any], classes: int) -> list[str]:

@@ -10,11 +10,12 @@ from etils import epath
 
 from harp_jax import models, parallel
 from harp_jax.attacks import APGD, Attack
-from harp_jax.attacks.base import Ensemble
+from harp_jax.attacks.base import Ensemble, loss_at_start
 from harp_jax.config.sections import Config
 from harp_jax.data import Dataset
 from harp_jax.evaluation import CURVE, ROBUST, Outcome, PackedAttack
 from harp_jax.evaluation.accuracy import Score
+from harp_jax.evaluation.checks import check_finite
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.pruning.channels import Architecture
 from harp_jax.pruning.sparsity import layer_sparsity
@@ -90,6 +91,7 @@ class Measurer:
 
         Raises:
             InterruptedRunError: If a stop was requested.
+            ValueError: If logits are not finite, clean or attacked; names how many images' are.
         """
         started = time.monotonic()
         row = before or {
@@ -98,7 +100,7 @@ class Measurer:
             "robust": {},
             "balanced": {},
             "correct": {},
-            "checks": kept.checks({}),
+            "checks": kept.checks({}, {}),
             "images": len(self._split),
             "seed": self._subject.config.seed,
             "seconds": 0.0,
@@ -125,6 +127,8 @@ class Measurer:
     def _measure(self, row: Row, network: _Measured) -> None:
         """Adds to a row what it does not hold yet of the network apart from its size."""
         excess = dict(row["checks"].get("excess") or {})
+        zero = dict(row["checks"].get("zero_gradients") or {})
+        share = functools.cache(functools.partial(self._zero_gradients, network))
 
         def add(name: str, score: Score) -> None:
             row["balanced"][name], excess[name] = score.balanced, _number(score.excess)
@@ -140,15 +144,19 @@ class Measurer:
             if isinstance(attack, Ensemble):
                 outcome = self._ensemble(network, name, attack)
                 score = Score.of(*self._by_class(outcome.broken_by == ROBUST), outcome.excess)
+                zero[name] = outcome.zero_gradients
                 found = {name: self._of_outcome(outcome)}
                 row["autoattack"] = {**(row.get("autoattack") or {}), **found}
             else:
                 score = self._score(network, name, attack)
+                loss = loss_at_start(attack)
+                if loss is not None:
+                    zero[name] = share(loss)
             row["robust"][name] = score.accuracy
             add(name, score)
         if self._lacks_curve(row):
             row["curve"] = self._curve(network, row["natural"])
-        row["checks"] = kept.checks(excess)
+        row["checks"] = kept.checks(excess, zero)
 
     def _score(self, network: _Measured, name: str, attack: Attack | None) -> Score:
         if self._stop_requested():
@@ -157,7 +165,14 @@ class Measurer:
                 " command goes on from here"
             )
         measurement = self._subject.networks.measurement(network.form)
-        return measurement.under(attack)(network.plain, self._split, name)
+        score = measurement.under(attack)(network.plain, self._split, name)
+        check_finite(score.not_finite, len(self._split), f"{network.stage}, {name}")
+        return score
+
+    def _zero_gradients(self, network: _Measured, loss: str) -> float:
+        measurement = self._subject.networks.measurement(network.form)
+        label = f"gradients of {loss}"
+        return measurement.zero_gradients(loss)(network.plain, self._split, label)
 
     def _ensemble(self, network: _Measured, name: str, attack: Ensemble) -> Outcome:
         path = self._subject.workdir / ROBUSTNESS / f"{network.stage}-{name}.npz"

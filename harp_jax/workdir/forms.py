@@ -47,7 +47,7 @@ ROW = {
         "*": {"after": {"*": NUMBER}, "balanced": {"*": NUMBER}, "seconds": {"*": NUMBER}}
     },
     "curve?": [{"epsilon": NUMBER, "robust": NUMBER}],
-    "checks?": {"excess?": {"*?": NUMBER}},
+    "checks?": {"excess?": {"*?": NUMBER}, "zero_gradients?": {"*": NUMBER}},
     "warnings?": [str],
 }
 RESULTS = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sign_attack import Sign
-from test_battery import ATTACKS, IMAGES, KEYS, LABELS, NETWORK
+from test_battery import ATTACKS, IMAGES, KEYS, LABELS, NETWORK, PREDICTED
 
 from harp_jax import attacks
 from harp_jax.attacks import base
@@ -51,7 +51,8 @@ def test_what_is_misclassified():
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("epsilon", -1.0, "numbers >= 0"),
+        ("epsilon", -1.0, "finite numbers >= 0"),
+        ("epsilon", float("inf"), "finite numbers >= 0"),
         ("norm", "l1", "linf, l2"),
         ("steps", 0, "whole numbers >= 1"),
     ],
@@ -74,3 +75,49 @@ def test_keys_are_the_same_for_every_round():
     run = jax.jit(lambda number: attack.advance(TASK._replace(number=number), attack.start(TASK)))
     first, second = (run(number).adversarial for number in range(2))
     assert not np.array_equal(first, second)
+
+
+def test_the_loss_at_the_start():
+    wanted = {
+        "FGSM": "ce",
+        "PGD, L2, margin, 3 restarts": "margin",
+        "CW": "margin",
+        "APGD, L2, dlr": "dlr",
+        "APGD-T": "dlr",
+        "FAB": "margin",
+        "Square": None,
+    }
+    assert {name: base.loss_at_start(ATTACKS[name]) for name in wanted} == wanted
+    assert base.loss_at_start(base.as_part(ATTACKS["CW"])) == "margin"
+    assert base.loss_at_start(base.as_part(Sign(0.1))) == "ce"
+    assert base.loss_at_start(dataclasses.replace(Sign(0.1), uses_gradients=False)) is None
+
+
+@pytest.mark.parametrize(("loss", "blind"), [("ce", True), ("margin", False), ("dlr", False)])
+def test_zero_gradients_of_large_logits(loss, blind):
+    zero, logits = base.zero_gradients(loss, NETWORK, IMAGES, PREDICTED)
+    np.testing.assert_array_equal(logits, NETWORK(IMAGES))
+    assert not zero.any()
+    zero, _ = base.zero_gradients(loss, lambda x: 1e5 * NETWORK(x), IMAGES, PREDICTED)
+    assert zero.mean() > 0.9 if blind else not zero.any()
+
+
+def test_a_gradient_that_is_no_number_is_not_zero():
+    zero, _ = base.zero_gradients("ce", lambda x: NETWORK(x * jnp.nan), IMAGES, LABELS)
+    assert not zero.any()
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_logits_that_are_not_finite_are_wrong_for_every_attack(attack, value):
+    """Those of label 0 too, the class that `argmax` finds."""
+    labels = jnp.zeros(4, jnp.int32)
+    none = lambda images: NETWORK(images).at[:, 1].set(value)  # noqa: E731
+    assert base.misclassified(none, IMAGES[:4], labels).all()
+    part = base.as_part(attack)
+    if isinstance(attack, base.Ensemble):
+        parts = attack.parts().values()
+    else:
+        parts = [part]
+    for part in parts:
+        assert part.start(base.Task(none, IMAGES[:4], labels, KEYS[:4], 0)).done.all()

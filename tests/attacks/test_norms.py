@@ -67,3 +67,23 @@ def test_each_example_has_its_radius(norm):
     radii = jnp.linspace(0.0, 0.2, 2000)
     found = norms.project(IMAGES * 0 + 0.5 + 9, IMAGES * 0 + 0.5, norms.expand(radii), norm)
     assert_allclose(norms.length(found - 0.5, norm), radii, atol=1e-6)
+
+
+@every_norm
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_points_that_are_not_finite_are_never_inside(norm, value):
+    """A row as long as an image of 32x32: XLA drops NaN from its maximum."""
+    images = jnp.full((3, 32, 32, 3), 0.5)
+    one, whole = images.at[1, 5, 5, 0].set(value), images.at[1].set(value)
+    for points in (one, whole):
+        excess = jax.jit(lambda x: norms.excess(x, images, 0.1, norm))(points)
+        assert_array_equal(np.isnan(excess), [False, True, False])
+        assert np.isnan(norms.largest(excess))
+    assert norms.largest(norms.excess(images, images, 0.1, norm)) <= 0
+
+
+@every_norm
+def test_the_excess_is_the_distance_outside(norm):
+    image = jnp.full((1, 2, 2, 1), 0.5)
+    assert_allclose(norms.excess(image.at[0, 0, 0, 0].add(0.3), image, 0.1, norm), 0.2, rtol=1e-6)
+    assert_allclose(norms.excess(image.at[0, 0, 0, 0].add(0.7), image, 1.0, norm), 0.2, rtol=1e-6)

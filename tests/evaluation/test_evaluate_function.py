@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sign_attack import Sign
 
-from harp_jax.attacks import FGSM, PGD, AutoAttack
+from harp_jax.attacks import CW, FGSM, PGD, AutoAttack
 from harp_jax.data import to_unit
 from harp_jax.evaluation import evaluate, packed
 
@@ -186,24 +186,23 @@ def test_bad_arguments_are_one_line(changed, text):
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_without_finite_logits_is_not_robust():
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(value, tmp_path):
     logits_fn = network(3)
     images, labels = examples(logits_fn)
     bright = images[:, 0, 0, 0] > 127
 
     def broken(images):
-        return jnp.where(images[:, :1, 0, 0] > 0.5, jnp.nan, logits_fn(images))
+        return jnp.where(images[:, :1, 0, 0] > 0.5, value, logits_fn(images))
 
     labels[bright] = 0  # the class that argmax finds in NaN
-    found = evaluate(broken, images, labels, FGSM(0.0), batch_size=16)
-    assert (found.broken_by[bright] == "natural").all()
-    assert found.natural <= 1 - bright.mean()
-    said = f"logits_fn gives no finite logits for {bright.sum()} of the first {COUNT} images"
-    assert found.warnings[0].startswith(said)
-    assert not any("two forward passes differ" in sentence for sentence in found.warnings)
+    said = f"^evaluate, natural: the logits of {bright.sum()} of {COUNT} images are not finite"
+    for _ in range(2):  # the second call goes on from the file of the first
+        with pytest.raises(ValueError, match=said):
+            evaluate(broken, images, labels, FGSM(0.0), batch_size=16, progress=tmp_path / "a.npz")
 
 
-def test_nan_under_attack_is_misclassified():
+def test_logits_that_an_attack_makes_not_finite_are_refused():
     logits_fn = network(3)
     images, labels = examples(logits_fn)
     clean = to_unit(jnp.asarray(images))
@@ -212,9 +211,31 @@ def test_nan_under_attack_is_misclassified():
         same = jnp.abs(images[:, None] - clean[None]).max((2, 3, 4)).min(1) < 1e-6
         return jnp.where(same[:, None], logits_fn(images), jnp.nan)
 
-    found = evaluate(fragile, images, labels, FGSM(EPSILON), batch_size=16)
-    assert found.natural == (COUNT - 2) / COUNT
-    assert found.robust == 0
+    # Two images are misclassified before the attack.
+    said = f"^evaluate, FGSM: the logits of {COUNT - 2} of {COUNT} images are not finite"
+    with pytest.raises(ValueError, match=said):
+        evaluate(fragile, images, labels, FGSM(EPSILON), batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("attack", "loss"),
+    [
+        (PGD(EPSILON, EPSILON / 2, steps=2), "ce"),
+        (PGD(EPSILON, EPSILON / 2, steps=2, objective="dlr"), None),
+        (CW(EPSILON, EPSILON / 2, steps=2), None),
+        (dataclasses.replace(TWO_PARTS, version="apgd-ce"), "ce"),
+        (dataclasses.replace(TWO_PARTS, version="apgd-dlr"), None),
+    ],
+    ids=repr,
+)
+def test_large_logits_are_said_where_the_loss_does_not_see_them(attack, loss):
+    logits_fn = network(3)
+    images, labels = examples(logits_fn)
+    assert not evaluate(logits_fn, images, labels, attack).warnings
+    found = evaluate(lambda x: 1e5 * logits_fn(x), images, labels, attack)
+    said = [text for text in found.warnings if f"the gradient of the loss {loss!r} is zero" in text]
+    assert (len(said) == 1) == (loss is not None)
+    assert len(found.warnings) == len(said)
 
 
 def test_labels_beyond_32_bits_are_refused():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import runs
 
-from harp_jax.attacks import PGD, AutoAttack
+from harp_jax import checkpoint
+from harp_jax.attacks import CW, FGSM, PGD, AutoAttack, Square
 from harp_jax.config.sections import ConfigError, attacks_to_run, load_data
 from harp_jax.evaluation import warnings
 from harp_jax.evaluation.accuracy import Score
@@ -163,6 +164,54 @@ def test_attacks_follow_the_attack_of_training():
     assert found == {0.25}
 
 
+def changed(workdir, change):
+    """Changes the last layer of the pretrained network."""
+    network = checkpoint.load(workdir / "pretrain")
+    metadata = network.pop("metadata")
+    change(network["params"]["dense2"])
+    checkpoint.save_result(workdir / "pretrain", network, metadata)
+
+
+def test_logits_that_are_not_finite_fail_the_evaluation(tmp_path_factory):
+    workdir, config = finished(tmp_path_factory)
+
+    def change(layer):
+        layer["bias"][3] = np.nan
+
+    changed(workdir, change)
+    config.stages, config.evaluate.run = ("evaluate",), ("fgsm",)
+    said = r"^pretrain, natural: the logits of 359 of 359 images are not finite; allowed"
+    with pytest.raises(ValueError, match=said):
+        experiment.run(config, workdir)
+
+
+def test_large_logits_hide_gradients_of_the_cross_entropy_alone(tmp_path_factory):
+    workdir, config = finished(tmp_path_factory)
+    config.stages, config.evaluate.stages = ("evaluate", "report"), ("pretrain",)
+    config.evaluate.run = ("fgsm", "cw20")
+    experiment.run(config, workdir)
+    before = runs.results(workdir)["rows"][0]
+    assert before["checks"]["zero_gradients"] == {"fgsm": 0.0, "pgd10": 0.0, "cw20": 0.0}
+    assert before["warnings"] == []
+
+    def change(layer):
+        layer["kernel"] *= 1e5
+        layer["bias"] *= 1e5
+
+    changed(workdir, change)
+    experiment.run(config, workdir)
+    after = runs.results(workdir)["rows"][0]
+    assert after["natural"] == before["natural"]
+    assert after["robust"]["cw20"] == pytest.approx(before["robust"]["cw20"], abs=0.02)
+    assert after["robust"]["fgsm"] > before["robust"]["fgsm"] + 0.1
+    assert after["checks"]["zero_gradients"]["cw20"] == 0.0
+    share = after["checks"]["zero_gradients"]["fgsm"]
+    assert share > 0.5
+    (said,) = after["warnings"]
+    assert said.startswith(f"fgsm: the gradient of the loss 'ce' is zero on {share:.0%}")
+    assert f"is zero on {share:.0%}" in (workdir / "report" / "index.html").read_text()
+
+
 def row(**fields):
     after = {"natural": 0.9, "apgd-ce": 0.6, "apgd-t": 0.55, "square": 0.55}
     found = {"after": after, "images": 200, "zero_gradients": 0.0, "deterministic": True}
@@ -186,6 +235,22 @@ def row(**fields):
             "broke 3 of 200 images",
         ),
         ({"aa": {"zero_gradients": 0.3}}, "zero on 30% of the images"),
+        ({"aa": {"zero_gradients": 0.1}}, None),
+        *[
+            ({"checks": {"largest_excess": 0.0, "zero_gradients": {name: share}}}, said)
+            for name, share, said in [
+                (
+                    "pgd100",
+                    0.11,
+                    "pgd100: the gradient of the loss 'ce' is zero on 11%",
+                ),
+                ("pgd100", 0.1, None),
+                ("cw", 0.5, "cw: the gradient of the loss 'margin' is zero on 50%"),
+                ("fgsm", 1.0, "fgsm: the gradient of the loss 'ce' is zero on 100%"),
+                ("square", 1.0, None),
+                ("aa", 0.5, None),  # said of its parts
+            ]
+        ],
         ({"aa": {"deterministic": False}}, "two forward passes differ"),
         ({"robust": {"aa": 0.55, "pgd100": 0.7}}, "pgd100: leaves 10.0% more"),
         (
@@ -198,6 +263,9 @@ def test_each_doubt_is_said(fields, said):
     attacks = {
         "aa": AutoAttack(0.1),
         "pgd100": PGD(0.1, 0.01, steps=100),
+        "cw": CW(0.1, 0.01),
+        "fgsm": FGSM(0.1),
+        "square": Square(0.1),
     }
     found = warnings(row(**fields), attacks, 10)
     assert len(found) == (said is not None)

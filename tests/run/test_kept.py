@@ -20,7 +20,11 @@ def row(stage, **fields):
         "correct": {"natural": [5, 4], "fgsm": [3, 2], "aa": [2, 2]},
         "class_images": [5, 5],
         "autoattack": {"aa": {"after": {}}},
-        "checks": {"largest_excess": 3e-7, "excess": {"natural": 0.0, "fgsm": 3e-7, "aa": 1e-7}},
+        "checks": {
+            "largest_excess": 3e-7,
+            "excess": {"natural": 0.0, "fgsm": 3e-7, "aa": 1e-7},
+            "zero_gradients": {"fgsm": 0.2, "aa": 0.1},
+        },
         **OWNER,
         **fields,
     }
@@ -49,7 +53,11 @@ def test_an_attack_with_other_settings_is_dropped_alone():
     assert left["balanced"] == {"natural": 0.9, "aa": 0.4}
     assert left["correct"] == {"natural": [5, 4], "aa": [2, 2]}
     assert left["class_images"] == [5, 5]
-    assert left["checks"] == {"largest_excess": 1e-7, "excess": {"natural": 0.0, "aa": 1e-7}}
+    assert left["checks"] == {
+        "largest_excess": 1e-7,
+        "excess": {"natural": 0.0, "aa": 1e-7},
+        "zero_gradients": {"aa": 0.1},
+    }
     assert left["autoattack"] == {"aa": {"after": {}}}
     assert kept.without(left, ["aa"])["autoattack"] == {}
 
@@ -75,9 +83,9 @@ def test_the_table_before_is_kept_where_something_goes(tmp_path):
 
 
 def test_the_largest_excess_is_that_of_all():
-    assert kept.checks({})["largest_excess"] == 0.0
-    assert kept.checks({"natural": 0.0, "fgsm": 2e-7})["largest_excess"] == 2e-7
-    assert kept.checks({"natural": 0.0, "fgsm": None})["largest_excess"] is None
+    assert kept.checks({}, {})["largest_excess"] == 0.0
+    assert kept.checks({"natural": 0.0, "fgsm": 2e-7}, {})["largest_excess"] == 2e-7
+    assert kept.checks({"natural": 0.0, "fgsm": None}, {})["largest_excess"] is None
 
 
 def test_doubts_about_an_attack_whose_code_is_gone_stay():
