@@ -15,9 +15,9 @@ Settings:  the authors', from their configuration files, README and code, except
   data.select_on     'validation': epochs are chosen on 1,000 images (imagenet: 10,000) taken from
                      the train split. Theirs are chosen on the test split, and all train images
                      train: 'test' with data.validation_examples=0.
-  evaluate.run       fgsm, pgd10, pgd20 (5 restarts). Theirs: fgsm, pgd10, CW with 20 steps, APGD on
-                     the cross-entropy with 50 steps and 5 restarts, and torchattacks' AutoAttack.
-                     cw20, apgd (100 steps, 1 restart) and autoattack come closest.
+  evaluate.run       fgsm, pgd10, cw20, pgd20 (5 restarts). Theirs: fgsm, pgd10, CW with 20 steps,
+                     APGD on the cross-entropy with 50 steps and 5 restarts, and torchattacks'
+                     AutoAttack. cw20, apgd (100 steps, 1 restart) and autoattack come closest.
   prune.above_target 'shift': rates are shifted onto the target if pruning ends above it. Theirs
                      then saves no network to finetune.
   imagenet           pretrains for 100 epochs. Theirs prunes the network that the authors of Free-AT

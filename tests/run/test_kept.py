@@ -90,7 +90,7 @@ def test_the_largest_excess_is_that_of_all():
 
 def test_doubts_about_an_attack_whose_code_is_gone_stay():
     gone = {"mine": {"type": "no_such_module:Mine", "epsilon": 0.1}, "fgsm": SETTINGS["fgsm"]}
-    checks = kept.checks({"natural": 0.0, "fgsm": 0.5, "mine": 0.0})
+    checks = kept.checks({"natural": 0.0, "fgsm": 0.5, "mine": 0.0}, {})
     measured = row("prune", robust={"fgsm": 0.5, "mine": 0.4}, autoattack={}, checks=checks)
     measured["warnings"] = ["mine: the gradients may be masked", "fgsm: of before"]
     found = kept.doubts(measured, gone, 10)
