@@ -63,7 +63,7 @@ def check_finite(count: int, images: int, where: str) -> None:
     if count:
         raise ValueError(
             f"{where}: the logits of {count} of {images} images are not finite; allowed are"
-            " networks whose logits are"
+            " networks with finite logits"
         )
 
 
@@ -116,8 +116,8 @@ def _of_zero_gradients(name: str, loss: str, share: float) -> list[str]:
     if share <= ZERO_GRADIENTS:
         return []
     return [
-        f"{name}: the gradient of the loss {loss!r} is zero on {share:.0%} of the images: what"
-        " ascends it sees nothing there, so the accuracy may be too high"
+        f"{name}: the gradient of the loss {loss!r} is zero on {share:.0%} of the images:"
+        " steps along it move none of them, so the accuracy may be too high"
     ]
 
 
