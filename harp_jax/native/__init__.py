@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -42,8 +43,8 @@ def available() -> bool:
 
     That takes some seconds and needs a C++ compiler: that of the variable CXX, `g++` or `clang++`.
     The library is kept in the user's cache folder (XDG_CACHE_HOME, by default ~/.cache), one for
-    each version of the source, compiler and processor. Without a compiler, or with
-    HARP_JAX_NATIVE=off, the answer is no, and the log says why.
+    each version of the source, compiler and processor; a damaged one is compiled again. Without a
+    compiler or that folder, or with HARP_JAX_NATIVE=off, the answer is no, and the log says why.
     """
     return _loaded() is not None
 
@@ -102,7 +103,7 @@ def _loaded() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.cdll.LoadLibrary(os.fspath(_library()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         _LOGGER.info("native kernels: not available (%s)", error)
         return None
     for target, symbol in _TARGETS.items():
@@ -113,24 +114,44 @@ def _loaded() -> ctypes.CDLL | None:
 
 def _library() -> pathlib.Path:
     """Returns the path of the library, which it compiles if needed."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    found = shutil.which("g++") or shutil.which("clang++")
+    compiler = shlex.split(os.environ.get("CXX", "")) or ([found] if found else [])
+    if not compiler:
         raise OSError("no C++ compiler")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
     sources = [source.read_bytes() for source in _SOURCES]
-    made_of = (sources, version, _processor(), jax.__version__, " ".join(_OPTIONS))
+    made_of = (sources, compiler[1:], version, _processor(), jax.__version__, " ".join(_OPTIONS))
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     path = cache / "harp_jax" / f"kernels-{digest}.so"
-    if not path.exists():
+    if not _is_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = pathlib.Path(folder) / path.name
             units = [os.fspath(source) for source in _SOURCES if source.suffix == ".cc"]
             options = [*_OPTIONS, "-I", jax.ffi.include_dir(), *units]
-            subprocess.run([compiler, *options, "-o", made], capture_output=True, check=True)
+            subprocess.run([*compiler, *options, "-o", made], capture_output=True, check=True)
+            seal = _seal(made)
+            seal.write_text(_digest(made))
             made.replace(path)  # as a whole: another process may compile it, too
+            seal.replace(_seal(path))
     return path
+
+
+def _is_whole(library: pathlib.Path) -> bool:
+    """Returns whether a library is as it was compiled; loading a part of one ends the process."""
+    try:
+        return _seal(library).read_text() == _digest(library)
+    except (OSError, ValueError):
+        return False
+
+
+def _seal(library: pathlib.Path) -> pathlib.Path:
+    return library.with_suffix(".sha256")
+
+
+def _digest(library: pathlib.Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _processor() -> str:
