@@ -130,7 +130,11 @@ def batch_last_max_pool(x: Float[Array, "_ _ _ _"]) -> Float[Array, "_ _ _ _"]:
     batch, height, width, channels = x.shape
     out = jax.ShapeDtypeStruct((batch, height // 2, width // 2, channels), x.dtype)
     call = jax.ffi.ffi_call(
-        "harp_pool", out, input_layouts=(BATCH_LAST,), output_layouts=BATCH_LAST
+        "harp_pool",
+        out,
+        input_layouts=(BATCH_LAST,),
+        output_layouts=BATCH_LAST,
+        vmap_method="sequential",
     )
     return call(x)
 
@@ -145,6 +149,7 @@ def _batch_last_backward(x: Array, g: Array) -> tuple[Array]:
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         input_layouts=(BATCH_LAST, BATCH_LAST),
         output_layouts=BATCH_LAST,
+        vmap_method="sequential",
     )
     return (call(x, g),)
 

@@ -186,6 +186,7 @@ class _Gather:
             jax.ShapeDtypeStruct((len(images), *self.shape), jnp.float32),
             input_layouts=(layout, None, None, None),
             output_layouts=layout,
+            vmap_method="sequential",
         )(
             images,
             values[self.lists.order],
@@ -202,6 +203,7 @@ def _dot(images: Array, gradient: Array, forward: _Gather) -> Array:
         "harp_sparse_dot",
         jax.ShapeDtypeStruct((len(lists.order),), jnp.float32),
         input_layouts=(BATCH_LAST, BATCH_LAST, None, None),
+        vmap_method="sequential",
     )(images, gradient, lists.places, lists.starts, **forward.move.attributes())
 
 
