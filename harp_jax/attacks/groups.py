@@ -57,7 +57,11 @@ class InGroups:
 
 def group_size(examples: int, size: int) -> int:
     """Returns the largest divisor of a number in [size / 2, size], or the number if none is."""
-    fits = (each for each in range(size, 0, -1) if examples % each == 0 and 2 * each >= size)
+    fits = (
+        each
+        for each in range(min(size, examples), 0, -1)
+        if examples % each == 0 and 2 * each >= size
+    )
     return next(fits, examples)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 
 from harp_jax.export import container
 from harp_jax.export.errors import FileError, one_line
 from harp_jax.export.trained import Trained, for_every_batch
-from harp_jax.types import LogitsFn
+from harp_jax.types import Images, Logits, LogitsFn
 
 NAME, VERSION = "harp_jax.stablehlo", 1
 DTYPES = ("float32",)
@@ -82,7 +83,13 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
         exported = jax.export.deserialize(bytearray(program))
     except Exception as error:  # of a version of JAX that cannot read it
         raise FileError(f"no program for this JAX ({one_line(error)})") from error
-    return jax.jit(exported.call), metadata
+
+    def logits(images: Images) -> Logits:
+        if images.shape[0] == 0:  # which no program of JAX takes
+            return jnp.zeros((0, *exported.out_avals[0].shape[1:]))
+        return exported.call(images)
+
+    return jax.jit(logits), metadata
 
 
 def _digest(program: bytes, metadata: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from harp_jax.models.bottleneck import resnet50
@@ -146,11 +147,14 @@ def logits_fn(model: Model, variables: Variables) -> LogitsFn:
         variables: Variables of the network, pruned or plain.
 
     Returns:
-        A function from images in [0, 1] to logits.
+        A function from images in [0, 1] to logits; no images have no logits, [0, classes].
     """
     plain = bake(variables)
 
     def logits(images: Images) -> Logits:
+        if images.shape[0] == 0:  # networks divide by the number of images to flatten them
+            one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+            return jnp.zeros((0, *jax.eval_shape(logits, one).shape[1:]))
         output: Any = model.apply(plain, images, train=False)
         return output
 
