@@ -21,6 +21,7 @@ vgg = functools.partial(VGG, plan=(4, POOL, 6, 8), hidden=(8, 8))
 residual = functools.partial(ResNet, stages=(1, 1), width=4)
 wide = functools.partial(WideResNet, depth=10, widen=1)
 broad = functools.partial(ConvNet, widths=(4, 8), hidden=320)  # enough to compute sparsely
+wider = functools.partial(ConvNet, widths=(16, 16), hidden=320)  # which 5 % leave alive
 bottleneck = functools.partial(BottleneckResNet, stages=(1, 1), width=4)
 KINDS = ("convnet", "vgg", "residual", "wide", "bottleneck")
 

@@ -14,7 +14,7 @@ from harp_jax.data.photos import Photos, decode_all
 from harp_jax.data.splits import DataError, Dataset, Source, carve, padded
 from harp_jax.data.streaming import StreamedSplit
 from harp_jax.data.svhn import read_svhn
-from harp_jax.data.tfds_images import UnknownSetError, read_tfds, stream_tfds
+from harp_jax.data.tfds_images import UnknownSetError, is_prepared, read_tfds, stream_tfds
 
 BUNDLED: dict[str, Callable[[], Source]] = {"mnist5k": mnist5k, "digits": digits}
 SPLITS = ("train", "validation", "test")
@@ -121,6 +121,18 @@ def load(
         return dataset
     splits = {name: padded(getattr(dataset, name), pad_to) for name in SPLITS}
     return dataclasses.replace(dataset, **splits)
+
+
+def check_here(name: str, data_dir: str | None) -> None:
+    """Raises a DataError for a set that `load` would have to download.
+
+    Args:
+        name: See `load`.
+        data_dir: See there.
+    """
+    known = name in BUNDLED or "".join(name.partition(":")[:2]) in SOURCES
+    if not known and not is_prepared(name, data_dir):
+        raise DataError(f"data.name={name!r}: not prepared on this machine")
 
 
 def _read(

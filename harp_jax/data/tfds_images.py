@@ -6,11 +6,14 @@ processes: they would all write the same files at once.
 """
 
 import importlib.util
+import itertools
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from harp_jax.data.photos import Photos
@@ -88,6 +91,23 @@ def stream_tfds(name: str, data_dir: str | None, *, image_size: int, workers: in
         for part in (photos("train"), _labelled_test(builder, photos))
     )
     return Source(num_classes, train=train, test=test, version=_version(builder))
+
+
+def is_prepared(name: str, data_dir: str | None) -> bool:
+    """Returns whether a set of TensorFlow Datasets can be read without the network.
+
+    Args:
+        name: See `read_tfds`.
+        data_dir: See there.
+    """
+    import tensorflow_datasets as tfds
+
+    root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    folder = root / re.split("[:/]", name)[0]
+    # Looked for first: the builder of a set that is not there asks a server, for minutes if it
+    # cannot reach that.
+    versions = itertools.chain(*(folder.glob(f"{each}/dataset_info.json") for each in ("*", "*/*")))
+    return any(versions) and _builder(name, data_dir).is_prepared()
 
 
 def _version(builder: Any) -> str:

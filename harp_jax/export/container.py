@@ -79,9 +79,10 @@ def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def format_of(content: bytes) -> str | None:
     """Returns the format that a file says it has; None where it says none."""
     try:
-        return json.loads(_header(content)["__metadata__"]["format"])
+        found = json.loads(_header(content)["__metadata__"]["format"])
     except (KeyError, RecursionError, TypeError, ValueError):
         return None
+    return found if isinstance(found, str) else None
 
 
 def _header(content: bytes) -> Any:

@@ -51,8 +51,13 @@ def decode(content: bytes, model: str | None = None) -> Trained:
     container.check_format(metadata, NAME, VERSION)
     if any(array.dtype == np.uint8 for array in arrays.values()):
         raise FileError("dtype=uint8: allowed are float32 and bfloat16")
-    leaves = {path: array.astype(np.float32) for path, array in arrays.items()}
-    return rebuilt(leaves, metadata, model)
+    shapes = {path: array.shape for path, array in arrays.items()}
+    return rebuilt(
+        shapes,
+        lambda: {path: array.astype(np.float32) for path, array in arrays.items()},
+        metadata,
+        model,
+    )
 
 
 def _is_kernel(path: str) -> bool:

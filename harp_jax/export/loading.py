@@ -19,8 +19,9 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
     Args:
         path: A path that `harp_jax.checkpoint.load` takes; a workdir means its last complete stage.
             Or a file that `harp_jax.export.write` made as 'sparse', 'dense' or 'stablehlo'.
-        model: The 'module:function' that makes a network of your own. You have to give it, because
-            a checkpoint must not decide what is imported and called. A 'stablehlo' file needs none.
+        model: Name of the network. You have to give the 'module:function' that makes a network of
+            your own, because a checkpoint must not decide what is imported and called. Networks of
+            the package and 'stablehlo' files need none.
 
     Returns:
         (logits_fn, metadata): a compiled function from NHWC images in [0, 1] to logits, with the
@@ -28,7 +29,8 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
         'image_shape', 'stage', ...). It normalises and computes as in training, in the metadata's
         'compute_dtype'; without these metadata it computes in float32 and does not normalise. Of a
         'sparse' file on a CPU it is the fastest form, see `harp_jax.models.sparse.fastest`; there
-        fewer than 16 NumPy images run outside of JAX where that is faster, with NumPy logits.
+        fewer than 16 NumPy images run outside of JAX where that is faster, with NumPy logits, and
+        there are first derivatives in reverse mode alone. A 'stablehlo' file has none at all.
 
     Raises:
         CheckpointError: If there is no checkpoint, its stage is not complete, or its network has
@@ -53,7 +55,10 @@ def _load_file(path: epath.Path, model: str | None) -> tuple[LogitsFn, dict[str,
     content = path.read_bytes()
     name = format_of(content)
     if name is None and beside.is_file():
-        return stablehlo_file.decode(content, beside.read_bytes())
+        logits_fn, metadata = stablehlo_file.decode(content, beside.read_bytes())
+        if model not in (None, metadata.get("model")):
+            raise FileError(trained.another_network(metadata.get("model"), model))
+        return logits_fn, metadata
     decoders = {each.NAME: each.decode for each in (sparse_file, dense_file)}
     if name not in decoders:
         raise FileError(

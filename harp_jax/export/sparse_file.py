@@ -14,7 +14,7 @@ channel's scale, largest value / 127; outputs without a kept weight have no scal
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import ml_dtypes
@@ -145,18 +145,27 @@ def decode(content: bytes, model: str | None = None) -> Trained:
         raise FileError(f"dtype={dtype!r}: allowed are {', '.join(DTYPES)}, in three arrays")
     streams = {name: array.tobytes() for name, array in arrays.items()}
     rows = _layout(packing.inflate(streams["layout"], _MOST_LAYOUT, "layout"))
-    packed = packing.inflate(streams["positions"], sum(row.bytes for row in rows), "positions")
+    shapes = {row.path: row.shape for row in rows}
+    return rebuilt(shapes, lambda: _arrays(rows, streams, dtype), metadata, model)
+
+
+def _arrays(rows: list[_Array], streams: Mapping[str, bytes], dtype: str) -> dict[str, np.ndarray]:
+    """Unpacks every array."""
+    declared = sum(row.bytes for row in rows)
+    packed = packing.inflate(streams["positions"], declared, "positions")
+    if len(packed) != declared:
+        raise FileError(f"positions: {len(packed)} bytes; the layout declares {declared}")
     positions, start = [], 0
     for row in rows:
         positions.append(_positions(row, packed[start : start + row.bytes]))
         start += row.bytes
     values = _values(rows, positions, streams["values"], dtype)
-    leaves = {}
+    arrays = {}
     for row, place, value in zip(rows, positions, values, strict=True):
         array = np.full(math.prod(row.shape), row.fill, np.float32)
         array[place] = value
-        leaves[row.path] = array.reshape(row.shape)
-    return rebuilt(leaves, metadata, model)
+        arrays[row.path] = array.reshape(row.shape)
+    return arrays
 
 
 def _layout(content: bytes) -> list[_Array]:
@@ -174,6 +183,8 @@ def _layout(content: bytes) -> list[_Array]:
         entries += math.prod(row.shape)
     if entries > MOST_ENTRIES:
         raise FileError(f"layout: {entries} entries; allowed are at most {MOST_ENTRIES}")
+    if len({row.path for row in rows}) != len(rows):
+        raise FileError("layout: has an array twice; allowed is once")
     return rows
 
 

@@ -1,5 +1,6 @@
 """A trained network with all that a file says about it."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,12 +18,15 @@ from harp_jax.config import of_workdir
 from harp_jax.config.sections import load_data
 from harp_jax.data import DataError
 from harp_jax.data.augment import to_unit
+from harp_jax.data.datasets import check_here
 from harp_jax.export.errors import FileError, one_line
 from harp_jax.export.native_network import for_few_images
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves, weight_paths
 from harp_jax.types import Images, Logits, LogitsFn, Variables
 from harp_jax.workdir import ownership
+
+_LOGGER = logging.getLogger(__name__)
 
 NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype")
 _GROUP = 64  # images that a small sparse network computes at once, see `attacks.groups`
@@ -151,13 +155,16 @@ def network_of(metadata: Mapping[str, Any], folder: epath.Path, model: str | Non
 
 
 def _refusal(name: str, model: str | None) -> str | None:
-    """Returns why a network is not built: the caller has to name it, and did not."""
-    if name in models.MODELS or name == model:
+    """Returns why a network is not built: the caller named another one, or not one's own."""
+    if name == model or (model is None and name in models.MODELS):
         return None
-    return (
-        f"is of the network {name!r}, model={model!r}; allowed is model={name!r}, if you trust"
-        " that module"
-    )
+    return another_network(name, model)
+
+
+def another_network(name: Any, model: str | None) -> str:
+    """Returns the error of a file or checkpoint whose network has this name, not `model`."""
+    trust = "" if name in models.MODELS else ", if you trust that module"
+    return f"is of the network {name!r}, model={model!r}; allowed is model={name!r}{trust}"
 
 
 def create(metadata: Mapping[str, Any]) -> nn.Module:
@@ -199,12 +206,16 @@ def for_every_batch(trained: Trained, trace: Callable[[LogitsFn, Any], T]) -> T:
 
 
 def rebuilt(
-    leaves: Mapping[str, np.ndarray], metadata: dict[str, Any], model: str | None
+    found: Mapping[str, tuple[int, ...]],
+    arrays: Callable[[], Mapping[str, np.ndarray]],
+    metadata: dict[str, Any],
+    model: str | None,
 ) -> Trained:
     """Makes the network of a file from its arrays.
 
     Args:
-        leaves: Arrays by path, 'params/conv1/kernel'.
+        found: Shapes of the arrays by path, 'params/conv1/kernel'.
+        arrays: Reads the arrays; it is called when the shapes have been found to fit.
         metadata: Metadata of the file.
         model: See `harp_jax.load`.
 
@@ -216,7 +227,6 @@ def rebuilt(
     """
     network = described(metadata, model)
     expected = _shapes(network, metadata["image_shape"])
-    found = {path: array.shape for path, array in leaves.items()}
     if found != expected:
         paths = sorted(found.keys() | expected.keys())
         path = next(path for path in paths if found.get(path) != expected.get(path))
@@ -224,6 +234,7 @@ def rebuilt(
             f"{path}: has the shape {found.get(path)}; allowed is that of the network,"
             f" {expected.get(path)}"
         )
+    leaves = arrays()
     return Trained(network, tree({path: leaves[path] for path in expected}), metadata)
 
 
@@ -250,12 +261,17 @@ def described(metadata: Mapping[str, Any], model: str | None) -> nn.Module:
     try:
         return create(metadata)
     except (TypeError, ValueError) as error:
-        raise FileError(f"no network of this package: {error}") from error
+        raise FileError(f"no network of this package: {one_line(error)}") from error
 
 
 def _shapes(network: nn.Module, image_shape: Any) -> dict[str, tuple[int, ...]]:
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    made = jax.eval_shape(network.init, jax.random.key(0), images)
+    try:
+        made = jax.eval_shape(network.init, jax.random.key(0), images)
+    except Exception as error:  # networks divide by zero where images are too small
+        raise FileError(
+            f"image_shape={image_shape}: allowed are sizes of the network ({one_line(error)})"
+        ) from error
     return {path: leaf.shape for path, leaf in flat(made).items()}
 
 
@@ -287,13 +303,20 @@ def test_images(path: epath.PathLike, count: int) -> np.ndarray | None:
 
     Returns:
         Images [count or fewer, height, width, channels] in [0, 1]; None where there is no run, or
-        its data are not on this machine.
+        its data are not on this machine, which the log says. Nothing is downloaded.
     """
     workdir = workdir_of(path)
     if workdir is None or ownership.read_claim(workdir) is None:
         return None
     try:
-        test = load_data(of_workdir.get_config(str(workdir))).test
-    except (DataError, OSError):
+        config = of_workdir.get_config(str(workdir))
+        check_here(config.data.name, config.data.directory)
+        test = load_data(config).test
+    except (DataError, OSError) as error:
+        _LOGGER.warning(
+            "%s: has no test images here (%s); bring its data to this machine, or pass `images`",
+            workdir,
+            one_line(error),
+        )
         return None
     return np.asarray(to_unit(jnp.asarray(test.take(slice(count)).images)))

@@ -129,7 +129,8 @@ def write(
     """Writes a trained network to a file.
 
     The file's logits are compared with the network's before anything is written. The file is then
-    written as a whole, so that a kill leaves the old one or the new one, and read back.
+    written as a whole, so that a kill leaves the old one or the new one, and read back. 'stablehlo'
+    writes two; a kill between them leaves a pair that `harp_jax.load` refuses.
 
     Args:
         source: A path that `harp_jax.load` takes, but no file of a network; a workdir means its
@@ -172,14 +173,17 @@ def write(
     encoded = FORMATS[format].encode(network, dtype)
     reference = network.in_float32() if format == "onnx" else network
     largest, difference = _compare(reference.logits_fn(), encoded.logits_fn, images)
-    if not difference <= TOLERANCES[dtype] * largest:
+    if not (math.isfinite(largest) and difference <= TOLERANCES[dtype] * largest):
         raise FileError(
             f"format={format!r}, dtype={dtype!r}: logits differ by {difference:.3g}; allowed is"
             f" {TOLERANCES[dtype]:g} of the largest, {largest:.3g}"
         )
     path = checkpoint.absolute(file)
-    for ending, content in encoded.files.items():
-        _write(path.with_name(path.name + ending), content)
+    places = {path.with_name(path.name + end): content for end, content in encoded.files.items()}
+    for place in places:
+        _check_place(place)
+    for place, content in places.items():
+        _write(place, content)
     size = sum(map(len, encoded.files.values()))
     return Written(path, size, difference, largest, len(images), real, reference.metadata)
 
@@ -201,6 +205,13 @@ def _compare(expected: LogitsFn, found: LogitsFn, images: Any) -> tuple[float, f
         distance = float(np.abs(one - other).max())
         difference = max(difference, math.inf if math.isnan(distance) else distance)
     return largest, difference
+
+
+def _check_place(path: epath.Path) -> None:
+    """Raises an OSError where a folder or a device stands, which a file must not replace."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise OSError(f"{path}: is {what}; allowed are files")
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import logging
+import os
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import runs
 import small_networks
+import tensorflow_datasets as tfds
 from etils import epath
 
 import harp_jax
@@ -160,6 +163,40 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
     broken["params"]["norm1"]["bias"][0] = np.nan
     with pytest.raises(export.FileError, match="params/norm1/bias: float32; allowed are finite"):
         export.write(trained._replace(variables=broken), tmp_path / "net", "sparse")
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path):
+    trained = small_networks.small("convnet")
+    huge = jax.tree.map(np.array, trained.variables)
+    huge["params"]["dense2"]["kernel"] *= np.float32(1e38)
+    huge["params"]["dense2"]["bias"][:] = np.float32(3e38)
+    with pytest.raises(export.FileError, match=r"logits differ by inf; allowed is 0\.0001 of the"):
+        export.write(trained._replace(variables=huge), tmp_path / "net", "sparse")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_file_replaces_files_alone(tmp_path):
+    trained = small_networks.small("convnet")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe: is no regular file; allowed are files"):
+        export.write(trained, tmp_path / "pipe", "dense")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "net").write_text("old")
+    (tmp_path / "net.json").mkdir()
+    with pytest.raises(OSError, match=r"net\.json: is a folder; allowed are files"):
+        export.write(trained, tmp_path / "net", "stablehlo")
+    assert (tmp_path / "net").read_text() == "old"
+
+
+def test_no_data_are_downloaded(workdir, tmp_path, monkeypatch, caplog):
+    claim = json.loads((workdir / "config.json").read_text())
+    claim["config"]["data"] |= {"name": "fashion_mnist", "directory": str(tmp_path / "sets")}
+    (workdir / "config.json").write_text(json.dumps(claim))
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: pytest.fail("asks the network"))
+    with caplog.at_level(logging.WARNING):
+        assert not export.write(workdir, tmp_path / "net", "sparse").real
+    assert "data.name='fashion_mnist': not prepared on this machine" in caplog.text
+    assert "bring its data to this machine, or pass `images`" in caplog.text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import small_networks
 
 import harp_jax
 from harp_jax import checkpoint, models, native
+from harp_jax.export import container
 from harp_jax.run import experiment
 
 METADATA = {"stage": "pretrain", "model": "tiny", "num_classes": 10, "image_shape": [8, 8, 1]}
@@ -49,18 +50,67 @@ def test_a_stage_that_is_not_complete_is_refused(tmp_path_factory):
 
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 def test_a_sparse_file_computes_with_its_kept_weights(tmp_path):
-    network = small_networks.broad(num_classes=10)
-    trained = small_networks.pruned(network, "small_networks:broad", kept=0.05)
+    network = small_networks.wider(num_classes=10)
+    trained = small_networks.pruned(network, "small_networks:wider", kept=0.05)
     logits = {}
     for name in ("sparse", "dense"):
         harp_jax.export.write(trained, tmp_path / name, name)
-        logits_fn, _ = harp_jax.load(tmp_path / name, model="small_networks:broad")
+        logits_fn, _ = harp_jax.load(tmp_path / name, model="small_networks:wider")
         native_calls = "harp_sparse" in jax.jit(logits_fn).lower(jnp.zeros((1, 8, 8, 1))).as_text()
         assert native_calls == (name == "sparse")
-        images = (small_networks.images(trained, count) for count in (1, 20))
+        images = (1000 * small_networks.images(trained, count) for count in (1, 20))
         logits[name] = np.concatenate([logits_fn(each) for each in images])
     np.testing.assert_allclose(logits["sparse"], logits["dense"], rtol=0, atol=1e-5)
-    assert np.abs(logits["dense"]).max() > 0.1
+    assert logits["dense"].std(0).max() > 0.1
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler")
+def test_a_sparse_file_is_mapped_over_images(tmp_path):
+    network = small_networks.wider(num_classes=10)
+    trained = small_networks.pruned(network, "small_networks:wider", kept=0.05)
+    harp_jax.export.write(trained, tmp_path / "net", "sparse")
+    logits_fn, _ = harp_jax.load(tmp_path / "net", model="small_networks:wider")
+    images = jnp.asarray(small_networks.images(trained, 3))
+
+    def loss(image):
+        return (logits_fn(1000 * image[None]) ** 2).sum()
+
+    mapped = jax.jit(jax.vmap(jax.value_and_grad(loss)))(images)
+    one_by_one = [jax.value_and_grad(loss)(image) for image in images]
+    for found, expected in zip(mapped, zip(*one_by_one, strict=True), strict=True):
+        np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-5)
+    assert np.abs(mapped[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("format", ["sparse", "dense", "stablehlo"])
+def test_no_images_have_no_logits(format, tmp_path):
+    trained = small_networks.small("convnet")
+    harp_jax.export.write(trained, tmp_path / "net", format)
+    logits_fn, _ = harp_jax.load(tmp_path / "net", model="small_networks:convnet")
+    for images in (np.zeros((0, 8, 8, 1), np.float32), jnp.zeros((0, 8, 8, 1))):
+        logits = logits_fn(images)
+        assert (logits.shape, logits.dtype) == ((0, 10), np.float32)
+
+
+@pytest.mark.parametrize("format", ["sparse", "dense", "stablehlo", None])
+def test_another_network_than_the_one_that_is_named_is_refused(format, tmp_path):
+    checkpoint.save_result(tmp_path / "pretrain", jax.device_get(networks.tiny()), METADATA)
+    path, error = tmp_path / "pretrain", checkpoint.CheckpointError
+    if format is not None:
+        harp_jax.export.write(path, tmp_path / "net", format)
+        path, error = tmp_path / "net", harp_jax.export.FileError
+    for model in ("cnn", "small_networks:convnet", "no:where"):
+        with pytest.raises(error, match=f"'tiny', model='{model}'; allowed is model='tiny'$"):
+            harp_jax.load(path, model=model)
+    harp_jax.load(path, model="tiny")
+
+
+def test_a_file_whose_format_is_no_text_is_refused(tmp_path):
+    for said in ([], {}, 3, None):
+        content = container.encode({"a": np.zeros(1, np.float32)}, {"format": said})
+        (tmp_path / "net").write_bytes(content)
+        with pytest.raises(harp_jax.export.FileError, match="not a file of the format sparse"):
+            harp_jax.load(tmp_path / "net")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zlib
 
 import jax
 import ml_dtypes
@@ -11,7 +12,7 @@ import safetensors.numpy
 import small_networks
 
 from harp_jax import models
-from harp_jax.export import FileError, container, dense_file, sparse_file
+from harp_jax.export import FileError, container, dense_file, packing, sparse_file
 from harp_jax.export.trained import flat, tree
 from harp_jax.export.unread import without_unread
 
@@ -169,7 +170,9 @@ def rewritten(trained, rows=None, **changes):
         ({"model": 3}, "model=3: allowed are names"),
         ({"model": "os:system"}, "model='small_networks:convnet'; allowed is model='os:system'"),
         ({"normalization": [[1]]}, "no network of this package"),
-        ({"rows": []}, "positions: more than"),
+        ({"rows": []}, "has the shape None; allowed is that of the network"),
+        ({"format": []}, r"format=\[\], version=1: allowed are"),
+        ({"model": "tiny"}, "'tiny', model='small_networks:convnet'; allowed is model='tiny'$"),
         ({"rows": [["a", [2], 3, 0, 0]]}, "is not an array"),
         ({"rows": [["a", [-2], 0, 0, 0]]}, "is not an array"),
         ({"rows": [["a", [2], 0, 0]]}, "layout: not a table of arrays"),
@@ -179,5 +182,37 @@ def rewritten(trained, rows=None, **changes):
 )
 def test_files_that_say_something_impossible_are_refused(changes, message):
     trained = small_networks.small("convnet")
-    with pytest.raises(FileError, match=message):
+    with pytest.raises(FileError, match=message) as caught:
         sparse_file.decode(rewritten(trained, **changes), trained.metadata["model"])
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_unpacked_of_arrays_that_are_not_the_networks(monkeypatch):
+    monkeypatch.setattr(packing, "unpack_positions", lambda *_: pytest.fail("was unpacked"))
+    trained = small_networks.small("convnet")
+    content = rewritten(trained, [["params/conv1/kernel", [2**30], 0, -1, 0]])
+    with pytest.raises(FileError, match=r"has the shape .*; allowed is that of the network"):
+        sparse_file.decode(content, trained.metadata["model"])
+
+
+def test_an_array_that_stands_in_the_layout_twice_is_refused():
+    trained = small_networks.small("convnet")
+    row = ["params/conv1/kernel", [2], 0, -1, 0]
+    with pytest.raises(FileError, match="layout: has an array twice; allowed is once"):
+        sparse_file.decode(rewritten(trained, [row, row]), trained.metadata["model"])
+
+
+def test_positions_that_no_array_has_are_refused():
+    trained = small_networks.small("convnet")
+    arrays, _ = container.decode(sparse_file.encode(trained))
+    rows = json.loads(zlib.decompress(arrays["layout"].tobytes()))
+    rows[-1][4] += 1
+    with pytest.raises(FileError, match=r"positions: \d+ bytes; the layout declares \d+"):
+        sparse_file.decode(rewritten(trained, rows), trained.metadata["model"])
+
+
+@pytest.mark.parametrize("model", ["cnn", "tiny"])
+def test_images_too_small_for_the_network_are_refused(model):
+    content = rewritten(small_networks.small("convnet"), model=model, image_shape=[1, 1, 1])
+    with pytest.raises(FileError, match=r"image_shape=\[1, 1, 1\]: allowed are sizes of the net"):
+        sparse_file.decode(content)
