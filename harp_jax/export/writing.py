@@ -1,6 +1,7 @@
 """Writes a trained network to a file, after its logits were compared with the network's."""
 
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -202,14 +203,16 @@ def _compare(expected: LogitsFn, found: LogitsFn, images: Any) -> tuple[float, f
         batch = images[start : start + BATCH]
         one, other = (np.asarray(function(batch)) for function in (expected, found))
         largest = max(largest, float(np.abs(one).max()))
-        distance = float(np.abs(one - other).max())
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            distance = float(np.abs(one - other).max())
         difference = max(difference, math.inf if math.isnan(distance) else distance)
     return largest, difference
 
 
 def _check_place(path: epath.Path) -> None:
     """Raises an OSError where a folder or a device stands, which a file must not replace."""
-    if path.exists() and not path.is_file():
+    local = pathlib.Path(path)  # epath takes a device for a file
+    if local.exists() and not local.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         raise OSError(f"{path}: is {what}; allowed are files")
 
