@@ -309,7 +309,7 @@ def test_images(path: epath.PathLike, count: int) -> np.ndarray | None:
     if workdir is None or ownership.read_claim(workdir) is None:
         return None
     try:
-        config = of_workdir.get_config(str(workdir))
+        config: Any = of_workdir.get_config(str(workdir))
         check_here(config.data.name, config.data.directory)
         test = load_data(config).test
     except (DataError, OSError) as error:
