@@ -77,7 +77,7 @@ def choose(
         for choice in _of_level(level, entries, of_classes, num_classes)
     ]
     given = [each for each in choices if key in (None, each.level, each.name, f"{each.level}:")]
-    exact = [each for each in given if key in (each.name, f"{each.level}:")]
+    exact = [each for each in given if key in (each.name, f"{each.level}:{each.prefix}")]
     given = exact if key is not None and exact else given
     if not given:
         allowed = _named(choices)
@@ -113,15 +113,18 @@ def _of_level(
     of_classes: Callable[[int], Layout],
     num_classes: int | None,
 ) -> list[Choice]:
-    """Returns a choice for every prefix with which the last layer's weight is there."""
+    """Returns a choice for every prefix with which the last layer is there."""
     last = of_classes(num_classes or 2).last
-    found = []
-    for name, array in entries.items():
-        if isinstance(name, str) and isinstance(array, Tensor) and name.endswith(last):
-            prefix = name.removesuffix(last)
-            if prefix and not prefix.endswith("."):
-                continue
-            classes = array.shape[0] if array.shape and array.shape[0] >= 2 else 2
-            layout = of_classes(num_classes or min(classes, 2**24))
-            found.append(Choice(level, prefix, entries, layout))
-    return found or [Choice(level, "", entries, of_classes(num_classes or 2))]
+    for leaf in (last, last.removesuffix("weight") + "bias"):
+        found = []
+        for name, array in entries.items():
+            if isinstance(name, str) and isinstance(array, Tensor) and name.endswith(leaf):
+                prefix = name.removesuffix(leaf)
+                if prefix and not prefix.endswith("."):
+                    continue
+                classes = array.shape[0] if array.shape and array.shape[0] >= 2 else 2
+                layout = of_classes(num_classes or min(classes, 2**24))
+                found.append(Choice(level, prefix, entries, layout))
+        if found:
+            return found
+    return [Choice(level, "", entries, of_classes(num_classes or 2))]

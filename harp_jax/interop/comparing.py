@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 from harp_jax import models
@@ -14,6 +15,8 @@ from harp_jax.interop.report import Report, shown
 from harp_jax.interop.tensors import Tensor
 
 PRUNED = "scores and rates: see the notes"
+# Of torch.nn.utils.prune, weight_norm and spectral_norm, and parametrizations.
+_COMPUTED = r"\.weight_(orig|mask|g|v|u)$|\.parametrizations\."
 
 
 class Comparison:
@@ -38,9 +41,11 @@ class Comparison:
         """
         self._options = options
         of_classes = functools.partial(layout, options.model, options.image_shape)
-        self.choice, self._others = choose(content, of_classes, options.num_classes, options.key)
+        self.choice, others = choose(content, of_classes, options.num_classes, options.key)
         self.scores = self._scores()
-        self.buffers = normalizing.buffers(self.choice.entries)
+        level = self.choice.level
+        self._prefixes = [each.prefix for each in others if each.level == level]
+        self.buffers = normalizing.buffers(self.choice.entries, self.choice.prefix, self._prefixes)
         self.report = self._report(content)
 
     def _scores(self) -> dict[str, tuple[Tensor, Tensor | None]]:
@@ -89,8 +94,9 @@ class Comparison:
             return PRUNED
         if any(name.startswith(each) for each in self._options.ignore if each):
             return "as asked"
-        others = [each.prefix for each in self._others if each.level == self.choice.level]
-        if any(key.startswith(prefix) for prefix in others if prefix):
+        prefixes = [p for p in (self.choice.prefix, *self._prefixes) if key.startswith(p)]
+        of_other = bool(prefixes) and max(prefixes, key=len) != self.choice.prefix
+        if of_other or key in self.buffers.others:
             return "another network"
         return why_ignored(name) or why_ignored(key)
 
@@ -120,7 +126,11 @@ class Comparison:
                 raise FileError(f"{name}.{RATE}: has the shape {rate.shape}; allowed is one number")
 
     def _advice(self) -> str:
-        """Names the networks that the file is of, if there are any."""
+        """Names the networks that the file is of, or how to make one of it, if that is known."""
+        if any(re.search(_COMPUTED, key) for key in self.report.unknown):
+            return "; some weights are computed from others: in PyTorch, make them plain first" + (
+                " (torch.nn.utils.prune.remove, remove_weight_norm, remove_parametrizations)"
+            )
         fitting = []
         for model in models.MODELS:
             try:

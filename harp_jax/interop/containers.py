@@ -9,6 +9,7 @@ Sizes that a file declares are compared with those that it has before anything i
 
 import contextlib
 import io
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ml_dtypes import bfloat16
 from harp_jax.export.errors import FileError, one_line
 from harp_jax.interop import pickles
 from harp_jax.interop.pickles import Name
+from harp_jax.interop.report import printable
 from harp_jax.interop.tensors import DTYPES, Storage, tensor
 
 MOST_BYTES = 2**33  # of a file
@@ -100,16 +102,14 @@ def _content(file: Any, size: int) -> Any:
 def _zip(file: Any, size: int) -> Any:
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
+    if any(re.fullmatch("[^/]+/(constants[.]pkl|code/.*)", each.filename) for each in entries):
+        raise FileError("is a TorchScript program; allowed are files of torch.save(state_dict)")
     _check_entries(entries, size)
     by_name = {entry.filename: entry for entry in entries}
     pickled = [name for name in by_name if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise FileError("is a zip archive without PyTorch's data.pkl; allowed are " + _KINDS)
     root = pickled[0].removesuffix("data.pkl")
-    if f"{root}constants.pkl" in by_name or any(
-        each.startswith(f"{root}code/") for each in by_name
-    ):
-        raise FileError("is a TorchScript program; allowed are files of torch.save(state_dict)")
     order = b"little"
     if f"{root}byteorder" in by_name:
         order = archive.open(f"{root}byteorder").read(10)
@@ -241,7 +241,8 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     for name, entry in safetensors.deserialize(content):
         if entry["dtype"] not in _SAFETENSORS:
             raise FileError(
-                f"{name[:80]}: has the type {entry['dtype']}; allowed are {', '.join(_SAFETENSORS)}"
+                f"{printable(name)}: has the type {entry['dtype']}; allowed are"
+                f" {', '.join(_SAFETENSORS)}"
             )
         dtype, shape = _SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
         data = entry["data"]

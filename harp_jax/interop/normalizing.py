@@ -1,13 +1,14 @@
 """The normalisation of a network's images: asked for by name or numbers, or in the file."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from harp_jax.export.errors import FileError
 from harp_jax.interop.layouts import BUFFERS
+from harp_jax.interop.report import printable
 from harp_jax.interop.tensors import Tensor
 from harp_jax.types import Normalization
 
@@ -29,10 +30,12 @@ class Buffers(NamedTuple):
     Attributes:
         keys: Their keys; empty if there are none.
         arrays: The two; None if there are none.
+        others: Keys of those that belong to other networks of the file.
     """
 
     keys: tuple[str, ...]
     arrays: tuple[Tensor, Tensor] | None
+    others: tuple[str, ...] = ()
 
 
 def check(given: Any, channels: int) -> Normalization | None:
@@ -65,12 +68,32 @@ def check(given: Any, channels: int) -> Normalization | None:
     return found
 
 
-def buffers(entries: Mapping[Any, Any]) -> Buffers:
+def buffers(entries: Mapping[Any, Any], prefix: str, others: Sequence[str]) -> Buffers:
     """Finds mean and deviation among the arrays of a network.
+
+    Args:
+        entries: The arrays, by key.
+        prefix: Of the network's keys.
+        others: Prefixes of other networks among the arrays.
+
+    Returns:
+        The normalisation. Of several it is the one in the network or beside it, unless another
+        one belongs to no network at all.
 
     Raises:
         FileError: If there are several.
     """
+    every = _all_buffers(entries)
+    own = [each for each in every if _belongs(each.keys[0], prefix, others)]
+    found = own if len(own) == 1 else every
+    if len(found) > 1:
+        names = ", ".join(printable(each.keys[0]) for each in own or every)
+        raise FileError(f"has several normalisations ({names}); allowed is one")
+    left = tuple(key for each in every if each not in found for key in each.keys)
+    return found[0]._replace(others=left) if found else Buffers((), None)
+
+
+def _all_buffers(entries: Mapping[Any, Any]) -> list[Buffers]:
     found = []
     for key, array in entries.items():
         if not isinstance(key, str) or not isinstance(array, Tensor):
@@ -81,10 +104,18 @@ def buffers(entries: Mapping[Any, Any]) -> Buffers:
             if name == mean and isinstance(other, Tensor):
                 keys = (key, f"{module}{dot}{deviation}")
                 found.append(Buffers(keys, (array, other)))
-    if len(found) > 1:
-        names = ", ".join(each.keys[0] for each in found)
-        raise FileError(f"has several normalisations ({names}); allowed is one")
-    return found[0] if found else Buffers((), None)
+    return found
+
+
+def _belongs(key: str, prefix: str, others: Sequence[str]) -> bool:
+    """Returns whether an array is in a network or beside it, and not in or beside another one."""
+    inside = [each for each in (prefix, *others) if key.startswith(each)]
+    if inside:
+        return max(inside, key=len) == prefix
+    module = key.rpartition(".")[0]
+    places = (module, module.rpartition(".")[0])
+    beside = [each.removesuffix(".").rpartition(".")[0] in places for each in (prefix, *others)]
+    return beside[0] or not any(beside)
 
 
 def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | None, str]:
@@ -106,6 +137,10 @@ def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | N
         if given is None:
             return None, "no normalisation was asked for and none is in the file: images in [0, 1]"
         return asked, ""
+    name, deviation = map(printable, there.keys)
+    if any(math.prod(array.shape) != channels for array in there.arrays):
+        shapes = " and ".join(str(array.shape) for array in there.arrays)
+        raise FileError(f"{name}, {deviation}: have the shapes {shapes}; allowed are {channels}")
     # The decimal numbers that were rounded to float32, as the configuration will give them.
     own = [
         tuple(float(str(np.float32(n))) for n in array.array().reshape(-1))
@@ -114,10 +149,10 @@ def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | N
     try:
         found = check(own, channels)
     except FileError as error:
-        raise FileError(f"{there.keys[0]}: {error}") from error
+        raise FileError(f"{name}: {error}") from error
     differs = asked is None or found is None or not np.allclose(asked, found, rtol=0, atol=1e-6)
     if given is not None and differs:
         raise FileError(
             f"normalization={given!r}: the file has its own, {found}; allowed is to leave it out"
         )
-    return found, f"normalisation {found} is that of {there.keys[0]} and {there.keys[1]}"
+    return found, f"normalisation {found} is that of {name} and {deviation}"

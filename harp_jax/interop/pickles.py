@@ -32,17 +32,31 @@ INERT = _Inert()
 _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _WRAPPED = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 _DICTS = ("collections.OrderedDict", "collections.defaultdict")
+# Python's own types, of which defaultdict has one; none of them is called.
+_BUILTINS = (
+    *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list"),
+    *("long", "range", "set", "slice", "str", "tuple", "unicode", "xrange"),
+)
+_TYPES = (
+    *("bfloat16", "bool", "complex64", "complex128", "float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8"),
+)
 _SETTINGS = (
-    "__builtin__.set",
-    "__builtin__.frozenset",
+    *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in _BUILTINS),
+    *(f"torch.{name}" for name in _TYPES),
     "_codecs.encode",
     "argparse.Namespace",
-    "builtins.set",
-    "builtins.frozenset",
+    "collections.Counter",  # of MultiStepLR
+    "collections.deque",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.timedelta",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
     "numpy.dtype",
     "numpy.ndarray",
     "pathlib.Path",
@@ -51,7 +65,7 @@ _SETTINGS = (
     "pathlib.WindowsPath",
     "torch.Size",
     "torch.device",
-    *(f"torch.{name}" for name in ("float32", "float64", "float16", "bfloat16", "int64", "uint8")),
+    "types.SimpleNamespace",
 )
 _STORAGES = {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
 _KNOWN = {*_TENSORS, *_WRAPPED, *_DICTS, *_SETTINGS, *_STORAGES}
@@ -215,6 +229,11 @@ def _remember(machine: _Machine, place: Any) -> None:
     machine.memo[len(machine.memo) if place is None else place] = machine.stack[-1]
 
 
+def _frozen(machine: _Machine, argument: Any) -> None:
+    machine.to_mark()
+    machine.stack.append(INERT)
+
+
 def _leave_out(machine: _Machine, argument: Any) -> None:
     """Takes the attributes of an object from the stack; the object stays without them."""
     machine.stack.pop()
@@ -229,9 +248,10 @@ def _stack_name(machine: _Machine, argument: Any) -> None:
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, argument: None),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _push),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"), _push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES"), _push),
+    **dict.fromkeys(("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _push),
+    "BYTEARRAY8": _push,
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _remember),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, n: _push(machine, machine.memo[n])),
     "NONE": lambda machine, argument: _push(machine, None),
@@ -241,6 +261,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, argument: _push(machine, {}),
     "EMPTY_LIST": lambda machine, argument: _push(machine, []),
     "EMPTY_SET": lambda machine, argument: _push(machine, INERT),
+    "FROZENSET": _frozen,
     "EMPTY_TUPLE": lambda machine, argument: _push(machine, ()),
     "TUPLE": lambda machine, argument: _push(machine, tuple(machine.to_mark())),
     "TUPLE1": _tuple(1),

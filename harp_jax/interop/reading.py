@@ -17,8 +17,10 @@ from harp_jax.interop.containers import opened
 from harp_jax.interop.layouts import RATE, SCORES
 from harp_jax.interop.options import Options, checked
 from harp_jax.interop.pruned import Rule
-from harp_jax.interop.report import Report, shown
+from harp_jax.interop.report import Report, printable, shown
 from harp_jax.interop.rules import rule
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class Imported(NamedTuple):
@@ -187,11 +189,20 @@ def _arrays(found: Comparison, notes: list[str]) -> dict[str, Any]:
 
 
 def _numbers(found: Comparison, key: str) -> np.ndarray:
-    array = found.choice.entries[key].array()
+    entry, shown_key = found.choice.entries[key], printable(key)
+    if entry.dtype.name not in _FLOATS:
+        raise FileError(
+            f"{shown_key}: has numbers of {entry.dtype.name}; allowed are {', '.join(_FLOATS)}"
+        )
+    array = entry.array()
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(np.float32)).all()
     if not finite:
-        raise FileError(f"{key}: has numbers that are not finite; allowed are those of float32")
+        raise FileError(
+            f"{shown_key}: has numbers that are not finite; allowed are those of float32"
+        )
+    if key.endswith(".running_var") and (array < 0).any():
+        raise FileError(f"{shown_key}: has numbers < 0; allowed are variances")
     return array
 
 

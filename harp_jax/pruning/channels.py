@@ -46,6 +46,9 @@ def make_prunable(
 
     Returns:
         New variables; the readers of channels that cannot be pruned have no scores.
+
+    Raises:
+        ValueError: If a rate is outside of [0, 1].
     """
     kernels = leaves_by_path(variables["params"])
     scores, shared_rates = {}, {}

@@ -134,7 +134,16 @@ def add_compression_gradient(
 
     Returns:
         A gradient transformation over the tree of logits.
+
+    Raises:
+        ValueError: If the target, the minimum or the number of updates is not of these.
     """
+    if not 0 < target <= 1:
+        raise ValueError(f"target={target}: allowed are numbers in (0, 1]")
+    if not 0 <= minimum < 1:
+        raise ValueError(f"minimum={minimum}: allowed are numbers in [0, 1)")
+    if updates_per_epoch < 1:
+        raise ValueError(f"updates_per_epoch={updates_per_epoch}: allowed are whole numbers >= 1")
     rule = stepwise_gamma(gamma0)
 
     def loss_of(logits: Any) -> Scalar:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
@@ -103,6 +104,9 @@ def make_prunable(
 
     Returns:
         New variables that share the arrays of the given ones.
+
+    Raises:
+        ValueError: If a rate is outside of [0, 1].
     """
     kernels = leaves_by_path(variables["params"])
     scores = {path: initial_scores(kernels[path], granularity) for path in rates}
@@ -122,7 +126,14 @@ def add_scores(
 
     Returns:
         New variables that share the arrays of the given ones.
+
+    Raises:
+        ValueError: If a rate is outside of [0, 1]; rates that are traced are not checked.
     """
+    for path, rate in rates.items():
+        if not (isinstance(rate, jax.core.Tracer) or 0 <= float(rate) <= 1):
+            name = layer_name(path)
+            raise ValueError(f"rates[{name!r}]={float(rate):g}: allowed are numbers in (0, 1]")
     added = {
         "scores": dict(scores),
         "rates": {path: logit_from_rate(rate, minimum) for path, rate in rates.items()},

@@ -1,10 +1,13 @@
 """Files of every kind: what is in them comes out to the bit, and nothing in them is executed."""
 
 import contextlib
+import datetime
 import json
 import pickle
 import tarfile
+import types
 import zipfile
+from collections import Counter, defaultdict, deque
 
 import ml_dtypes
 import numpy as np
@@ -118,6 +121,31 @@ def test_settings_are_passed_over(write, written):
         assert found["args"] is found["best"] is found["size"] is pickles.INERT
         assert (found["parameter"], found["ordered"], found["pairs"]) == (1.0, {}, {"a": 1, "b": 2})
         assert found[7] == "a key that is a number"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"milestones": Counter([3, 3, 5])},  # of MultiStepLR
+        defaultdict(list, {1: [2]}),
+        defaultdict(dict),
+        deque([1, 2], 5),
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).replace(tzinfo=None),
+        datetime.date(2026, 1, 2),
+        datetime.timedelta(3),
+        types.SimpleNamespace(a=1, b=[2]),
+        [bytearray(b"ab"), 1 + 2j, range(3), slice(1, 2), {1, 2}, frozenset([3])],
+        [2**2100, np.arange(3.0), np.float32(2)],
+        int,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_settings_of_python_are_passed_over(value, protocol, written):
+    content = {"state_dict": [1, 2], "other": value}
+    path = written(torch_files.zipped(Raw(pickle.dumps(content, protocol))))
+    with opened(path) as found:
+        assert found["state_dict"] == [1, 2]
 
 
 class Hostile:
@@ -266,6 +294,9 @@ def test_archives_of_something_else(written):
         ({"archive/byteorder": b"middle"}, "byteorder=b'middle': allowed are little and big"),
     ):
         assert said in refused(written(torch_files.zipped({}, entries=entries)))
+    entries, packed = {"archive/code/net.py": b"x"}, zipfile.ZIP_DEFLATED  # as PyTorch packs code
+    text = refused(written(torch_files.zipped({}, entries=entries, compression=packed)))
+    assert "is a TorchScript program" in text
 
 
 @pytest.mark.parametrize("write", [*WRITERS.values(), safetensors.numpy.save])
@@ -297,8 +328,12 @@ def test_other_files(written, tmp_path):
     with tarfile.open(tmp_path / "net.tar", "w") as archive:
         archive.add(__file__, "sys_info")
     assert "is a tar archive, PyTorch's oldest format" in refused(epath.Path(tmp_path) / "net.tar")
-    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    assert "F8_E4M3" in refused(written(len(header).to_bytes(8, "little") + header + b"\0"))
+    header = json.dumps(
+        {"a\x1b": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}
+    ).encode()
+    assert "a?: has the type F8_E4M3" in refused(
+        written(len(header).to_bytes(8, "little") + header + b"\0")
+    )
 
 
 def test_a_file_that_is_too_large(written, monkeypatch):

@@ -15,6 +15,7 @@ TINY = {
     key: RNG.standard_normal(shape).astype(np.float32)
     for key, (_, shape) in layouts.layout("tiny", (8, 8, 1), 10).arrays.items()
 }
+TINY |= {key: np.abs(array) for key, array in TINY.items() if key.endswith("running_var")}
 LAYERS = layouts.layout("tiny", (8, 8, 1), 10).layers()
 COUNTERS = {f"bn{n}.num_batches_tracked": np.array(7) for n in (1, 2)}
 SCORES = {f"{name}.popup_scores": RNG.standard_normal(shape) for name, (_, shape) in LAYERS.items()}
@@ -149,6 +150,23 @@ def test_a_final_batchnorm_is_not_passed_over(refused):
     assert "it fits model=preact_resnet18_v2" in refused(arrays, "preact_resnet18")
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "leaves", [("weight_orig", "weight_mask"), ("weight_g", "weight_v"),
+               ("parametrizations.weight.original0", "parametrizations.weight.original1")],
+)  # fmt: skip
+def test_weights_that_are_computed_from_others(leaves, prefix, refused):
+    content = {}
+    for key, array in TINY.items():
+        layer, _, leaf = key.rpartition(".")
+        names = leaves if layer.startswith(("conv", "fc")) and leaf == "weight" else (leaf,)
+        content |= {f"{prefix}{layer}.{name}": array for name in names}
+    text = refused(content)
+    assert f"missing: {prefix}conv1.weight, {prefix}conv2.weight, {prefix}fc1.weight and 1" in text
+    assert "some weights are computed from others: in PyTorch, make them plain first" in text
+    assert "other shape" not in text
+
+
 def test_several_networks_in_a_file(refused, written):
     other = {key: array + 1 for key, array in TINY.items()}
     content = {"state_dict": TINY, "state_dict_ema": other}
@@ -188,6 +206,12 @@ def test_types_of_numbers(written, refused):
     for number in (np.nan, np.inf, 1e300):
         wrong = {**doubles, "fc2.bias": np.full(10, number)}
         assert "fc2.bias: has numbers that are not finite" in refused(wrong)
+    for dtype in (np.int64, np.uint8, np.bool_):
+        wrong = {**TINY, "fc2.bias": np.ones(10, dtype)}
+        text = f"fc2.bias: has numbers of {np.dtype(dtype).name}; allowed are float16, bfloat16,"
+        assert text in refused(wrong)
+    wrong = {**TINY, "bn1.running_var": np.linspace(-1e-3, 1, 8, dtype=np.float32)}
+    assert "bn1.running_var: has numbers < 0; allowed are variances" in refused(wrong)
 
 
 def test_number_of_classes(written, refused):
@@ -241,6 +265,57 @@ def test_normalization_in_the_file(written, refused):
         {**content, "mu": np.zeros(1, np.float32), "sigma": np.ones(1, np.float32)}
     )
     assert "normalize.mean: normalization=" in refused({**content, "normalize.std": np.zeros(1)})
+    text = refused({**content, "normalize.std": np.ones(10_000)})
+    assert "normalize.mean, normalize.std: have the shapes (1, 1, 1, 1) and (10000,)" in text
+
+
+def test_no_key_of_a_file_acts_on_a_terminal(written, refused, capsys, tmp_path):
+    key, named = "\x1b[31mred\x1b]0;t\x07\n\r\u202e", "?[31mred?]0;t????.mean"
+
+    def numbers(module, deviation):
+        return {f"{module}.mean": np.zeros(1), f"{module}.std": np.full(1, deviation)}
+
+    content = prefixed("m.") | numbers(key, 1.0)
+    assert refused(content | numbers("n", 1.0)).endswith(f"({named}, n.mean); allowed is one")
+    assert f"{named}: normalization=" in refused(content | numbers(key, 0.0))
+    assert f"{named}, " in refused(content | {f"{key}.std": np.ones(2)})
+    arguments = ["--model=tiny", f"--out={tmp_path / 'workdir'}"]
+    assert command.main(["import", str(written(content)), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert named in printed
+    assert printed.replace("\n", "").isprintable()
+
+
+def test_each_network_of_a_file_has_its_normalization(written, refused):
+    def numbers(module, mean):
+        return {f"{module}.new_mean": np.full(1, mean), f"{module}.new_std": np.ones(1)}
+
+    other = {key: array + 1 for key, array in TINY.items()}
+    content = {
+        **prefixed("module.model."),
+        **numbers("module.normalizer", 0.25),
+        **prefixed("module.attacker.model.", other),
+        **numbers("module.attacker.normalize", 0.5),
+    }
+    found = read(written(content), "tiny", key=":module.model.")
+    assert found.metadata["normalization"] == ((0.25,), (1.0,))
+    assert found.report.ignored["module.attacker.normalize.new_std"] == "another network"
+    found = read(written(content), "tiny", key=":module.attacker.model.")
+    assert_tiny(found, other)
+    assert found.metadata["normalization"] == ((0.5,), (1.0,))
+    assert found.report.ignored["module.normalizer.new_mean"] == "another network"
+    further = {**content, **numbers("module.model.first", 0.1)}
+    assert "has several normalisations (module.normalizer.new_mean, module.model." in refused(
+        further, key=":module.model."
+    )
+    # One for all of a file is that of the network that is asked for, wherever it stands.
+    one = TINY | prefixed("ema.", other) | {"mu": np.full(1, 0.25), "sigma": np.ones(1)}
+    found = read(written(one), "tiny", key=":ema.")
+    assert found.metadata["normalization"] == ((0.25,), (1.0,))
+    both = one | {"ema.mu": np.full(1, 0.75), "ema.sigma": np.ones(1)}
+    for key, mean in ((":", 0.25), (":ema.", 0.75)):
+        found = read(written(both), "tiny", key=key)
+        assert found.metadata["normalization"] == ((mean,), (1.0,))
 
 
 def test_pretrained_networks_of_the_authors_hold_scores(written):

@@ -118,3 +118,29 @@ def test_shift_names_a_target_out_of_reach():
     logits = {"a": jnp.float32(0.0), "b": jnp.float32(0.0)}
     with pytest.raises(ValueError, match=r"target=0\.1: .* keep 22 weights, .* allows 11$"):
         shift_to_budget(logits, 0.2, {"a": 100, "b": 10}, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": 1.5}, "target=1.5: allowed are numbers in (0, 1]"),
+        ({"target": 0.0}, "target=0.0: allowed"),
+        ({"target": float("nan")}, "target=nan: allowed"),
+        ({"minimum": 1.0}, "minimum=1.0: allowed are numbers in [0, 1)"),
+        ({"updates_per_epoch": 0}, "updates_per_epoch=0: allowed are whole numbers >= 1"),
+    ],
+)
+def test_settings_outside_of_their_range(change, said):
+    settings = {"target": 0.1, "minimum": 0.01, "gamma0": 0.01, "updates_per_epoch": 2}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        add_compression_gradient({"a": 10}, **{**settings, **change})
+
+
+@pytest.mark.parametrize("rate", [1.5, -0.1, float("nan"), np.float32(2)])
+def test_rates_outside_of_their_range(rate):
+    variables = {"params": {"dense1": {"kernel": jnp.ones((3, 2))}}}
+    path = ("dense1", "kernel")
+    with pytest.raises(ValueError, match=r"rates\['dense1'\]=.*: allowed are numbers in \(0, 1\]"):
+        layers.make_prunable(variables, {path: rate}, 0.0, "weight")
+    traced = jax.jit(lambda r: layers.make_prunable(variables, {path: r}, 0.0, "weight"))
+    assert traced(1.0)["rates"]["dense1"]["kernel"].shape == ()
