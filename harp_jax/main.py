@@ -6,6 +6,7 @@ The command harp-jax is the same.
 """
 
 import difflib
+import errno
 import importlib.metadata
 import logging
 import os
@@ -93,6 +94,19 @@ def _logger() -> logging.Logger:
 
 
 def _keep_compiled_programs(directory: str) -> None:
+    """Keeps compiled programs in a folder; one that cannot be written is passed over, and said."""
+    try:
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK) and os.path.isdir(directory):
+            raise PermissionError(errno.EACCES, "no permission")
+    except OSError as error:
+        print(
+            f"compilation_cache={directory!r}: cannot be written ({error.strerror or error});"
+            " programs are compiled again",
+            file=sys.stderr,
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -202,7 +216,8 @@ def _unknown_field(arguments: list[str]) -> str | None:
             if not isinstance(section, ConfigDict):
                 return f"{field}={value}: is no field; {above[:-1]!r} is no section"
             if name not in section:
-                close = difflib.get_close_matches(name, section, n=1)
+                close = [each for each in section if name and each.startswith(name)]
+                close = difflib.get_close_matches(name, section, n=1) or close
                 hint = f"did you mean {above}{close[0]}? " if close else ""
                 fields = ", ".join(above + each for each in section) or "those that the file sets"
                 return f"{field}={value}: is no field; {hint}allowed are {fields}"

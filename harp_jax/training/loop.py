@@ -258,7 +258,7 @@ class _Loop:
         return TrainingDivergedError(
             f"{self.stage.name}: {what} epoch {step // self.stage.batches_per_epoch}, step {step};"
             f" last good checkpoint: {good} in {self.checkpoints.directory}; try a smaller"
-            f" {self.stage.name}.learning_rate"
+            f" {self.stage.name}.learning_rate in a new workdir; this one keeps its settings"
         )
 
     def finite_state(self, step: int) -> TrainState:
