@@ -1,4 +1,4 @@
-"""Looking up a name: a row of a table of the package, or "module:attribute" of the user's."""
+"""Looking up a name: a row of a table of the package, or "module:attribute"; and showing names."""
 
 import importlib
 from collections.abc import Mapping
@@ -29,6 +29,11 @@ def find(table: Mapping[str, T], name: Any, field: str) -> T:
     if name not in table:
         raise ValueError(f"{field}={name!r}: allowed are {', '.join(table)}, or {OWN}")
     return table[name]
+
+
+def printable(text: str) -> str:
+    """Returns a text in one line, without what a terminal would act on: '?' stands for that."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
 
 
 def _imported(name: str, field: str) -> Any:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,17 +92,27 @@ def _files(folder: Path, classes: Sequence[str]) -> _Files:
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
-        found = [
-            os.path.join(inner, file)
-            for inner, _, files in sorted(os.walk(folder / name, followlinks=True))
-            for file in sorted(files)
-            if file.lower().endswith(EXTENSIONS)
-        ]
+        found = list(_images(folder / name))
         if not found:
             raise DataError(f"{folder / name} has no image; allowed are {', '.join(EXTENSIONS)}")
         paths += found
         labels += [label] * len(found)
     return _Files(paths, np.array(labels, np.int32))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """Finds the images in a folder and in those below it, also behind links."""
+    walked = []
+    for inner, _, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(inner) in map(os.path.realpath, Path(inner).parents):
+            raise DataError(f"{inner} is a link to a folder around it; allowed are links to others")
+        walked.append((inner, files))
+    for inner, files in sorted(walked):
+        for path in (os.path.join(inner, file) for file in sorted(files)):
+            if path.lower().endswith(EXTENSIONS):
+                if not os.path.isfile(path):
+                    raise DataError(f"{path} is no file; allowed are images, and links to them")
+                yield path
 
 
 def _in_turn(files: _Files) -> _Files:

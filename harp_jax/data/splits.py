@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
+from harp_jax.names import printable
+
 # Training uses the stream of an epoch's number, counted from 0, and never reaches this one.
 _VALIDATION_STREAM = 2**64 - 1
 
@@ -17,6 +19,9 @@ Examples = tuple[UInt8[np.ndarray, "..."], Int32[np.ndarray, "..."]]
 
 class DataError(ValueError):
     """Raised if a data set, or a batch of it, cannot be made; the message is one line."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

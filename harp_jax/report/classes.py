@@ -1,6 +1,7 @@
 """Builds the table of accuracy by class."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,6 +77,76 @@ def table(rows: Sequence[Record]) -> Table | None:
         classes=len(images),
         error=100 * max(_error(*cell, number) for cell in cells for number in images),
     )
+
+
+class Means(NamedTuple):
+    """Accuracy by class of the last networks of several configurations.
+
+    Attributes:
+        stage: Of the networks.
+        kinds: 'natural', and of the attacks that all were measured under the one that leaves them
+            the least, if there is one.
+        letters: Of the configurations that have numbers by class.
+        lines: One a class, with a mean over the seeds for each kind of each configuration; of more
+            than `MOST` classes those that are worst for the last kind, the worst first.
+        classes: Number of all classes that occur.
+    """
+
+    stage: str
+    kinds: list[str]
+    letters: list[str]
+    lines: list[Line]
+    classes: int
+
+
+def means(found: Mapping[str, Sequence[tuple[Mapping[str, str], Record]]]) -> Means | None:
+    """Builds the table of accuracy by class of several configurations.
+
+    Args:
+        found: By the letter of a configuration, for each of its runs the names of attacks in
+            `correct` by label, and the row of results.json. All rows are of one stage.
+
+    Returns:
+        The table; None if no row has numbers by class.
+    """
+    known = {
+        letter: kept
+        for letter, rows in found.items()
+        if (kept := [(labels, row) for labels, row in rows if _is_known(row)])
+    }
+    every = [each for rows in known.values() for each in rows]
+    if not every or len({tuple(row["class_images"]) for _, row in every}) > 1:
+        return None
+    counts = every[0][1]["class_images"]
+    images = {number: count for number, count in enumerate(counts) if count > 0}
+
+    def mean(rows: Sequence[tuple[Mapping[str, str], Record]], kind: str, number: int) -> float:
+        names = [(row, labels.get(kind, kind)) for labels, row in rows]
+        return statistics.fmean(
+            row["correct"][name][number] / images[number] for row, name in names
+        )
+
+    shared = [
+        label
+        for label in every[0][0]
+        if all(labels.get(label) in row["correct"] for labels, row in every)
+    ]
+    total = {label: sum(mean(every, label, n) * images[n] for n in images) for label in shared}
+    kinds = [_NATURAL, *([min(total, key=total.__getitem__)] if total else [])]
+    ranked = sorted(images, key=lambda number: mean(every, kinds[-1], number))
+    lines = [
+        Line(
+            number,
+            images[number],
+            [
+                words.score({"images": images[number]}, mean(rows, kind, number))
+                for rows in known.values()
+                for kind in kinds
+            ],
+        )
+        for number in (sorted(ranked) if len(ranked) <= MOST else ranked[:MOST])
+    ]
+    return Means(every[0][1]["stage"], kinds, list(known), lines, len(images))
 
 
 def _is_known(row: Record) -> bool:

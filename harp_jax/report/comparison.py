@@ -7,9 +7,10 @@ from typing import Any
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax.report import comparison_figures, rendering, seeds
+from harp_jax.report import classes, comparison_figures, rendering, seeds
 from harp_jax.report.runs import DATA, MODEL, Configuration, configurations, differences, read
 from harp_jax.workdir import files
+from harp_jax.workdir.records import STAGES
 
 
 def compare(workdirs: Sequence[epath.PathLike], out: epath.PathLike) -> epath.Path:
@@ -80,11 +81,30 @@ def _section(
         "attacks": list(attacks.settings.items()),
         "lines": seeds.lines(found, attacks),
         "missing": list(seeds.missing(found, attacks)),
+        "by_class": _by_class(found, attacks),
         "figures": [name for name, _ in figures],
         "images": _images(found),
         "chosen_on": fields.get("data.select_on", "validation"),
     }
     return section, figures
+
+
+def _by_class(found: Sequence[Configuration], attacks: seeds.Attacks) -> classes.Means | None:
+    """Builds the table by class of the last stage whose networks have such numbers."""
+    for stage in reversed(STAGES):
+        table = classes.means(
+            {
+                each.letter: [
+                    (attacks.names(run, row), row)
+                    for run in each.runs
+                    if (row := seeds.row_of(run, stage)) is not None
+                ]
+                for each in found
+            }
+        )
+        if table is not None:
+            return table
+    return None
 
 
 def _images(found: Sequence[Configuration]) -> str:

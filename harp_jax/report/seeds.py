@@ -39,6 +39,10 @@ class Attacks:
         robust = {self._labels[n, _settings(run, n)]: each for n, each in row["robust"].items()}
         return {NATURAL: row[NATURAL], **robust}
 
+    def names(self, run: Run, row: Record) -> dict[str, str]:
+        """Returns the names of a row's attacks by label."""
+        return {self._labels[name, _settings(run, name)]: name for name in row["robust"]}
+
     def kinds(self) -> list[str]:
         """Returns 'natural' and all labels."""
         return [NATURAL, *self.settings]

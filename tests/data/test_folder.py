@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 
 import numpy as np
@@ -248,3 +249,23 @@ def test_a_file_that_is_gone(folder):
     (folder / "train" / "class001" / "00004.png").unlink()
     with pytest.raises(DataError, match=r"00004\.png cannot be read \(No such file"):
         _ = dataset.train.images
+
+
+def test_what_is_no_file_is_refused(folder):
+    place = next(each for each in (folder / "train").iterdir() if each.is_dir())
+    for name, make in (
+        ("gone.png", lambda path: path.symlink_to(folder / "nowhere.png")),
+        ("pipe.png", os.mkfifo),
+    ):
+        make(place / name)
+        refused(folder, f"{name} is no file; allowed are images, and links to them")
+        (place / name).unlink()
+    for name in ("one", "two"):  # with two, the ways through them are endless
+        (place / name).symlink_to(folder / "train")
+    refused(folder, "is a link to a folder around it; allowed are links to others")
+
+
+def test_no_name_acts_on_a_terminal(folder):
+    other = folder / "test" / "z\x1b[31m\n"
+    other.mkdir()
+    refused(folder, r"z\?\[31m is of a class")

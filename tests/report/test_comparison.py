@@ -260,3 +260,30 @@ def test_the_commands_errors(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main([workdir, workdir])
     assert "--out=None: allowed with 2 runs are folders" in capsys.readouterr().err
+
+
+def test_accuracy_by_class_is_the_mean_over_the_seeds(tmp_path):
+    def counted(path, natural, attacked):
+        def edit(tree):
+            row = tree["rows"][-1]
+            row["class_images"] = [500, 0, 500]
+            row["correct"] = {"natural": natural, "pgd20": attacked}
+
+        change(path / "results.json", edit)
+
+    a, b = (write(tmp_path, f"a_{seed}", seed=seed) for seed in range(2))
+    other, without = (
+        write(tmp_path, name, prune__target=t) for name, t in (("b", 0.1), ("c", 0.2))
+    )
+    assert "Accuracy by class" not in compared([a, b], tmp_path)
+    counted(a, [500, 0, 400], [300, 0, 200])
+    counted(b, [400, 0, 400], [200, 0, 100])
+    counted(other, [250, 0, 500], [50, 0, 100])
+    text = reports.text_of(compared([a, b, other, without], tmp_path))
+    assert "Accuracy by class A B class test images natural pgd20 natural pgd20" in text
+    assert "0 500 90.0 % 50.0 % 50.0 % 10.0 %" in text
+    assert "2 500 80.0 % 30.0 % 100.0 % 20.0 %" in text
+    assert "Of the finetuned networks on the test images of each class" in text
+    # Other numbers of images a class are other data: no table, and no error.
+    change(other / "results.json", lambda tree: tree["rows"][-1].update(class_images=[400, 0, 600]))
+    assert "Accuracy by class" not in compared([a, b, other], tmp_path)
