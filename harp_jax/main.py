@@ -96,9 +96,8 @@ def _logger() -> logging.Logger:
 def _keep_compiled_programs(directory: str) -> None:
     """Keeps compiled programs in a folder; one that cannot be written is passed over, and said."""
     try:
-        folder = epath.Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK | os.X_OK) and os.path.isdir(directory):
+        epath.Path(directory).mkdir(parents=True, exist_ok=True)
+        if os.path.isdir(directory) and not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "no permission")
     except OSError as error:
         print(
@@ -231,7 +230,10 @@ def _answer(arguments: list[str]) -> None:
         print(f"harp_jax {importlib.metadata.version('harp_jax')}")
         sys.exit(0)
     if {"--help", "-help", "-h"} & set(arguments):
-        print(_help())
+        try:
+            print(_help(), flush=True)
+        except BrokenPipeError:  # its reader has seen enough; Python would say so at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 

@@ -17,9 +17,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.core import Tracer
 
 from harp_jax.pruning.masks import kernel_mask
 from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
@@ -131,7 +131,7 @@ def add_scores(
         ValueError: If a rate is outside of [0, 1]; rates that are traced are not checked.
     """
     for path, rate in rates.items():
-        if not (isinstance(rate, jax.core.Tracer) or 0 <= float(rate) <= 1):
+        if not (isinstance(rate, Tracer) or 0 <= float(rate) <= 1):
             name = layer_name(path)
             raise ValueError(f"rates[{name!r}]={float(rate):g}: allowed are numbers in (0, 1]")
     added = {

@@ -265,6 +265,14 @@ LINES = {
         ["--config=configs/digits.py", "--config.prune.epoks=3"],
         "prune.epoks=3: is no field; did you mean prune.epochs? allowed are",
     ),
+    "unknown section": (
+        ["--config=configs/digits.py", "--config.prun.target=0.1"],
+        "prun.target=0.1: is no field; did you mean prune? allowed are",
+    ),
+    "short section": (
+        ["--config=configs/digits.py", "--config.eval.batch_size=8"],
+        "eval.batch_size=8: is no field; did you mean evaluate? allowed are",
+    ),
     "no such file": (
         ["--config=configs/none.py"],
         "--config=configs/none.py: is not there; allowed are Python files with get_config(), and of"

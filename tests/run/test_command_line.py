@@ -16,7 +16,7 @@ import pytest
 import runs
 
 import harp_jax
-from harp_jax import checkpoint, parallel
+from harp_jax import checkpoint, main, parallel
 from harp_jax.data import load, to_unit
 from harp_jax.pruning.layers import rates_of
 from harp_jax.pruning.masks import kept_weights
@@ -254,6 +254,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert "error: pretrain: the loss is not finite in epoch 0, step " in last
     assert "last good checkpoint: none" in last
+    assert last.endswith("learning_rate in a new workdir; this one keeps its settings")
 
 
 def test_a_last_update_that_is_not_finite_stops_the_run(tmp_path):
@@ -293,6 +294,23 @@ def test_help_has_every_flag_and_field(flag, tmp_path):
     assert "  --config.prune.target=0.01\n      Share of the weights" in done.stdout
     assert "Configurations: cifar_vgg, digits, " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_a_reader_of_the_help_may_leave_early():
+    line = f"{sys.executable} -m harp_jax.main --help | head -1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "The command line."
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_programs_that_cannot_be_kept_are_said_in_one_line(place, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setattr(main.jax.config, "update", lambda *_: pytest.fail("the folder is used"))
+    main._keep_compiled_programs(str(tmp_path / place))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"compilation_cache='{tmp_path / place}': cannot be written (")
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_the_version_is_the_packages(tmp_path):
