@@ -39,24 +39,32 @@ def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> N
 
 
 def _check_logits(config: Config, model: nn.Module, image: jax.Array, classes: int) -> None:
-    def logits(key: jax.Array) -> Any:
-        variables = model.init(key, image)
-        return model.apply(variables, image, train=False), variables
+    for count, words in ((1, "an image"), (2, "two images")):
+        images = jnp.repeat(image, count, axis=0)
 
-    try:
-        found, variables = jax.eval_shape(logits, jax.random.key(0))
-    except Exception as error:  # a user's network may raise anything
-        raise ConfigError(
-            f"model={config.model!r}: fails for an image ({_reason(error)}); allowed are networks"
-            " that are called with (images, train=False)"
-        ) from error
-    _check_names(config, variables)
-    shapes = [each.shape for each in jax.tree.leaves(found)]
-    if shapes != [(1, classes)]:
-        raise ConfigError(
-            f"model={config.model!r}: gives {shapes} for an image; allowed is"
-            f" {[(1, classes)]}, a logit for each class"
-        )
+        def logits(key: jax.Array, images: jax.Array = images) -> Any:
+            variables = model.init(key, image)
+            return model.apply(variables, images, train=False), variables
+
+        try:
+            found, variables = jax.eval_shape(logits, jax.random.key(0))
+        except Exception as error:  # a user's network may raise anything
+            raise ConfigError(
+                f"model={config.model!r}: fails for {words} ({_reason(error)}); allowed are"
+                " networks that are called with (images, train=False)"
+            ) from error
+        _check_names(config, variables)
+        shapes = [each.shape for each in jax.tree.leaves(found)]
+        if shapes != [(count, classes)]:
+            raise ConfigError(
+                f"model={config.model!r}: gives {shapes} for {words}; allowed is"
+                f" {[(count, classes)]}, a logit for each class"
+            )
+        (kind,) = (each.dtype for each in jax.tree.leaves(found))
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise ConfigError(
+                f"model={config.model!r}: gives logits of {kind}; allowed are real numbers"
+            )
 
 
 def _check_names(config: Config, variables: Any) -> None:

@@ -68,6 +68,18 @@ class Seven(nn.Module):
     def __call__(self, images, train=False):
         return nn.Dense(7)(images.reshape(len(images), -1))
 
+class First(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))[:1]
+
+class Whole(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1)).astype(int)
+
 class Bare(nn.Module):
     num_classes: int
     @nn.compact
@@ -174,6 +186,8 @@ BAD = [
         "granularity='channel': has no channels that layers read one by one; allowed is 'weight'",
     ),
     ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
+    ({"model": "kinds_of_mine:First"}, "gives [(1, 10)] for two images; allowed is [(2, 10)]"),
+    ({"model": "kinds_of_mine:Whole"}, "gives logits of int32; allowed are real numbers"),
     ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
     ({"model": "kinds_of_mine:KeyErrors"}, "KeyError: 'no weights'"),
     ({"model": "kinds_of_mine:Never"}, "cannot take images of (8, 8, 1) (KeyError: 'never')"),
