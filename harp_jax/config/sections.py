@@ -12,6 +12,7 @@ from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
 from harp_jax.methods import METHODS, Live, Method, Sharpness
+from harp_jax.names import printable
 from harp_jax.settings import build, defaults, is_frozen_dataclass
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Normalization
@@ -22,6 +23,9 @@ Config: TypeAlias = Any
 
 class ConfigError(ValueError):
     """Raised for a setting that cannot work; names the field, its value and what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 def attacks_to_run(config: Config) -> dict[str, Attack]:

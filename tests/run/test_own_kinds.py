@@ -68,6 +68,12 @@ class Seven(nn.Module):
     def __call__(self, images, train=False):
         return nn.Dense(7)(images.reshape(len(images), -1))
 
+class Red(nn.Module):
+    num_classes: int
+    @nn.compact
+    def __call__(self, images, train=False):
+        raise RuntimeError("red" + chr(10) + chr(27) + "[31m")
+
 class First(nn.Module):
     num_classes: int
     @nn.compact
@@ -186,6 +192,7 @@ BAD = [
         "granularity='channel': has no channels that layers read one by one; allowed is 'weight'",
     ),
     ({"model": "kinds_of_mine:Seven"}, "gives [(1, 7)] for an image; allowed is [(1, 10)]"),
+    ({"model": "kinds_of_mine:Red"}, "cannot take images of (8, 8, 1) (RuntimeError: red ?[31m)"),
     ({"model": "kinds_of_mine:First"}, "gives [(1, 10)] for two images; allowed is [(2, 10)]"),
     ({"model": "kinds_of_mine:Whole"}, "gives logits of int32; allowed are real numbers"),
     ({"model": "kinds_of_mine:NoTrain"}, "called with (images, train=False)"),
