@@ -27,6 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from harp_jax import config as harp
 from harp_jax import native, parallel
 from harp_jax.config import fields, of_workdir, packaged
+from harp_jax.config.validation import check_fields
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
 from harp_jax.training.loop import TrainingDivergedError
@@ -60,14 +61,19 @@ def _main(arguments: list[str]) -> int:
     if len(arguments) > 1:
         print(f"error: unknown arguments {' '.join(arguments[1:])}; see --help", file=sys.stderr)
         return 2
+    config = _CONFIG.value
+    try:
+        check_fields(config)  # before the sizes are used that it checks
+    except harp.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    config = _CONFIG.value
     if not (_DISTRIBUTED.value or _COORDINATOR.value):
         batch_sizes = config.batch_size, config.evaluate.batch_size
         parallel.one_device_per_core(batch_sizes, config.devices)
     native.return_freed_memory_after_compiling()
-    if config.get("compilation_cache"):
+    if config.compilation_cache:
         _keep_compiled_programs(str(epath.Path(config.compilation_cache).expanduser()))
     logger = _logger()
     try:

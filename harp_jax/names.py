@@ -1,7 +1,8 @@
 """Looking up a name: a row of a table of the package, or "module:attribute"; and showing names."""
 
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,14 +27,31 @@ def find(table: Mapping[str, T], name: Any, field: str) -> T:
     """
     if isinstance(name, str) and ":" in name:
         return _imported(name, field)
-    if name not in table:
-        raise ValueError(f"{field}={name!r}: allowed are {', '.join(table)}, or {OWN}")
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"{field}={name!r}: {one_of(name, table)}, or {OWN}")
     return table[name]
 
 
 def printable(text: str) -> str:
     """Returns a text in one line, without what a terminal would act on: '?' stands for that."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def hint(name: Any, known: Iterable[str]) -> str:
+    """Returns "did you mean 'NAME'? " for a misspelt name, '' if none is near.
+
+    Args:
+        name: Any value.
+        known: The names to choose from.
+    """
+    close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def one_of(name: Any, known: Iterable[str]) -> str:
+    """Says which names are allowed, the nearest one first: "did you mean ...? allowed are ..."."""
+    known = list(known)
+    return f"{hint(name, known)}allowed are {', '.join(known)}"
 
 
 def _imported(name: str, field: str) -> Any:

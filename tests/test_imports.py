@@ -9,8 +9,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "harp_jax"
 # From the bottom to the top; a room imports from lower levels only, not from its own.
 LEVELS = [
-    {"native"},
-    {"interrupt", "names", "ops", "settings", "types"},
+    {"names", "native"},
+    {"interrupt", "ops", "settings", "types"},
     {"data", "parallel", "pruning", "workdir"},
     {"attacks", "methods", "models"},
     {"losses"},

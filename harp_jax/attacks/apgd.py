@@ -15,7 +15,7 @@ from harp_jax.attacks import norms
 from harp_jax.attacks.base import State, Task, check_settings, finished, untouched
 from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.objectives import OBJECTIVES, dlr_targeted, is_wrong, wrong_class
-from harp_jax.settings import check
+from harp_jax.settings import check, check_name
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Selection
 
 APGD_OBJECTIVES = ("ce", "dlr", "dlr_targeted")
@@ -78,7 +78,7 @@ class APGD:
     def __post_init__(self):
         """Checks the settings; raises a ValueError that names the first one out of range."""
         check_settings(self, "steps", "restarts", "targets")
-        check(self, "objective", self.objective in APGD_OBJECTIVES, ", ".join(APGD_OBJECTIVES))
+        check_name(self, "objective", APGD_OBJECTIVES)
         check(self, "rho", 0 < self.rho < 1, "numbers in (0, 1)")
 
     def __call__(

@@ -9,6 +9,7 @@ from harp_jax.attacks.base import Part, check_settings, misclassified
 from harp_jax.attacks.fab import FAB
 from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.square import Square
+from harp_jax.names import hint
 from harp_jax.settings import check
 from harp_jax.types import ExampleKeys, Images, Labels, LogitsFn
 
@@ -61,7 +62,8 @@ class AutoAttack:
             f"{', '.join(VERSIONS)}, or different ones of {', '.join(PARTS)} with"
             f" {SEPARATOR!r} between them"
         )
-        check(self, "version", self.version in VERSIONS or known, allowed)
+        near = hint(self.version, VERSIONS)
+        check(self, "version", self.version in VERSIONS or known, allowed, near)
 
     def parts(self) -> dict[str, Part]:
         """Returns the attacks in order, by the names used in reports."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from harp_jax.attacks import norms
 from harp_jax.attacks.objectives import OBJECTIVES, is_wrong
-from harp_jax.settings import check
+from harp_jax.settings import check, check_name
 from harp_jax.types import (
     ExampleKeys,
     Images,
@@ -266,6 +266,6 @@ def check_settings(attack: Any, *counts: str) -> None:
         ValueError: If a field is out of range; names it, its value and the allowed values.
     """
     check(attack, "epsilon", 0 <= attack.epsilon < math.inf, "finite numbers >= 0")
-    check(attack, "norm", attack.norm in norms.NORMS, ", ".join(norms.NORMS))
+    check_name(attack, "norm", norms.NORMS)
     for field in counts:
         check(attack, field, getattr(attack, field) >= 1, "whole numbers >= 1")

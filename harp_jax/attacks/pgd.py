@@ -12,7 +12,7 @@ from harp_jax.attacks import norms
 from harp_jax.attacks.base import check_settings
 from harp_jax.attacks.inputs import check_inputs
 from harp_jax.attacks.objectives import OBJECTIVES, UNTARGETED, cross_entropy, is_wrong, margin
-from harp_jax.settings import check
+from harp_jax.settings import check, check_name
 from harp_jax.types import ExampleKeys, Images, Labels, Logits, LogitsFn, PerExample, Scalar
 
 Objective = Callable[[Logits, Labels], PerExample]
@@ -49,7 +49,7 @@ class PGD:
         """Checks the settings; raises a ValueError that names the first one out of range."""
         check_settings(self, "steps", "restarts")
         check(self, "step_size", 0 < self.step_size < math.inf, "finite numbers > 0")
-        check(self, "objective", self.objective in UNTARGETED, ", ".join(UNTARGETED))
+        check_name(self, "objective", UNTARGETED)
 
     def __call__(
         self, logits_fn: LogitsFn, images: Images, labels: Labels, key: ExampleKeys

@@ -4,9 +4,9 @@ This is the only room that turns the fields of a configuration into attacks, los
 `export`, `report` and the rooms above them may import this one.
 """
 
-from harp_jax.config.defaults import default
+from harp_jax.config.defaults import Config, default
 from harp_jax.config.packaged import load
-from harp_jax.config.sections import Config, ConfigError
+from harp_jax.config.sections import ConfigError
 from harp_jax.config.validation import check_batches, validate
 
 __all__ = ["Config", "ConfigError", "check_batches", "default", "load", "validate"]

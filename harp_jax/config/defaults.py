@@ -4,15 +4,17 @@ A file under `configs/` starts from `default()` and overrides fields. The defaul
 CIFAR-10 settings.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
 
-from harp_jax.config.sections import Config
 from harp_jax.losses import LOSSES
 from harp_jax.methods import METHODS
 from harp_jax.settings import defaults
 from harp_jax.training.stages import STAGES
+
+# A ConfigDict; its fields are made at run time, where `config.validate` checks them.
+Config: TypeAlias = Any
 
 ALL_STAGES = (*STAGES, "evaluate", "report")
 ABOVE_TARGET = ("shift", "error")

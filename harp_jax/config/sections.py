@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from harp_jax import data as data_sets
 from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
+from harp_jax.config import rules
+from harp_jax.config.defaults import Config
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
 from harp_jax.methods import METHODS, Live, Method, Sharpness
@@ -16,9 +18,6 @@ from harp_jax.names import printable
 from harp_jax.settings import build, defaults, is_frozen_dataclass
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Normalization
-
-# A ConfigDict; its fields are made at run time, where `config.validate` checks them.
-Config: TypeAlias = Any
 
 
 class ConfigError(ValueError):
@@ -36,7 +35,8 @@ def attacks_to_run(config: Config) -> dict[str, Attack]:
     """
     known = config.evaluate.attacks
     for name in config.evaluate.run:
-        require(name in known, "evaluate.run", name, ", ".join(known))
+        if name not in known:
+            raise ConfigError(f"evaluate.run={name!r}: {names.one_of(name, known)}")
     return {
         name: make_attack(known[name], f"evaluate.attacks.{name}") for name in config.evaluate.run
     }
@@ -60,6 +60,10 @@ def make_attack(settings: Config, field: str) -> Attack:
     attack = _build(kind, values, field)
     allowed = "frozen dataclasses with __call__(logits_fn, images, labels, key)"
     require(callable(attack), f"{field}.type", settings["type"], allowed)
+    wrong = rules.wrong_length(attack)
+    if wrong is not None:
+        name, value, allowed = wrong
+        raise ConfigError(f"{field}.{name}={value!r}: {allowed}")
     return attack
 
 

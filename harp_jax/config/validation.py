@@ -1,17 +1,15 @@
-"""Checks a configuration before anything compiles."""
+"""Checks a configuration before anything compiles: the fields by `rules`, then what they build."""
 
 from typing import Any
 
-from harp_jax.config.defaults import (
-    ABOVE_TARGET,
-    ALL_STAGES,
-    CHECKPOINT,
-    JSON,
-    SELECTION_SPLITS,
-    SPARSE,
-)
+from ml_collections import ConfigDict
+
+from harp_jax.config.defaults import default
+from harp_jax.config.kinds import Several
+from harp_jax.config.rules import OPEN, RELATIONS, RULES, SETTINGS
 from harp_jax.config.sections import (
     Config,
+    ConfigError,
     attacks_to_run,
     check_sections,
     loss,
@@ -22,16 +20,42 @@ from harp_jax.config.sections import (
     validation_attack,
 )
 from harp_jax.losses import Free
-from harp_jax.models import COMPUTE_DTYPES, MODELS
-from harp_jax.names import find
-from harp_jax.pruning.scores import GRANULARITIES
-from harp_jax.pruning.strategies import STRATEGIES
-from harp_jax.training.optim import SCHEDULES
+from harp_jax.models import MODELS
+from harp_jax.names import find, hint
+from harp_jax.settings import plain
 from harp_jax.training.stages import STAGES
+
+_BEGINNING = "a file begins with harp_jax.config.default()"
 
 
 def validate(config: Config) -> None:
     """Checks every field that can be checked without loading data.
+
+    Args:
+        config: The configuration of a run. NumPy's scalars count as Python's.
+
+    Raises:
+        ConfigError: For the first wrong field; names it, its value and what is allowed.
+    """
+    check_fields(config)
+    config = plain_numbers(config)
+    try:
+        find(MODELS, config.model, "model")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error.__cause__
+    check_sections(config)
+    _validate_method(config)
+    _validate_losses(config)
+    validation_attack(config)
+    for name, settings in config.evaluate.attacks.items():
+        make_attack(settings, f"evaluate.attacks.{name}")
+    attacks_to_run(config)
+
+
+def check_fields(config: Config) -> None:
+    """Checks names, types and ranges of all fields, and what they must be because of each other.
+
+    It imports no module of the user's and does not start JAX.
 
     Args:
         config: The configuration of a run.
@@ -39,40 +63,28 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: For the first wrong field; names it, its value and what is allowed.
     """
-    choices = {
-        "compute_dtype": COMPUTE_DTYPES,
-        "sparse": SPARSE,
-        "optimizer.schedule": SCHEDULES,
-        "prune.granularity": GRANULARITIES,
-        "prune.above_target": ABOVE_TARGET,
-        "data.select_on": SELECTION_SPLITS,
-    }
-    find(MODELS, config.model, "model")
-    for field, allowed in choices.items():
-        value = _get(config, field)
-        require(value in allowed, field, value, ", ".join(allowed))
-    for field, allowed in (("stages", ALL_STAGES), ("evaluate.stages", STAGES)):
-        stages = tuple(_get(config, field))
-        require(len(stages) > 0, field, stages, ", ".join(allowed))
-        for stage in stages:
-            require(stage in allowed, field, stage, ", ".join(allowed))
-    counts = [f"{stage}.epochs" for stage in STAGES]
-    if config.data.select_on == "validation":
-        counts.append("data.validation_examples")
-    for field in (*counts, "batch_size", "evaluate.batch_size"):
-        require(_get(config, field) >= 1, field, _get(config, field), "whole numbers >= 1")
-    for stage in STAGES:
-        field = f"{stage}.learning_rate"
-        require(_get(config, field) > 0, field, _get(config, field), "numbers > 0")
-    _validate_ranges(config)
-    _validate_normalization(config)
-    check_sections(config)
-    _validate_prune(config)
-    _validate_losses(config)
-    validation_attack(config)
-    for name, settings in config.evaluate.attacks.items():
-        make_attack(settings, f"evaluate.attacks.{name}")
-    attacks_to_run(config)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"config={config!r}: allowed are configurations; {_BEGINNING}")
+    _check_names(config, default(), "")
+    for field, rule in (RULES | SETTINGS).items():
+        value = plain(_get(config, field))
+        if rule.accepts(value) or (value is None and rule.optional):
+            continue
+        wrong = rule.wrong(value) if isinstance(rule, Several) else value
+        unset = ", or unset" if rule.optional else ""
+        raise ConfigError(f"{field}={_shown(wrong)}: {rule.allowed(value)}{unset}")
+    config = plain_numbers(config)
+    for relation in RELATIONS:
+        allowed = relation.allowed.format(config=config)
+        require(relation.holds(config), relation.field, _get(config, relation.field), allowed)
+
+
+def plain_numbers(config: Config) -> Config:
+    """Returns a copy of a configuration with Python's scalars in place of NumPy's."""
+    copy = config.copy_and_resolve_references()
+    with copy.ignore_type(), copy.unlocked():
+        _make_plain(copy)
+    return copy
 
 
 def check_batches(config: Config, devices: int) -> None:
@@ -90,40 +102,38 @@ def check_batches(config: Config, devices: int) -> None:
         require(value % devices == 0, field, value, f"multiples of the {devices} devices")
 
 
-def _validate_ranges(config: Config) -> None:
-    momentum = config.optimizer.momentum
-    require(0 <= momentum < 1, "optimizer.momentum", momentum, "numbers in [0, 1)")
-    not_negative = (
-        "seed",
-        "checkpoint_every_steps",
-        "optimizer.weight_decay",
-        "prune.clip_norm",
-        "prune.sharpness",
-        "data.crop_padding",
-        "data.validation_examples",
-        "data.workers",
-    )
-    require(config.seed < 2**32, "seed", config.seed, "whole numbers below 2**32")
-    for field in not_negative:
-        require(_get(config, field) >= 0, field, _get(config, field), "numbers >= 0")
-    optional = ("train_examples", "test_examples", "pad_to", "image_size")
-    for field in (*(f"data.{name}" for name in optional), "devices"):
-        value = _get(config, field)
-        require(value is None or value >= 1, field, value, "whole numbers >= 1, or unset")
-    if config.data.image_size is not None:
-        padding = config.data.crop_padding
-        require(padding == 0, "data.crop_padding", padding, "0 with data.image_size, which crops")
-        size = config.data.pad_to
-        require(size is None, "data.pad_to", size, "unset with data.image_size, which crops")
+def _check_names(config: Config, known: Config, above: str) -> None:
+    """Checks that a section has the fields and sections of the defaults, and no others."""
+    for name in config:
+        if name not in known:
+            near = hint(name, known).replace("did you mean '", f"did you mean '{above}")
+            fields = ", ".join(above + each for each in known)
+            value = _shown(config.to_dict()[name])
+            raise ConfigError(f"{above}{name}={value}: is no field; {near}allowed are {fields}")
+    for name, value in known.items():
+        field = above + name
+        if name not in config:
+            raise ConfigError(f"{field}: is missing; {_BEGINNING}")
+        if isinstance(value, ConfigDict):
+            inner = config[name]
+            allowed = "sections, {field: value}"
+            require(isinstance(inner, ConfigDict), field, inner, allowed)
+            if field not in OPEN:
+                _check_names(inner, value, f"{field}.")
 
 
-def _validate_normalization(config: Config) -> None:
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    finite = [isinstance(x, int | float) and abs(x) < float("inf") for x in mean]
-    require(all(finite), "data.mean", mean, "finite numbers, one a channel")
-    require(len(std) == len(mean), "data.std", std, f"as many numbers as in data.mean={mean}")
-    positive = [isinstance(x, int | float) and 0 < x < float("inf") for x in std]
-    require(all(positive), "data.std", std, "numbers > 0")
+def _shown(value: Any) -> str:
+    """Returns a value for a message, in one line that is not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _make_plain(section: Any) -> None:
+    for name, value in section.items():
+        if isinstance(value, ConfigDict):
+            _make_plain(value)
+        else:
+            section[name] = plain(value)
 
 
 def _validate_losses(config: Config) -> None:
@@ -134,18 +144,6 @@ def _validate_losses(config: Config) -> None:
         require(enough, "attack.epsilon", epsilon, allowed)
 
 
-def _validate_prune(config: Config) -> None:
-    prune = config.prune
-    is_read = prune.strategy.startswith((JSON, CHECKPOINT))
-    allowed = f"{', '.join(STRATEGIES)}, {JSON}PATH, {CHECKPOINT}PATH"
-    require(is_read or prune.strategy in STRATEGIES, "prune.strategy", prune.strategy, allowed)
-    require(0 < prune.target <= 1, "prune.target", prune.target, "numbers in (0, 1]")
-    require(0 < prune.alpha < 1, "prune.alpha", prune.alpha, "numbers in (0, 1)")
-    _validate_method(config)
-    initial = prune.initial_rate
-    require(0 < initial <= 1, "prune.initial_rate", initial, "numbers in (0, 1]")
-
-
 def _validate_method(config: Config) -> None:
     prune = config.prune
     chosen = method(config)
@@ -153,8 +151,6 @@ def _validate_method(config: Config) -> None:
         is_free = isinstance(loss(config, "prune"), Free)
         name = loss_name(config, "prune")
         require(not is_free, "prune.loss", name, "other losses with prune.sharpness > 0")
-    single = not prune.live or prune.granularity == "weight"
-    require(single, "prune.granularity", prune.granularity, "weight with prune.live")
     allowed = f"{', '.join(chosen.granularities)} with the method {prune.method!r}"
     known = prune.granularity in chosen.granularities
     require(known, "prune.granularity", prune.granularity, allowed)

@@ -24,6 +24,7 @@ from harp_jax.config.sections import (
     normalization,
     validation_attack,
 )
+from harp_jax.config.validation import plain_numbers
 from harp_jax.data import batches_per_epoch
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
@@ -59,6 +60,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
         InterruptedRunError: If the run was asked to stop; its state is saved.
     """
     validate(config)
+    config = plain_numbers(config)
     with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:
         experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt, until_the_end)
         for stage in experiment.stages():
