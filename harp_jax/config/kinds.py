@@ -10,7 +10,7 @@ from harp_jax.settings import LARGEST, MOST, SMALLEST
 
 @runtime_checkable
 class Rule(Protocol):
-    """What a field may be."""
+    """Rule of a field: which values are allowed."""
 
     @property
     def optional(self) -> bool:
@@ -35,11 +35,11 @@ class Whole:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         return type(value) is int and self.low <= value <= self.high
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`."""
+        """Says what is allowed instead of a value."""
         power = (self.high + 1).bit_length() - 1
         limit = f"< 2**{power}" if self.high + 1 == 2**power else f"<= {self.high}"
         return f"allowed are whole numbers >= {self.low} and {limit}"
@@ -64,7 +64,7 @@ class Number:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         if not settings.is_number(value) or not self.low <= value <= self.high:
             return False
         return not (self.open in ("low", "both") and value == self.low) and not (
@@ -72,7 +72,7 @@ class Number:
         )
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`."""
+        """Says what is allowed instead of a value."""
         return f"{self._hint(value)}allowed are {self.words()}"
 
     def words(self) -> str:
@@ -108,13 +108,13 @@ class Choice:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         if not isinstance(value, str):
             return False
         return value in self.names or (self.own and ":" in value) or value.startswith(self.prefixes)
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`."""
+        """Says what is allowed instead of a value."""
         others = [f"{prefix}PATH" for prefix in self.prefixes]
         others += [f"or {names.OWN}"] * self.own
         return ", ".join([names.one_of(value, self.names), *others])
@@ -135,11 +135,11 @@ class Text:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         return isinstance(value, str) and "\0" not in value and (self.empty or value != "")
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`."""
+        """Says what is allowed instead of a value."""
         return f"allowed are {self.what}, as text"
 
 
@@ -150,11 +150,11 @@ class Flag:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         return isinstance(value, bool)
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`."""
+        """Says what is allowed instead of a value."""
         return "allowed are True, False"
 
 
@@ -173,13 +173,13 @@ class Several:
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """See `Rule`."""
+        """Returns whether a value is allowed."""
         if not isinstance(value, tuple | list) or not (value or self.empty):
             return False
         return all(map(self.each.accepts, value))
 
     def allowed(self, value: Any) -> str:
-        """See `Rule`; the words for the first item that is wrong."""
+        """Says what is allowed instead of a value."""
         of = "" if isinstance(value, tuple | list) and value else ", in a tuple"
         return self.each.allowed(self.wrong(value)) + of
 

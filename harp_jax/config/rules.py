@@ -109,7 +109,7 @@ OPEN = ("own", "evaluate.attacks")
 
 
 class Relation(NamedTuple):
-    """What one field must be because of others.
+    """Condition on one field that depends on others.
 
     Attributes:
         field: The field that is named.

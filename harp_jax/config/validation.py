@@ -53,7 +53,7 @@ def validate(config: Config) -> None:
 
 
 def check_fields(config: Config) -> None:
-    """Checks names, types and ranges of all fields, and what they must be because of each other.
+    """Checks names, types and ranges of all fields, and the relations between them.
 
     It imports no module of the user's and does not start JAX.
 

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from harp_jax.data.photos import Photos
 from harp_jax.data.splits import DataError, Source, Split
 from harp_jax.data.streaming import StreamedSplit
+from harp_jax.names import hint
 
 _LOGGER = logging.getLogger(__name__)
 
+_INFO, _SHOWN = "dataset_info.json", 20  # of each prepared version; names of sets in a message
 _READ_TOGETHER = 1024  # single records take 3 times as long, or more on a remote disk
 
 
@@ -145,9 +147,46 @@ def _builder(name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        raise UnknownSetError("unknown") from error
-    except (AssertionError, ImportError, RuntimeError, ValueError) as error:
-        raise UnknownSetError(f"refused ({_first_line(error)})") from error
+        raise UnknownSetError(f"unknown; {_prepared_in(name, data_dir)}") from error
+    except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as error:
+        there = _prepared_in(name, data_dir)
+        raise UnknownSetError(f"refused ({_first_line(error)}); {there}") from error
+
+
+def _prepared_in(name: str, data_dir: str | None) -> str:
+    """Says which folder was searched for prepared sets, and what of the set is in it."""
+    import tensorflow_datasets as tfds
+
+    folder = epath.Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
+    folder = folder.expanduser()
+    place = f"{folder}, which is searched where data.directory is unset,"
+    if data_dir is not None:
+        place = f"data.directory={data_dir!r}"
+    wanted = re.split("[:/]", name)[0]
+    try:
+        if not folder.is_dir():
+            return f"{place} is no folder"
+        sets = sorted(each.name for each in folder.iterdir() if each.is_dir())
+        sets = [name for name in sets if name != "downloads"]
+        if wanted not in sets:
+            near = hint(wanted, sets)
+            found = ", ".join(sets[:_SHOWN]) + (", ..." if len(sets) > _SHOWN else "")
+            return f"{near}{place} has {found or 'no sets'}"
+        versions = {each.parent.relative_to(folder) for each in _infos(folder / wanted)}
+    except OSError as error:
+        return f"{place} cannot be read ({error.strerror or error})"
+    found = ", ".join(str(each).replace("/", ":") for each in sorted(versions, key=_in_order))
+    return f"{place} has {found or f'no version of {wanted}'}"
+
+
+def _infos(folder: epath.Path) -> list[epath.Path]:
+    """Returns the descriptions of a set's versions: in its folder, or in those of its variants."""
+    return [*folder.glob(f"*/{_INFO}"), *folder.glob(f"*/*/{_INFO}")]
+
+
+def _in_order(path: epath.Path) -> list[tuple[int, str]]:
+    """Orders names by the numbers in them, 9.0.0 before 10.0.0."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", str(path))]
 
 
 def _supervised_keys(builder: Any) -> tuple[str, str]:

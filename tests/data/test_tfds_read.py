@@ -127,6 +127,43 @@ def test_splits_that_cannot_be_trained_on(examples, text, prepared):
         load("cifar10", seed=0, validation_examples=0)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two versions of a set and, of another, two variants."""
+    for version in ("my_set/9.0.0", "my_set/10.0.0", "other/small/1.0.0", "other/large/1.0.0"):
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "dataset_info.json").write_text("{}")
+    (tmp_path / "my_set" / "11.0.0.incomplete").mkdir()
+    (tmp_path / "downloads").mkdir()
+    return tmp_path
+
+
+NOT_THERE = {
+    "my_set:8.0.0": "unknown; data.directory={folder!r} has my_set:9.0.0, my_set:10.0.0; allowed",
+    "other:2.0.0": "unknown; data.directory={folder!r} has other:large:1.0.0, other:small:1.0.0;",
+    "my_sett": "unknown; did you mean 'my_set'? data.directory={folder!r} has my_set, other; allow",
+    "cifar10:8.0.0": "only: 3.0.2.); data.directory={folder!r} has my_set, other; allowed are",
+}
+
+
+@pytest.mark.parametrize("name", NOT_THERE)
+def test_a_set_that_is_not_there_is_refused_with_what_is(name, folder):
+    with pytest.raises(DataError) as caught:
+        load(name, data_dir=str(folder), seed=0, validation_examples=0)
+    assert NOT_THERE[name].format(folder=str(folder)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_folder_of_sets_is_named(tmp_path, monkeypatch):
+    missing = str(tmp_path / "none")
+    with pytest.raises(DataError, match=f"unknown; data.directory='{missing}' is no folder; allow"):
+        load("my_set", data_dir=missing, seed=0, validation_examples=0)
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    said = f"unknown; {tmp_path}, which is searched where data.directory is unset, has no sets; al"
+    with pytest.raises(DataError, match=said):
+        load("my_set", seed=0, validation_examples=0)
+
+
 def test_preparing_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
