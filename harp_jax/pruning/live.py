@@ -1,6 +1,6 @@
 """Live connections: the units and weights that connect the images with the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,9 +25,8 @@ def live_units(group: Group, kernels: Any) -> Bool[Array, " size"]:
     Returns:
         A flag for every unit.
     """
-    written = [(kernels[path] != 0).reshape(-1, group.size).any(0) for path in group.writers]
     read = [(by_unit(kernels[path], group.size) != 0).any((0, 2)) for path in group.readers]
-    return jnp.stack(written).any(0) & jnp.stack(read).any(0)
+    return _written(group, kernels) & jnp.stack(read).any(0)
 
 
 def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
@@ -41,14 +40,43 @@ def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
         The number of live weights, by kernel path. Dead units are removed, then the units that
         are dead without them, until no unit is dead.
     """
+    return _left(params, groups, live_units)
+
+
+def unreached(params: Any, groups: Sequence[Group]) -> list[Path]:
+    """Finds the layers of a network without any live weight that the images do not reach.
+
+    Args:
+        params: The `params` collection with masked kernels (`layers.bake`).
+        groups: All channels of the network (`channels.trace`).
+
+    Returns:
+        The kernel paths of the layers that no path of weights leads to from the images; empty if
+        some path leads from them to the classes.
+    """
+    if any(live_weights(params, groups).values()):
+        return []
+    return [path for path, left in _left(params, groups, _written).items() if left == 0]
+
+
+def _left(
+    params: Any, groups: Sequence[Group], alive: Callable[[Group, Any], Bool[Array, " size"]]
+) -> dict[Path, int]:
+    """Removes the units that are not alive until all are; counts the weights that are left."""
     kernels = {path: np.asarray(leaf) for path, leaf in leaves_by_path(params).items()}
     kernels = {path: kernels[path] for path in kernel_paths(params)}
     before = -1
     while (left := sum(np.count_nonzero(kernel) for kernel in kernels.values())) != before:
         before = left
         for group in filter(lambda group: group.prunable, groups):
-            silence(kernels, group, np.asarray(live_units(group, kernels)))
+            silence(kernels, group, np.asarray(alive(group, kernels)))
     return {path: int(np.count_nonzero(kernel)) for path, kernel in kernels.items()}
+
+
+def _written(group: Group, kernels: Any) -> Bool[Array, " size"]:
+    """Finds the units of a group that at least one weight writes."""
+    written = [(kernels[path] != 0).reshape(-1, group.size).any(0) for path in group.writers]
+    return jnp.stack(written).any(0)
 
 
 def silence(kernels: dict[Path, Any], group: Group, alive: Any) -> None:

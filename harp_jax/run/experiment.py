@@ -35,6 +35,7 @@ from harp_jax.run.evaluate import evaluate
 from harp_jax.run.initial_rates import start_pruning
 from harp_jax.run.network_file import write_network
 from harp_jax.run.networks import Networks
+from harp_jax.run.paths import no_path
 from harp_jax.run.rows import Subject
 from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
@@ -212,6 +213,9 @@ class _Experiment:
         variables = self.sources.network(stage)
         self.sources.begin(stage, variables)
         if stage == "finetune":
+            note = no_path(self.config, self.model, self.dataset, variables)
+            if note is not None:
+                _LOGGER.warning("finetune: %s", note)
             return variables
         variables = start_pruning(self.config, variables, self.scheme, self.workdir)
         told = recipe.setting(self.config, self.scheme, self.batches_per_epoch)

@@ -23,7 +23,7 @@ from harp_jax.pruning.layers import (
     masked_kernel,
     tree_of_leaves,
 )
-from harp_jax.pruning.live import live_kernel, live_units, live_weights
+from harp_jax.pruning.live import live_kernel, live_units, live_weights, unreached
 from harp_jax.pruning.rates import logit_from_rate
 
 NETWORKS = {
@@ -189,6 +189,21 @@ def test_live_weights_are_those_on_a_path_from_the_images_to_the_classes():
     dense1[6, 3] = 1  # reads what only reads the dead
     dense2[2, 9] = dense2[3, 0] = dense2[4, 0] = 1
     assert list(live_weights(network(*arrays), groups_of("tiny")).values()) == [1, 2, 1, 1]
+
+
+def test_layers_that_the_images_do_not_reach():
+    shapes = shapes_of("tiny")["params"]
+    layers = [layer for layer in shapes if "norm" not in layer]
+    tree = {layer: {"kernel": np.zeros(shapes[layer]["kernel"].shape)} for layer in layers}
+    conv1, conv2, dense1, dense2 = (tree[layer]["kernel"] for layer in layers)
+    conv1[0, 0, 0, 3] = conv2[0, 0, 4, 5] = dense1[5, 2] = dense2[2, 9] = 1
+    groups = groups_of("tiny")
+    assert unreached(tree, groups) == [(layer, "kernel") for layer in layers[1:]]
+    conv2[0, 0, 3, 5] = 1
+    assert unreached(tree, groups) == []
+    dense2[2, 9] = 0  # then the images reach all layers but the last one
+    dense2[3, 9] = 1
+    assert unreached(tree, groups) == [("dense2", "kernel")]
 
 
 def test_plain_masking_is_bake():
