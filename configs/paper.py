@@ -41,6 +41,7 @@ import itertools
 from ml_collections import ConfigDict
 
 from harp_jax import config as harp
+from harp_jax.names import hint
 
 SMALL_IMAGES = {"cifar10": "cifar10", "svhn": "svhn_cropped"}
 NETWORKS = ("vgg16_bn", "resnet18", "wrn_28_4")
@@ -75,7 +76,8 @@ def get_config(name: str = "cifar10-vgg16_bn-pgd-99") -> ConfigDict:
         case ["imagenet", "resnet50", "free"]:
             _imagenet(config)
         case _:
-            raise ValueError(f"{name!r}: allowed are DATA-NETWORK-LOSS-BUDGET, as {NAMES[0]}")
+            near = hint(name, NAMES)
+            raise ValueError(f"{name!r}: {near}allowed are DATA-NETWORK-LOSS-BUDGET, as {NAMES[0]}")
     _budget(config, budget)
     return config
 

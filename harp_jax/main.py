@@ -157,7 +157,7 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, OSError):
         reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
-        return f"--config={file}: {reason}; {packaged.allowed()}"
+        return f"--config={file}: {reason}; {packaged.allowed(file)}"
     return f"--config={file}: {error}"
 
 

@@ -14,4 +14,11 @@ def get_config(how: str) -> object:
         config.prune.tarrget = 0.1
     if how == "opens":
         return open("/nowhere/at/all")
+    if how == "unset":
+        config.batch_size = None
+        return config
+    if how == "missing":
+        config.unlock()
+        del config.prune.target
+        return config
     return 5 if how == "number" else None

@@ -12,6 +12,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harp_jax.config.defaults import default
+from harp_jax.config.sections import ConfigError
+from harp_jax.config.validation import check_fields
 from harp_jax.workdir import identity
 from harp_jax.workdir.claims import WorkdirError, read_claim
 from harp_jax.workdir.files import CONFIG
@@ -47,6 +49,10 @@ def get_config(workdir: str) -> ConfigDict:
         raise WorkdirError(
             f"workdir={workdir!r}: its {CONFIG} has a value of another type ({text})"
         ) from None
+    try:
+        check_fields(config)
+    except ConfigError as error:
+        raise WorkdirError(f"workdir={workdir!r}: its {CONFIG} has {error}") from None
     return config
 
 
@@ -57,7 +63,8 @@ def _take(config: Any, recorded: dict[str, Any]) -> None:
                 raise TypeError(f"{field}={value!r}: allowed are objects")
             _take(config[field], value)
         elif field in config or not config.is_locked:
-            config[field] = _plain(value)
+            with config.ignore_type():  # a wrong type is named later, with what is allowed
+                config[field] = _plain(value)
 
 
 def _plain(value: Any) -> Any:

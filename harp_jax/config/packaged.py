@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from harp_jax.config.sections import Config, ConfigError
+from harp_jax.names import hint
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _NAMED = re.compile(r"(?:configs/)?(\w+)(?:\.py)?")
@@ -30,7 +31,7 @@ def load(file: str) -> Config:
     path, colon, argument = find(file).partition(":")
     spec = importlib.util.spec_from_file_location("configuration", path)
     if not pathlib.Path(path).is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"config={path!r}: is not there; {allowed()}")
+        raise ConfigError(f"config={path!r}: is not there; {allowed(path)}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -56,9 +57,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.py"))
 
 
-def allowed() -> str:
-    """Says in a line which files can be given."""
-    return f"{_ALLOWED}, and of this package {', '.join(names())}"
+def allowed(file: str) -> str:
+    """Says in a line which files can be given instead of one, and which name is near."""
+    near = hint(pathlib.Path(file).stem, names()).strip()
+    said = f"{_ALLOWED}, and of this package {', '.join(names())}"
+    return f"{said}; {near}" if near else said
 
 
 def _folder() -> pathlib.Path:

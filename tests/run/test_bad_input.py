@@ -294,6 +294,20 @@ LINES = {
     "nothing": ([f"{WRONG}:nothing"], "wrong_config.py: get_config() returns None; allowed are"),
     "number": ([f"{WRONG}:number"], "wrong_config.py: get_config() returns 5; allowed"),
     "no get_config": (["--config=tests/runs.py"], "--config=tests/runs.py: has no get_config()"),
+    "unset": ([f"{WRONG}:unset"], "batch_size=None: allowed are whole numbers >= 1 and"),
+    "missing": ([f"{WRONG}:missing"], "prune.target: is missing; a file begins with harp_jax."),
+    "misspelt section": (
+        ["--config=configs/digits.py", "--config.prun.target=0.1"],
+        "prun.target=0.1: is no field; did you mean prune? allowed are",
+    ),
+    "pixels": (
+        ["--config=configs/digits.py", "--config.attack.epsilon=8"],
+        "attack.epsilon=8.0: in units of [0, 1]; did you mean 8/255 = 0.03137? allowed are",
+    ),
+    "infinite": (
+        ["--config=configs/digits.py", "--config.pretrain.learning_rate=inf"],
+        "pretrain.learning_rate=inf: allowed are numbers > 0",
+    ),
     "stray word": (["--config=configs/digits.py", "prune"], "prune"),
 }
 

@@ -44,6 +44,16 @@ def test_other_names_are_no_files_of_the_package(given):
         load(given)
 
 
+@pytest.mark.parametrize("given", ["digit", "own/digits.py"])
+def test_the_name_that_is_near_is_said(given):
+    with pytest.raises(ConfigError, match=r"svhn_vgg; did you mean 'digits'\?$"):
+        load(given)
+    with pytest.raises(
+        ValueError, match=r"did you mean 'svhn-wrn_28_4-mart-99'\? allowed are DATA"
+    ):
+        get_config("paper", "svhn-wrn_284-mart-99")
+
+
 def test_a_file_without_a_configuration(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"has no get_config\(\); allowed are"):

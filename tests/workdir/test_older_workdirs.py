@@ -163,7 +163,9 @@ def test_a_config_json_that_is_not_of_a_run(content, tmp_path):
 def test_a_recorded_value_of_another_type(tmp_path):
     recorded = {"config": {"batch_size": "many"}}
     (tmp_path / "config.json").write_text(json.dumps(recorded))
-    with pytest.raises(WorkdirError, match=r"config\.json has a value of another type"):
+    with pytest.raises(
+        WorkdirError, match=r"config\.json has batch_size='many': allowed are whole numbers"
+    ):
         of_workdir.get_config(str(tmp_path))
 
 
