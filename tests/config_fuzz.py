@@ -55,8 +55,8 @@ from harp_jax.workdir import identity
 MODULE = __spec__.name
 TRAINED, REFUSED, ELSE = "trained a step", "refused before anything compiles", "anything else"
 FIELDS = RULES | SETTINGS
-# Every refusal begins with a field and its value, and says what is allowed.
-FORM = re.compile(r"[\w.]+=.+: .*\b(allowed (are|is)|must be)\b.*|[\w.]+: is missing; .*")
+# Every refusal begins with a field and its value, and says what is allowed, in one of three ways.
+FORM = re.compile(r"[\w.]+=.+: .*\b(allowed (are|is)|must be|expected)\b.*|[\w.]+: is missing; .*")
 WRONG = (
     *(None, True, False, -1, 0, 1, 2, 8, 127, 10**12, 10**400, 0.5, 1.0, -0.1, 1e-300, 1e300),
     *(math.nan, math.inf, -math.inf, "", "text", "a:b", "os:path", "0.1", "nul\0", "é", b"bytes"),

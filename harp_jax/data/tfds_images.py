@@ -155,9 +155,9 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 def _prepared_in(name: str, data_dir: str | None) -> str:
     """Says which folder was searched for prepared sets, and what of the set is in it."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import constants
 
-    folder = epath.Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir)
+    folder = epath.Path(constants.DATA_DIR if data_dir is None else data_dir)
     folder = folder.expanduser()
     place = f"{folder}, which is searched where data.directory is unset,"
     if data_dir is not None:
