@@ -233,13 +233,20 @@ def changed(changes: dict[str, Any]) -> ConfigDict:
 
 def recorded(changes: dict[str, Any], workdir: pathlib.Path) -> ConfigDict:
     """Returns the configuration of a workdir whose config.json has the changes, where it can."""
-    fields: dict[str, Any] = {}
-    for field, new in (dict(_flat(base().to_dict())) | changes).items():
+    flat = dict(_flat(base().to_dict()))
+    for field, new in changes.items():
+        # What JSON cannot hold stays as it is: left out, it would be the default, a large set.
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            inner, parts = fields, field.split(".")
-            for part in parts[:-1]:
-                inner = inner.setdefault(part, {})
-            inner[parts[-1]] = json.loads(json.dumps(new))
+            flat[field] = json.loads(json.dumps(new))
+    fields: dict[str, Any] = {}
+    for field, new in flat.items():
+        inner, parts = fields, field.split(".")
+        for part in parts[:-1]:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                break
+        else:
+            inner[parts[-1]] = new
     workdir.mkdir()
     claim = {"config": fields, "format": identity.FORMAT}
     (workdir / "config.json").write_text(json.dumps(claim))
