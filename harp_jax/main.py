@@ -2,7 +2,8 @@
 
 python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--config.FIELD=VALUE]
 
-The command harp-jax is the same.
+The command harp-jax is the same. It exits with 0; 1 for an error of the run, 2 for bad arguments;
+130 after Ctrl-C and 143 after SIGTERM, once the state is saved: the same command goes on.
 """
 
 import difflib
@@ -81,7 +82,7 @@ def _main(arguments: list[str]) -> int:
             experiment.run(config, _WORKDIR.value)
     except InterruptedRunError as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
-        return 130
+        return stop.exit_code
     except (ValueError, TrainingDivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

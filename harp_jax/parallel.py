@@ -13,7 +13,9 @@ from typing import Any
 import flax.jax_utils
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 
 from harp_jax.types import Device
 
@@ -173,3 +175,10 @@ def place() -> jax.Array:
 def gather(tree: Any) -> Any:
     """Stacks the parts of all devices in the order of `place`; only inside a mapped function."""
     return lax.all_gather(tree, AXIS)
+
+
+def anywhere(flag: bool) -> bool:
+    """Returns whether a flag is set in any process; all processes must call this together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())

@@ -132,7 +132,10 @@ def default() -> Config:
     config.finetune.loss = config_dict.placeholder(str)
     config.finetune.source = ""  # checkpoint of a pruned network; '': this run's prune stage
 
-    config.checkpoint_every_steps = 0  # also inside epochs; 0: at the end of each epoch only
+    # Checkpoints are saved at the end of each epoch, and inside epochs:
+    config.checkpoint_every_steps = 0  # after so many steps; 0: never
+    config.checkpoint_minutes = 10.0  # after so many minutes since the one before; 0: never
+    config.keep_checkpoints = 2  # to resume from; if the newest is damaged, the one before serves
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512

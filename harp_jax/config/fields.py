@@ -28,7 +28,15 @@ WORDS = {
         " `module:Class`. A stage may have its own"
     ),
     "checkpoint_every_steps": (
-        "Steps between checkpoints inside an epoch. 0: a checkpoint at the end of each epoch only"
+        "Steps between checkpoints inside an epoch. 0: none by steps. One is saved at the end of"
+        " each epoch too"
+    ),
+    "checkpoint_minutes": (
+        "Minutes after which a checkpoint is saved inside an epoch, since the one before. 0: never"
+    ),
+    "keep_checkpoints": (
+        "Checkpoints to resume from that are kept. If the newest is damaged, the one before it"
+        " serves"
     ),
     "data.name": (
         "`mnist5k`, `digits`, the name of a TFDS image set, or files of your own: `npz:FILE`,"

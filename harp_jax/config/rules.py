@@ -44,6 +44,8 @@ RULES: dict[str, Rule] = {
     "batch_size": Whole(1),
     "loss": _LOSS,
     "checkpoint_every_steps": Whole(0),
+    "checkpoint_minutes": Number(),
+    "keep_checkpoints": Whole(1, 1000),
     "data.name": Text("names of image sets", empty=False),
     "data.directory": Text("folders, or unset", optional=True),
     "data.validation_examples": Whole(0),

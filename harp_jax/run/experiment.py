@@ -41,7 +41,7 @@ from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
-from harp_jax.workdir import is_first_process, ownership, records
+from harp_jax.workdir import claims, is_first_process, ownership, records
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,7 +86,10 @@ class _Experiment:
         self.devices = parallel.local_devices(config.devices)
         check_batches(config, len(self.devices) * jax.process_count())
         earlier = ownership.earlier_run(
-            workdir, ownership.plain(config), ownership.plain(config_default())
+            workdir,
+            ownership.plain(config),
+            ownership.plain(config_default()),
+            otherwise=lambda: checkpoint.recorded_run(workdir),
         )
         records.read_table(workdir)  # one that cannot be read is an error before anything trains
         self.dataset = load_data(config)
@@ -256,6 +259,9 @@ class _Experiment:
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             describe=describe_pruning if stage.name == "prune" else lambda _: {},
             stop_requested=self.interrupt.requested,
+            checkpoint_minutes=self.config.checkpoint_minutes,
+            keep_checkpoints=self.config.keep_checkpoints,
+            run=claims.read_claim(self.workdir),
         )
         fixed = stage.name == "finetune"
         network = self.networks.of(stage.name, variables) if fixed else self.model
@@ -301,7 +307,8 @@ class _Experiment:
             "notes": notes,
         }
         records.drop_row(self.workdir, stage)  # it is of a network that this one replaces
-        checkpoint.save_result(self.workdir / stage, variables, metadata)
+        run = claims.read_claim(self.workdir)
+        checkpoint.save_result(self.workdir / stage, variables, metadata, run)
 
     def evaluate(self) -> None:
         """Measures every complete stage on the test split."""

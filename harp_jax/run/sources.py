@@ -17,7 +17,8 @@ from harp_jax.pruning.layers import Path, layer_name
 from harp_jax.run.initial_rates import read as read_rates
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Normalization
-from harp_jax.workdir import sources
+from harp_jax.workdir import files, sources
+from harp_jax.workdir.claims import WorkdirError
 from harp_jax.workdir.sources import Source
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Sources(NamedTuple):
         begun = {}
         for stage in STAGES:
             if checkpoint.has_begun(self.workdir / stage):
+                if earlier is None:
+                    self._check_not_trained(stage)
                 begun[stage] = {} if earlier is None else self._of_begun(stage, earlier)
         if "prune" in self.config.stages and not self._complete("prune"):
             read_rates(self.config, self.pruned)
@@ -117,6 +120,15 @@ class Sources(NamedTuple):
             text = str(error).removeprefix(f"{path}: ")
             raise checkpoint.CheckpointError(f"{stage}.source={str(path)!r}: {text}") from None
         return {name: jax.tree.map(jnp.asarray, found[name]) for name in collections}
+
+    def _check_not_trained(self, stage: str) -> None:
+        """Refuses a stage of an unknown run; an imported network has no checkpoints beside it."""
+        if (self.workdir / stage / files.CHECKPOINTS).exists():
+            raise WorkdirError(
+                f"workdir={str(self.workdir)!r}: has {stage}/{files.CHECKPOINTS} but no"
+                f" {files.CONFIG} that says whose they are; allowed are a new folder, or to put"
+                " that file back"
+            )
 
     def _complete(self, stage: str) -> bool:
         return checkpoint.is_complete(self.workdir / stage)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from harp_jax import parallel
 from harp_jax.checkpoint import StageCheckpoints
 from harp_jax.data import Batch, Dataset, train_batches
 from harp_jax.evaluation.accuracy import Accuracy
-from harp_jax.interrupt import InterruptedRunError
+from harp_jax.interrupt import SHARED_EVERY, InterruptedRunError
 from harp_jax.training.metrics import MetricsLog, Row
 from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState, not_finite, zero_sums
@@ -37,6 +37,9 @@ class Plan:
     Attributes:
         devices: Local devices.
         checkpoint_every_steps: Steps between checkpoints inside an epoch; 0 for none.
+        checkpoint_minutes: Minutes after which one is saved inside an epoch; 0 for never.
+        keep_checkpoints: States to resume from that are kept, >= 1.
+        run: Content of the run's config.json, saved in every checkpoint; None for none.
         describe: Function from the state at the end of an epoch to further entries of its row; for
             pruning they are 'compression' (with 'reached') and 'rates'.
         stop_requested: Called after every step with its number; True stops the run.
@@ -46,6 +49,9 @@ class Plan:
     checkpoint_every_steps: int
     describe: Callable[[TrainState], Row]
     stop_requested: Callable[[int], bool]
+    checkpoint_minutes: float = 0.0
+    keep_checkpoints: int = 2
+    run: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +129,9 @@ def fit(
         TrainingDivergedError: If the loss, the network or its logits of validation are not finite;
             it names the step and the last checkpoint.
         InterruptedRunError: If a stop was requested; the state is saved.
+        CheckpointError: If a checkpoint is of another run, or the best network is damaged at the
+            end. Damaged states are passed over: the stage goes on from the newest whole one, or
+            from its start, and the log says what was lost.
     """
     loop = _Loop(stage, plan, programs, dataset, directory, state)
     try:
@@ -145,7 +154,9 @@ class _Loop:
     ):
         self.stage, self.plan = stage, plan
         self.programs, self.dataset = programs, dataset
-        self.checkpoints = StageCheckpoints(directory / CHECKPOINTS)
+        self.checkpoints = StageCheckpoints(
+            directory / CHECKPOINTS, plan.keep_checkpoints, plan.run
+        )
         self.progress = Progress()
         restored = self.checkpoints.restore_last(state.variables, state.training())
         if restored is not None:
@@ -154,6 +165,7 @@ class _Loop:
             self.progress = Progress(**metadata["progress"])
         self.first_step = int(state.step)
         self.last_saved = None if restored is None else self.first_step
+        self.saved_at = time.monotonic()
         self.state = parallel.replicate(state, plan.devices)
         self.waits = Waits()
         self.log = MetricsLog(directory, resume_at=self.first_step // stage.batches_per_epoch)
@@ -228,14 +240,23 @@ class _Loop:
                 self.check(step)
                 checked = time.monotonic()
             stop = plan.stop_requested(step)
-            within, every = step % stage.batches_per_epoch != 0, plan.checkpoint_every_steps
-            if within and every and step % every == 0:
+            within = step % stage.batches_per_epoch != 0
+            if within and (stop or self.is_due(step)):
                 self.save(step)
             if within and stop:
-                self.save(step)
                 self.stop(epoch)
         self.check(step)
         return stop
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether a checkpoint is due inside an epoch, by steps or by the clock."""
+        every, seconds = self.plan.checkpoint_every_steps, 60 * self.plan.checkpoint_minutes
+        if every and step % every == 0:
+            return True
+        # Processes save together, but their clocks differ; they wait for each other to compare.
+        if not seconds or (jax.process_count() > 1 and step % SHARED_EVERY):
+            return False
+        return parallel.anywhere(time.monotonic() - self.saved_at >= seconds)
 
     def stop(self, epoch: int) -> None:
         """Ends the run; its state is saved."""
@@ -326,7 +347,7 @@ class _Loop:
         state = self.finite_state(step)
         metadata = {"stage": self.stage.name, "progress": dataclasses.asdict(self.progress)}
         self.checkpoints.save_last(int(state.step), state.variables, state.training(), metadata)
-        self.last_saved = step
+        self.last_saved, self.saved_at = step, time.monotonic()
 
     def close(self) -> None:
         self.bar.close()

@@ -7,6 +7,8 @@ from etils import epath
 
 from harp_jax.workdir import files, forms
 
+_ADVICE = "if it is damaged, remove it: checkpoints have a copy, with which a run is compared"
+
 
 class WorkdirError(ValueError):
     """Raised if a folder cannot be used for this run; the message is one line."""
@@ -25,12 +27,13 @@ def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
         earlier = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(
-            f"workdir={str(workdir)!r}: its {files.CONFIG} cannot be read ({error})"
+            f"workdir={str(workdir)!r}: its {files.CONFIG} cannot be read ({error}); {_ADVICE}"
         ) from None
     wrong = forms.problem(earlier, forms.CONFIG)
     if wrong is not None:
         raise WorkdirError(
-            f"workdir={str(workdir)!r}: its {files.CONFIG} is not of a run of harp_jax ({wrong})"
+            f"workdir={str(workdir)!r}: its {files.CONFIG} is not of a run of harp_jax ({wrong});"
+            f" {_ADVICE}"
         )
     return earlier
 

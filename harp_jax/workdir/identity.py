@@ -23,6 +23,8 @@ FREE_FIELDS = (
     "sparse",
     "compilation_cache",
     "checkpoint_every_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
     "data.directory",
     "data.test_examples",
     "data.workers",

@@ -6,13 +6,13 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from harp_jax.workdir import files, identity, provenance
+from harp_jax.workdir import files, forms, identity, provenance
 from harp_jax.workdir.claims import WorkdirError, read_claim
 from harp_jax.workdir.sources import TRAINED_ON, Source, as_json
 
@@ -25,7 +25,10 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def earlier_run(
-    workdir: epath.Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
+    workdir: epath.Path,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    otherwise: Callable[[], Any] = lambda: None,
 ) -> dict[str, Any] | None:
     """Reads the config.json of an earlier run in this workdir.
 
@@ -33,6 +36,8 @@ def earlier_run(
         workdir: Folder of the run.
         config: Configuration of this run, from `plain`.
         defaults: Default configuration of this version, from `plain`.
+        otherwise: Returns what the run's checkpoints recorded of a config.json that is gone, or
+            None.
 
     Returns:
         Its content; None if there is no earlier run.
@@ -43,7 +48,14 @@ def earlier_run(
     """
     earlier = read_claim(workdir)
     if earlier is None:
-        return None
+        earlier = otherwise()
+        if earlier is None or forms.problem(earlier, forms.CONFIG) is not None:
+            return None
+        _LOGGER.warning(
+            "workdir=%r: has no %s: compared with the record in its checkpoints",
+            str(workdir),
+            files.CONFIG,
+        )
     free = identity.FREE_FIELDS
     if (
         config["data"]["select_on"] == "test"
