@@ -46,7 +46,10 @@ WAYS = {
 }
 VARIABLES = {
     "params": {
-        "a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.float32([1, 2])},
+        "a": {
+            "kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+            "bias": np.ones(2, np.float32),
+        },
         "b": {"scale": np.ones(3, ml_dtypes.bfloat16)},
     },
     "rates": {"a": {"kernel": np.array(0.5, np.float32)}},

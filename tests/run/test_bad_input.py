@@ -99,6 +99,8 @@ FIELDS = [
         ["evaluate.stages=('finetune',)", "those to run, and those complete in"],
     ),
     ({"checkpoint_every_steps": -5}, ["checkpoint_every_steps=-5", ">= 0"]),
+    ({"checkpoint_minutes": -1.0}, ["checkpoint_minutes=-1.0", ">= 0"]),
+    ({"keep_checkpoints": 0}, ["keep_checkpoints=0", ">= 1"]),
     ({"attack.epsilon": -0.1}, ["attack.epsilon=-0.1", "in [0, 1]"]),
     ({"attack.steps": 0}, ["attack.steps=0", ">= 1"]),
     ({"devices": 3}, ["batch_size=64", "multiples of the 3 devices"]),

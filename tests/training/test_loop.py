@@ -94,6 +94,7 @@ def fit(
     loss=lambda step: step,
     weight=lambda step: 1.0,
     not_finite=0,
+    minutes=0.0,
 ):
     """Four epochs of a step that counts; gives the outcome and the record without its times.
 
@@ -129,6 +130,7 @@ def fit(
         checkpoint_every_steps=checkpoint_every_steps,
         describe=lambda _: {},
         stop_requested=stop_requested,
+        checkpoint_minutes=minutes,
     )
     programs = loop.Programs(
         train_step=parallel.parallel(step, devices),
@@ -208,3 +210,44 @@ def test_logits_of_validation_that_are_not_finite_stop_the_run(tmp_path):
     with pytest.raises(loop.TrainingDivergedError, match=said):
         fit(tmp_path, not_finite=3)
     assert not list((tmp_path / "checkpoints" / "best").iterdir())
+
+
+def steps(directory, name="last"):
+    """The checkpoints of a stage, the newest last."""
+    return sorted((directory / "checkpoints" / name).iterdir(), key=lambda step: int(step.name))
+
+
+@pytest.mark.parametrize(("minutes", "last"), [(1e-9, "9"), (60.0, "8"), (0.0, "8")])
+def test_a_checkpoint_is_saved_inside_an_epoch_when_its_minutes_are_over(
+    minutes, last, undisturbed, tmp_path
+):
+    with pytest.raises(KilledError):
+        fit(tmp_path, kill_after=10, minutes=minutes)
+    assert steps(tmp_path)[-1].name == last
+    assert fit(tmp_path, minutes=minutes) == undisturbed
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_run_with_damaged_checkpoints_ends_as_one_without(
+    all_of_them, undisturbed, tmp_path, caplog
+):
+    with pytest.raises(KilledError):
+        fit(tmp_path, kill_after=10, checkpoint_every_steps=3)
+    damaged = steps(tmp_path)[0 if all_of_them else -1 :]
+    for step in damaged:
+        (step / "training" / "manifest.ocdbt").write_bytes(b"")
+    with caplog.at_level("WARNING", logger="harp_jax"):
+        assert fit(tmp_path) == undisturbed
+    (line,) = (text for text in caplog.messages if "is damaged" in text)
+    assert "the start of the stage: 9 steps" in line if all_of_them else "step 8: 1 steps" in line
+
+
+def test_a_damaged_best_network_costs_the_epochs_since_the_one_before(
+    undisturbed, tmp_path, caplog
+):
+    assert fit(tmp_path) == undisturbed
+    (steps(tmp_path, "best")[-1] / "variables" / "manifest.ocdbt").write_bytes(b"")
+    assert fit(tmp_path) == undisturbed
+    (line,) = (text for text in caplog.messages if "is damaged" in text)
+    assert "best/8: is damaged" in line
+    assert fit(tmp_path) == undisturbed
