@@ -10,7 +10,7 @@ sums, Free-AT's perturbation). A stage's folder holds
     result                  the network for the next stage; exists once the stage is complete
 
 All arrays are on the host and the same in all processes, and the first process writes them. So
-checksums are of whole arrays.
+checksums are of whole arrays. `training` and the rooms above it may import this one.
 """
 
 from harp_jax.checkpoint.comparing import check_fits, check_metadata, digest

@@ -24,7 +24,7 @@ from harp_jax.export.native_network import for_few_images
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves, weight_paths
 from harp_jax.types import Images, Logits, LogitsFn, Variables
-from harp_jax.workdir import ownership
+from harp_jax.workdir import files, ownership
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def workdir_of(path: epath.PathLike) -> epath.Path | None:
     """Returns the workdir of a stage's result; None for any other checkpoint."""
     folder = checkpoint.find(path)
-    if folder.name != checkpoint.RESULT:
+    if folder.name != files.RESULT:
         return None
     return folder.parent.parent
 

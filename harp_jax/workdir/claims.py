@@ -32,8 +32,7 @@ def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
     wrong = forms.problem(earlier, forms.CONFIG)
     if wrong is not None:
         raise WorkdirError(
-            f"workdir={str(workdir)!r}: its {files.CONFIG} is not of a run of harp_jax ({wrong});"
-            f" {_ADVICE}"
+            f"workdir={str(workdir)!r}: its {files.CONFIG} is not of a run of harp_jax ({wrong})"
         )
     return earlier
 
