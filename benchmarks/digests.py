@@ -3,14 +3,15 @@
     python -m benchmarks.digests --network=resnet50
 
 Saves and loads variables and momentum of a network's size, with random values, in a temporary
-folder, in turn with and without the record of checksums. Prints and writes the least of several
-times: seconds of a
-whole save, of its part in which training waits, of a load of everything, and their ratios.
+folder, in turn with and without the record of checksums. Prints and writes the least and the
+median of several times: seconds of a whole save, of its part in which training waits, and of a load
+of everything; and the ratio of the least ones.
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def compare(network: str, repeats: int) -> dict[str, Any]:
         repeats: Number of saves and loads of each kind, >= 1.
 
     Returns:
-        Sizes, least seconds by kind, and ratios.
+        Sizes, seconds by kind, and ratios.
     """
     variables, training = arrays(network)
     found: dict[str, list[dict[str, float]]] = {"checked": [], "unchecked": []}
@@ -78,10 +79,7 @@ def compare(network: str, repeats: int) -> dict[str, Any]:
         used = real if kind == "checked" else dict.fromkeys(real, _nothing)
         with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(record, **used):
             found[kind].append(once(pathlib.Path(folder), variables, training))
-    least = {
-        kind: {part: min(each[part] for each in runs[1:]) for part in runs[0]}
-        for kind, runs in found.items()
-    }
+    least = _each(min, found)
     leaves = jax.tree.leaves((variables, training))
     items = {"variables": variables, "training": training}
     sums = [seconds(lambda: record.make(items, None)) for _ in range(repeats)]
@@ -91,10 +89,19 @@ def compare(network: str, repeats: int) -> dict[str, Any]:
         "bytes": sum(leaf.nbytes for leaf in leaves),
         "repeats": repeats,
         "seconds": least,
+        "median_seconds": _each(statistics.median, found),
         "seconds_of_checksums": min(sums),
         "ratio": {
             part: least["checked"][part] / least["unchecked"][part] for part in least["checked"]
         },
+    }
+
+
+def _each(of: Callable[[list[float]], float], found: dict[str, list[dict[str, float]]]) -> Any:
+    """Returns a statistic of each part by kind, without the first run."""
+    return {
+        kind: {part: of([each[part] for each in runs[1:]]) for part in runs[0]}
+        for kind, runs in found.items()
     }
 
 
