@@ -130,12 +130,13 @@ def read(folder: epath.Path, trees: Sequence[str]) -> dict[str, Any]:
         CheckpointError: If this user may not read it.
         DamagedCheckpointError: If something cannot be read, or is not what was saved.
     """
-    item, wrong = RECORD, None
+    item, wrong, has_record = RECORD, None, False
     try:
-        saved = _read_json(folder / RECORD) if (folder / RECORD).exists() else None
+        has_record = (folder / RECORD).exists()
+        saved = _read_json(folder / RECORD) if has_record else None
         found: dict[str, Any] = {}
         for item in trees:
-            found[item] = _read_tree(folder / item, ours=saved is not None)
+            found[item] = _read_tree(folder / item, ours=has_record)
         item = METADATA
         found[item] = _read_json(folder / item)
     except PermissionError as error:
@@ -145,7 +146,7 @@ def read(folder: epath.Path, trees: Sequence[str]) -> dict[str, Any]:
     if wrong is not None:
         _collect_quietly()
         raise DamagedCheckpointError(f"{folder}: is damaged ({wrong})")
-    if saved is None:
+    if not has_record:
         _say_unchecked(folder)
         return found
     wrong = record.problem(saved, found)

@@ -42,7 +42,7 @@ def test_normalization_and_type_come_from_the_metadata(noted, settings, tmp_path
 
 def test_a_stage_that_is_not_complete_is_refused(tmp_path_factory):
     workdir = runs.finished(tmp_path_factory.getbasetemp())
-    (best,) = (workdir / "pretrain" / "checkpoints" / "best").iterdir()
+    best = next((workdir / "pretrain" / "checkpoints" / "best").iterdir())
     with pytest.raises(checkpoint.CheckpointError, match="allowed are complete stages"):
         harp_jax.load(best)
     assert "params" in checkpoint.load(best)
