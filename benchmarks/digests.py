@@ -3,9 +3,9 @@
     python -m benchmarks.digests --network=resnet50
 
 Saves and loads variables and momentum of a network's size, with random values, in a temporary
-folder, in turn with the record of checksums and, as older versions, without. Prints and writes the least and the
-median of several times: seconds of a whole save, of its part in which training waits, and of a load
-of everything; and the ratio of the least ones.
+folder, in turn with the record of checksums and, as older versions, without. Prints and writes the
+least and the median of several times: seconds of a whole save, of its part in which training waits,
+and of a load of everything; and the ratio of the least ones.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def compare(network: str, repeats: int) -> dict[str, Any]:
         kind = ("checked", "unchecked")[number % 2]
         real = {"make": record.make, "problem": record.problem}
         used = real if kind == "checked" else dict.fromkeys(real, _nothing)
-        with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(record, **used):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(vars(record), used):
             found[kind].append(once(pathlib.Path(folder), variables, training))
     least = _each(min, found)
     leaves = jax.tree.leaves((variables, training))

@@ -84,7 +84,7 @@ def _checksums(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_array(array: np.ndarray) -> str:
-    content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return f"{array.dtype} {list(array.shape)} {zlib.crc32(content):08x}"
 
 
