@@ -1,11 +1,10 @@
 """Reading config.json, with which a run claims its workdir."""
 
-import json
 from typing import Any
 
 from etils import epath
 
-from harp_jax.workdir import files, forms
+from harp_jax.workdir import files, forms, parsing
 
 _ADVICE = "if it is damaged, remove it: checkpoints have a copy, with which a run is compared"
 
@@ -24,8 +23,8 @@ def read_claim(workdir: epath.Path) -> dict[str, Any] | None:
     try:
         if not path.exists():
             return None
-        earlier = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        earlier = parsing.parse(parsing.read(path))
+    except (OSError, ValueError) as error:
         raise WorkdirError(
             f"workdir={str(workdir)!r}: its {files.CONFIG} cannot be read ({error}); {_ADVICE}"
         ) from None

@@ -1,8 +1,10 @@
 """The names of a workdir's files, and writing them atomically."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,29 +35,75 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
+class WriteError(OSError):
+    """Raised if a file cannot be written; the message is one line with its path and the cause."""
+
+    def __init__(self, path: epath.PathLike, cause: str):
+        self.path, self.cause = os.fspath(path), cause
+        super().__init__(f"{self.path}: cannot be written ({cause})")
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path is a URL, such as gs://..., and not of this machine's file system."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+    """Turns the errors of a block that writes a file or folder into a `WriteError` with its path.
+
+    Args:
+        path: What the block writes.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        text = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        raise WriteError(path, text) from error
+
+
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
     """Replaces a file as a whole, in the first process only.
 
-    The content is written to a temporary file, which is then renamed. A kill leaves either the old
-    or the new content. This also works in object stores, which cannot append.
+    The content is written to a temporary file and to the disk itself, then renamed. A kill, a full
+    disk or a power cut leaves either the old or the new content. An object in a bucket is replaced
+    in one piece without that.
 
     Args:
         path: Path of the file; its folder is created if needed.
         content: Text or bytes.
 
     Raises:
-        OSError: If the file cannot be written; nothing is left beside a folder of that name.
+        WriteError: If the file cannot be written; the old content stays, and nothing new is left.
     """
     if not is_first_process():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; allowed are files")
-    unfinished = path.parent / f"{path.name}.tmp"
     if isinstance(content, str):
         content = content.encode()
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder; allowed are files")
+        if is_remote(path):
+            path.write_bytes(content)
+        else:
+            _replace(path, content)
+
+
+def _replace(path: epath.Path, content: bytes) -> None:
+    unfinished = path.parent / f"{path.name}.tmp"
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def json_text(content: Any, indent: int | None = None) -> str:

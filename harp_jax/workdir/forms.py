@@ -1,15 +1,39 @@
 """The forms of a workdir's JSON files, and the first place where a value has another one."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-# A type, or types; [form] for a list; for an object a form by name: 'name?' may be missing or null,
+# A type, or a `Between`; [form] for a list; for an object a form by name: 'name?' may be missing or null,
 # '*' stands for all names that are not listed.
 Form: TypeAlias = Any
 
-NUMBER = (int, float)
+LARGEST = 1e300  # of all numbers; sums of some stay finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """The form of a number in a range.
+
+    Attributes:
+        words: What is allowed.
+        low: Its smallest value.
+        high: Its largest value.
+        whole: Whether it is a whole number.
+    """
+
+    words: str
+    low: int | float = -LARGEST
+    high: int | float = LARGEST
+    whole: bool = False
+
+
+NUMBER = Between("numbers")
+AMOUNT = Between("numbers >= 0", low=0)
+SHARE = Between("numbers in [0, 1]", low=0, high=1)
+COUNT = Between("whole numbers >= 0", low=0, high=2**53, whole=True)
+SIZE = Between("whole numbers >= 1", low=1, high=2**53, whole=True)
 OBJECT = {"*": object}
-_WORDS = {str: "strings", int: "whole numbers", NUMBER: "numbers"}
 
 DIGESTS = {"train": str, "validation": str, "*": str}
 SETTINGS = {  # the configuration of a run
@@ -20,7 +44,7 @@ SETTINGS = {  # the configuration of a run
 }
 CONFIG = {
     "config": SETTINGS,
-    "format?": int,
+    "format?": COUNT,
     "created?": str,
     "since?": str,
     "revision?": str,
@@ -31,29 +55,29 @@ CONFIG = {
 }
 ROW = {
     "stage": str,
-    "natural": NUMBER,
-    "robust": {"*": NUMBER},
-    "sparsity": NUMBER,
-    "parameters": int,
-    "total": int,
-    "images": int,
-    "seconds?": NUMBER,
-    "checkpoint_epoch?": int,
-    "layers?": [{"layer": str, "kept": int, "parameters": int}],
-    "balanced?": {"*": NUMBER},
-    "correct?": {"*": [int]},
-    "class_images?": [int],
+    "natural": SHARE,
+    "robust": {"*": SHARE},
+    "sparsity": SHARE,
+    "parameters": COUNT,
+    "total": SIZE,
+    "images": SIZE,
+    "seconds?": AMOUNT,
+    "checkpoint_epoch?": COUNT,
+    "layers?": [{"layer": str, "kept": COUNT, "parameters": SIZE}],
+    "balanced?": {"*": SHARE},
+    "correct?": {"*": [COUNT]},
+    "class_images?": [COUNT],
     "autoattack?": {
-        "*": {"after": {"*": NUMBER}, "balanced": {"*": NUMBER}, "seconds": {"*": NUMBER}}
+        "*": {"after": {"*": SHARE}, "balanced": {"*": SHARE}, "seconds": {"*": AMOUNT}}
     },
-    "curve?": [{"epsilon": NUMBER, "robust": NUMBER}],
-    "checks?": {"excess?": {"*?": NUMBER}, "zero_gradients?": {"*": NUMBER}},
+    "curve?": [{"epsilon": AMOUNT, "robust": SHARE}],
+    "checks?": {"excess?": {"*?": NUMBER}, "zero_gradients?": {"*": SHARE}},
     "warnings?": [str],
 }
 RESULTS = {
     "rows": [ROW],
     "attacks?": {"*": {"epsilon?": NUMBER, "step_size?": NUMBER, "*": object}},
-    "dataset?": {"name?": str, "train?": int, "validation?": int, "test?": int},
+    "dataset?": {"name?": str, "train?": COUNT, "validation?": COUNT, "test?": COUNT},
     "config?": SETTINGS,
     "versions?": {"*": str},
     "notes?": [str],
@@ -62,13 +86,13 @@ SIZES = {
     "stage": str,
     "model": str,
     "device": str,
-    "dense_bytes": int,
-    "bytes": {"*": int},
+    "dense_bytes": SIZE,
+    "bytes": {"*": COUNT},
     "digests": {"*?": str},
-    "milliseconds": [{"images": int, "dense": NUMBER, "pruned": NUMBER}],
+    "milliseconds": [{"images": SIZE, "dense": AMOUNT, "pruned": AMOUNT}],
 }
 METRICS = {
-    "epoch": int,
+    "epoch": COUNT,
     "images_per_second?": NUMBER,
     "train?": {"*?": NUMBER},
     "validation?": {"*?": NUMBER},
@@ -100,11 +124,18 @@ def problem(value: Any, form: Form, place: str = "") -> str | None:
                 return f"{place or 'it'} has no {name!r}"
         dot = f"{place}." if place else ""
         members = ((f"{dot}{name}", each, _of(form, name, each)) for name, each in value.items())
+    elif isinstance(form, Between):
+        return None if _lies_in(value, form) else _wrong(place, value, form.words)
     else:
-        is_flag = isinstance(value, bool) and form in (int, NUMBER)  # bool is a kind of int
-        fits = isinstance(value, form) and not is_flag
-        return None if fits else _wrong(place, value, _WORDS.get(form, "single values"))
+        words = "strings" if form is str else "single values"
+        return None if isinstance(value, form) else _wrong(place, value, words)
     return next((found for at, each, of in members if (found := problem(each, of, at))), None)
+
+
+def _lies_in(value: Any, form: Between) -> bool:
+    kinds = int if form.whole else int | float
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)  # bool is a kind of int
+    return is_number and form.low <= value <= form.high
 
 
 def _of(form: Mapping[str, Form], name: str, value: Any) -> Form:

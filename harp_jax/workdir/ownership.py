@@ -167,7 +167,9 @@ def _of_networks(
 
 
 def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
-    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    reason = getattr(error, "cause", None) or error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+        reason = "it is a file"
     return WorkdirError(
         f"workdir={str(workdir)!r}: cannot be written ({reason}); allowed are folders"
         " that this user may write to"

@@ -1,7 +1,7 @@
 """Reading what a run has recorded: its table, its epochs and its images."""
 
 import io
-import json
+import logging
 import zipfile
 import zlib
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from harp_jax.workdir import files, forms
+from harp_jax.workdir import files, forms, parsing
 
+_LOGGER = logging.getLogger(__name__)
 _NAMES = ("dense (pretrain)", "pruned", "finetuned")
 STAGES: dict[str, str] = dict(zip(files.STAGES, _NAMES, strict=True))  # as the report calls them
 Row = dict[str, Any]  # of results.json
@@ -35,18 +36,13 @@ def read_json(path: epath.Path, form: forms.Form = forms.OBJECT) -> dict[str, An
         ReportError: If it cannot be read or has another form; names the file.
     """
     try:
-        found = _parsed(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        found = parsing.parse(parsing.read(path))
+    except (OSError, ValueError) as error:
         raise ReportError(f"{path}: not valid JSON ({error})") from error
     wrong = forms.problem(found, form)
     if wrong is not None:
         raise ReportError(f"{path}: {wrong}")
     return found
-
-
-def _parsed(text: str | bytes) -> Any:
-    """Parses JSON; NaN and infinities, which it does not have, become null."""
-    return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_table(workdir: epath.Path) -> dict[str, Any] | None:
@@ -87,23 +83,30 @@ def drop_row(workdir: epath.Path, stage: str) -> None:
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """Reads metrics.jsonl by epoch; of an epoch logged twice (in a resumed run), the later row.
 
+    A last line that ends in the middle, as a full disk or a power cut may leave it, is dropped, and
+    the log says so.
+
     Raises:
         ReportError: If it cannot be read or a line has another form; names the file and the line.
     """
     path = epath.Path(path)
     if not path.exists():
         return []
-    lines = {}
     try:
-        texts = path.read_bytes().decode().splitlines()
+        *whole, last = parsing.read(path).split(b"\n")
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: cannot be read ({error})") from error
-    for number, text in enumerate(texts, start=1):
+    lines = {}
+    for number, text in enumerate([*whole, last], start=1):
         if not text.strip():
             continue
         try:
-            line = _parsed(text)
-        except (ValueError, RecursionError) as error:
+            line = parsing.parse(text)
+        except ValueError as error:
+            begun = text.rstrip(b"\0")
+            if text is last and (not begun or begun.startswith(b"{")):
+                _LOGGER.warning("%s: line %d ends in the middle; it is dropped", path, number)
+                continue
             raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
         wrong = forms.problem(line, forms.METRICS)
         if wrong is not None:

@@ -72,7 +72,7 @@ def test_a_wrong_number_is_named(workdir):
     table["rows"][1]["robust"]["pgd10"] = "high"
     (workdir / "results.json").write_text(json.dumps(table))
     said = refused(workdir, workdir / "results.json")
-    assert said == "rows[1].robust.pgd10='high': allowed are numbers"
+    assert said == "rows[1].robust.pgd10='high': allowed are numbers in [0, 1]"
 
 
 def test_a_log_that_a_stage_would_go_on_with(workdir):
