@@ -26,12 +26,13 @@ from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import config as harp
-from harp_jax import native, parallel
+from harp_jax import checkpoint, native, parallel, peers
 from harp_jax.config import fields, of_workdir, packaged
 from harp_jax.config.validation import check_fields
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
 from harp_jax.training.loop import TrainingDivergedError
+from harp_jax.workdir import WriteError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -55,6 +56,7 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with 
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
 _ALLOWED = {"int": "whole numbers", "float": "numbers", "bool": "true, false"}  # by type of flag
 
+_KEPT = "what was saved before is whole, and the same command goes on from it once this is repaired"
 _CONFIGURATIONS = "allowed are configurations, as of harp_jax.config.default()"
 
 
@@ -69,7 +71,9 @@ def _main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if not peers.is_child():
+            return peers.watch(_saved)
+        peers.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if not (_DISTRIBUTED.value or _COORDINATOR.value):
         batch_sizes = config.batch_size, config.evaluate.batch_size
         parallel.one_device_per_core(batch_sizes, config.devices)
@@ -77,16 +81,24 @@ def _main(arguments: list[str]) -> int:
     if config.compilation_cache:
         _keep_compiled_programs(str(epath.Path(config.compilation_cache).expanduser()))
     logger = _logger()
+    _say_errors_once()
     try:
-        with logging_redirect_tqdm([logger]):
+        with logging_redirect_tqdm([logger]), peers.ending_with_others(_saved):
             experiment.run(config, _WORKDIR.value)
     except InterruptedRunError as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         return stop.exit_code
+    except WriteError as error:
+        print(f"error: {error}; {_KEPT}", file=sys.stderr)
+        return 1
     except (ValueError, TrainingDivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _saved() -> str:
+    return checkpoint.saved(_WORKDIR.value)
 
 
 def _logger() -> logging.Logger:
@@ -98,6 +110,19 @@ def _logger() -> logging.Logger:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     return logger
+
+
+def _say_errors_once() -> None:
+    """Keeps Orbax from printing errors that it also raises, and what follows from them."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    default = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        # TensorStore still answers the event loop of a checkpoint that could not be written.
+        if str(found.exc_value) != "Event loop is closed":
+            default(found)
+
+    sys.unraisablehook = hook
 
 
 def _keep_compiled_programs(directory: str) -> None:

@@ -126,6 +126,7 @@ def here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
         patch.setattr(log, "handlers", log.handlers.copy())
         patch.setattr(log, "propagate", log.propagate)
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         with pytest.raises(SystemExit) as left:
             main.main()
     log.setLevel(level)

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "harp_jax"
 # From the bottom to the top; a room imports from lower levels only, not from its own.
 LEVELS = [
     {"names", "native"},
-    {"interrupt", "ops", "settings", "types"},
+    {"interrupt", "ops", "peers", "settings", "types"},
     {"data", "parallel", "pruning", "workdir"},
     {"attacks", "methods", "models"},
     {"losses"},

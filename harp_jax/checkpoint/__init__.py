@@ -23,6 +23,7 @@ from harp_jax.checkpoint.reading import (
     is_complete,
     load,
     recorded_run,
+    saved,
 )
 from harp_jax.checkpoint.resuming import StageCheckpoints
 from harp_jax.checkpoint.writing import save_result
@@ -41,4 +42,5 @@ __all__ = [
     "load",
     "recorded_run",
     "save_result",
+    "saved",
 ]

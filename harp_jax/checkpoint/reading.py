@@ -4,7 +4,6 @@ import functools
 import gc
 import json
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from etils import epath
 
 from harp_jax.checkpoint import record
 from harp_jax.checkpoint.record import METADATA, RECORD, VARIABLES
-from harp_jax.workdir.files import BEST, CHECKPOINTS, LAST, RESULT, STAGES
+from harp_jax.workdir.files import BEST, CHECKPOINTS, LAST, RESULT, STAGES, is_remote
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,10 +49,22 @@ def _is_finalized(folder: epath.Path) -> bool:
     return folder.exists() and ocp.utils.is_checkpoint_finalized(folder)
 
 
+def saved(workdir: epath.PathLike) -> str:
+    """Says what of a run is saved, such as 'saved are pretrain, and prune up to step 40'."""
+    found = []
+    for stage in STAGES:
+        directory = absolute(workdir) / stage
+        if is_complete(directory):
+            found.append(stage)
+        elif steps := finalized(directory / CHECKPOINTS / LAST):
+            found.append(f"{stage} up to step {steps[0].name}")
+    return f"saved are {', and '.join(found)}" if found else "nothing is saved yet"
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
     """Makes a local path absolute, as Orbax needs it; a URL such as gs://... stays the same."""
     path = epath.Path(path).expanduser()
-    return path if "://" in os.fspath(path) else path.absolute()
+    return path if is_remote(path) else path.absolute()
 
 
 def find(path: epath.PathLike) -> epath.Path:

@@ -1,5 +1,6 @@
 """The checkpoints of a stage in training: saving them, and resuming from the newest whole one."""
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +10,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from harp_jax import parallel
-from harp_jax.checkpoint import reading, writing
+from harp_jax.checkpoint import reading
 from harp_jax.checkpoint.reading import CheckpointError, DamagedCheckpointError
 from harp_jax.checkpoint.record import METADATA, TRAINING, TREES, VARIABLES, by_path
+from harp_jax.checkpoint.writing import arguments
 from harp_jax.types import Variables
-from harp_jax.workdir.files import BEST, LAST
+from harp_jax.workdir.files import BEST, LAST, writing
 
 _LOGGER = logging.getLogger(__name__)
 _BEST_STEP = "best_step"  # in the metadata of a state: the step of the best network so far
@@ -39,24 +41,26 @@ class StageCheckpoints:
         self.directory = epath.Path(directory)
         self._run = run
         # A best network is saved before the state that refers to it, so there is one more of them.
-        self._managers = {
-            name: ocp.CheckpointManager(
-                self.directory / name,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=number,
-                    create=True,
-                    lightweight_initialize=True,  # damaged ones are looked at by `restore_last`
-                ),
-            )
-            for name, number in ((LAST, keep), (BEST, keep + 1))
-        }
+        with writing(self.directory):
+            self._managers = {
+                name: ocp.CheckpointManager(
+                    self.directory / name,
+                    options=ocp.CheckpointManagerOptions(
+                        max_to_keep=number,
+                        create=True,
+                        lightweight_initialize=True,  # damaged ones are looked at by `restore_last`
+                    ),
+                )
+                for name, number in ((LAST, keep), (BEST, keep + 1))
+            }
         self._best: int | None = None  # step of the best network of the state that is trained
 
     def save_best(self, step: int, variables: Variables, metadata: dict[str, Any]) -> None:
         """Saves the network of a step as the best one; returns when it is on disk."""
         self._save(BEST, step, {VARIABLES: dict(variables)}, metadata)
         # `last` will refer to this checkpoint, so it must exist first.
-        self._managers[BEST].wait_until_finished()
+        with writing(self.directory / BEST):
+            self._managers[BEST].wait_until_finished()
         self._best = step
 
     def save_last(
@@ -75,9 +79,12 @@ class StageCheckpoints:
 
     def _save(self, name: str, step: int, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
         manager = self._managers[name]
-        for later in [each for each in manager.all_steps() if each >= step]:
-            manager.delete(later)  # of before this run resumed: damaged, or it makes them again
-        manager.save(step, args=writing.arguments(trees, metadata, self._run), force=True)
+        items = arguments(trees, metadata, self._run)
+        with writing(self.directory / name):
+            (self.directory / name).stat()  # Orbax would make a new folder in place of one gone
+            for later in [each for each in manager.all_steps() if each >= step]:
+                manager.delete(later)  # of before this run resumed: damaged, or it makes them again
+            manager.save(step, args=items, force=True)
 
     def restore_last(
         self, variables: Variables, training: Any
@@ -146,9 +153,11 @@ class StageCheckpoints:
         return {**found[VARIABLES], METADATA: found[METADATA]}
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        for manager in self._managers.values():
-            manager.close()
+        """Waits until everything is on disk; raises a `WriteError` if that fails."""
+        with contextlib.ExitStack() as all_of_them:
+            for name, manager in self._managers.items():
+                all_of_them.enter_context(writing(self.directory / name))
+                all_of_them.callback(manager.close)
 
 
 def _say_lost(damage: list[str], newest: int, step: int) -> None:

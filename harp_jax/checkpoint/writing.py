@@ -10,7 +10,7 @@ from etils import epath
 
 from harp_jax.checkpoint import record
 from harp_jax.types import Variables
-from harp_jax.workdir.files import RESULT
+from harp_jax.workdir.files import RESULT, writing
 
 
 def arguments(
@@ -43,7 +43,11 @@ def save_result(
         variables: All collections, as NumPy arrays.
         metadata: JSON-like description.
         run: Content of the run's config.json; None if there is none.
+
+    Raises:
+        WriteError: If it cannot be written; the stage is not complete then.
     """
     items = arguments({record.VARIABLES: dict(variables)}, metadata, run)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(epath.Path(stage_directory) / RESULT, args=items, force=True)
+    path = epath.Path(stage_directory) / RESULT
+    with writing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=items, force=True)

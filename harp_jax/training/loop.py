@@ -351,5 +351,4 @@ class _Loop:
 
     def close(self) -> None:
         self.bar.close()
-        self.log.close()
         self.checkpoints.close()

@@ -6,12 +6,12 @@ from typing import Any
 
 import optax
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from harp_jax.pruning import compression
 from harp_jax.pruning.budget import kept_total
 from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
+from harp_jax.training.event_file import EventFile
 from harp_jax.training.state import TrainState
 from harp_jax.workdir import is_first_process, read_metrics, write_atomically
 from harp_jax.workdir.files import METRICS, TENSORBOARD, json_text
@@ -33,29 +33,19 @@ class MetricsLog:
                 was killed between its record and its checkpoint leaves such rows.
         """
         self._path = epath.Path(directory) / METRICS
-        self._writes = is_first_process()
         self._rows = [row for row in read_metrics(self._path) if row["epoch"] < resume_at]
-        self._board = None
-        if self._writes:
-            folder = epath.Path(directory) / TENSORBOARD
-            self._board = SummaryWriter(str(folder), purge_step=resume_at)
+        self._events = None
+        if is_first_process():
+            self._events = EventFile(epath.Path(directory) / TENSORBOARD, resume_at)
 
     def add(self, row: Row) -> None:
         """Adds an epoch's row."""
         self._rows.append(row)
         _LOGGER.info("%s", _sentence(row))
-        if self._board is None:
+        if self._events is None:
             return
-        text = "".join(json_text(row) + "\n" for row in self._rows)
-        write_atomically(self._path, text)
-        for tag, value in _scalars(row):
-            self._board.add_scalar(tag, value, row["epoch"])
-        self._board.flush()
-
-    def close(self) -> None:
-        """Closes the event file."""
-        if self._board is not None:
-            self._board.close()
+        write_atomically(self._path, "".join(json_text(row) + "\n" for row in self._rows))
+        self._events.add(row["epoch"], _scalars(row))
 
 
 def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) -> Row:

@@ -19,7 +19,7 @@ new file. `attacks`, `methods`, `models` and the rooms above them may import thi
 """
 
 from harp_jax.workdir.claims import WorkdirError
-from harp_jax.workdir.files import is_first_process, write_atomically, write_json
+from harp_jax.workdir.files import WriteError, is_first_process, write_atomically, write_json
 from harp_jax.workdir.records import (
     ReportError,
     read_examples,
@@ -31,6 +31,7 @@ from harp_jax.workdir.records import (
 __all__ = [
     "ReportError",
     "WorkdirError",
+    "WriteError",
     "is_first_process",
     "read_examples",
     "read_json",

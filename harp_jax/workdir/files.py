@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,9 +60,17 @@ def writing(path: epath.PathLike) -> Iterator[None]:
         yield
     except WriteError:
         raise
-    except OSError as error:
-        text = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        raise WriteError(path, text) from error
+    except (OSError, ValueError) as error:  # TensorStore, below Orbax, raises ValueError
+        raise WriteError(path, _cause(error)) from error
+
+
+def _cause(error: OSError | ValueError) -> str:
+    """Returns the system's words for an error, else the beginning of its text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    number = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(number[1])) if number else text[:200] or type(error).__name__
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
@@ -124,6 +133,26 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return content
+
+
+def append(path: epath.Path, before: bytes, new: bytes) -> None:
+    """Adds to the end of a file; a kill may leave a part of the addition.
+
+    Args:
+        path: Path of the file; its folder is created if needed.
+        before: All that was added so far. Buckets cannot append, so it is written again there.
+        new: What to add.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):
+            path.write_bytes(before + new)
+        else:
+            with path.open("ab") as file:
+                file.write(new)
 
 
 def write_json(path: epath.Path, content: Any) -> None:
