@@ -17,6 +17,7 @@ from harp_jax.config.validation import check_fields
 from harp_jax.workdir import identity
 from harp_jax.workdir.claims import WorkdirError, read_claim
 from harp_jax.workdir.files import CONFIG
+from harp_jax.workdir.lease import check_reachable
 
 
 def get_config(workdir: str) -> ConfigDict:
@@ -34,6 +35,7 @@ def get_config(workdir: str) -> ConfigDict:
     Raises:
         WorkdirError: If the folder has no config.json, or one that cannot be read.
     """
+    check_reachable(workdir)
     earlier = read_claim(epath.Path(workdir).expanduser())
     if earlier is None:
         raise WorkdirError(

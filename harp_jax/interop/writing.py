@@ -38,6 +38,7 @@ def import_checkpoint(
     _check_free(folder)
     found = read(path, model, **settings)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / REPORT, {**found.metadata, "report": found.report.as_json()})
         checkpoint.save_result(folder / found.metadata["stage"], found.variables, found.metadata)
     except OSError as error:

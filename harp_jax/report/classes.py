@@ -152,7 +152,11 @@ def means(found: Mapping[str, Sequence[tuple[Mapping[str, str], Record]]]) -> Me
 def _is_known(row: Record) -> bool:
     """Returns whether a row has numbers by class, for the same classes each."""
     images, correct = row.get("class_images"), row.get("correct") or {}
-    of_classes = all(len(counts) == len(images or []) for counts in correct.values())
+    of_classes = all(
+        len(counts) == len(images or [])
+        and all(some <= of for some, of in zip(counts, images or [], strict=True))
+        for counts in correct.values()
+    )
     return any(images or []) and _NATURAL in correct and of_classes
 
 

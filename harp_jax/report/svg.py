@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import markupsafe
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from harp_jax.report import theme
 
@@ -37,6 +38,9 @@ def inline(figure: Figure, name: str) -> Svg:
     Returns:
         What the page's `svg` element has.
     """
+    for text in figure.findobj(Text):
+        if "\\mathdefault" not in text.get_text():  # matplotlib's own, at logarithmic axes
+            text.set_parse_math(False)  # a layer's name may have dollar signs
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)

@@ -42,6 +42,8 @@ from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
 from harp_jax.workdir import claims, is_first_process, ownership, records
+from harp_jax.workdir import is_first_process, ownership, records
+from harp_jax.workdir.lease import check_reachable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
     """
     validate(config)
     config = plain_numbers(config)
+    check_reachable(workdir)
     with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:
         experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt, until_the_end)
         for stage in experiment.stages():

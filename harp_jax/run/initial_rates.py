@@ -35,8 +35,9 @@ from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.types import Variables
-from harp_jax.workdir import files, write_json
+from harp_jax.workdir import files, parsing, write_json
 
+LARGEST = 2**20  # bytes of a file of rates
 RATES = '{"layer name": rate, ...}'
 
 _LOGGER = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def read(config: Config, paths: list[Path]) -> Rates | None:
     except OSError as error:
         text = f"{error.strerror or error}; allowed are files with {RATES}"
         raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         text = f"is no JSON ({error}); allowed is {RATES}"
         raise ConfigError(f"prune.strategy={strategy!r}: {text}") from None
     except ValueError as error:
@@ -147,7 +148,7 @@ def read(config: Config, paths: list[Path]) -> Rates | None:
 
 
 def _from_json(path: str) -> dict[str, Any]:
-    found = json.loads(checkpoint.absolute(path).read_text())
+    found = parsing.parse(parsing.read(checkpoint.absolute(path), largest=LARGEST))
     if not isinstance(found, dict):
         raise ValueError(f"is no object; allowed is {RATES}")
     return found

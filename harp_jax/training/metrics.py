@@ -44,7 +44,8 @@ class MetricsLog:
         _LOGGER.info("%s", _sentence(row))
         if self._events is None:
             return
-        write_atomically(self._path, "".join(json_text(row) + "\n" for row in self._rows))
+        content = "".join(json_text(row) + "\n" for row in self._rows)
+        write_atomically(self._path, content, make_folder=False)
         self._events.add(row["epoch"], _scalars(row))
 
 

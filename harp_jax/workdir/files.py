@@ -73,7 +73,7 @@ def _cause(error: OSError | ValueError) -> str:
     return os.strerror(int(number[1])) if number else text[:200] or type(error).__name__
 
 
-def write_atomically(path: epath.Path, content: str | bytes) -> None:
+def write_atomically(path: epath.Path, content: str | bytes, make_folder: bool = True) -> None:
     """Replaces a file as a whole, in the first process only.
 
     The content is written to a temporary file and to the disk itself, then renamed. A kill, a full
@@ -81,8 +81,10 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
     in one piece without that.
 
     Args:
-        path: Path of the file; its folder is created if needed.
+        path: Path of the file.
         content: Text or bytes.
+        make_folder: Whether its folder is created if needed. Otherwise one that is gone, as that of
+            a disk that is not mounted any more, is an error.
 
     Raises:
         WriteError: If the file cannot be written; the old content stays, and nothing new is left.
@@ -92,7 +94,8 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
     if isinstance(content, str):
         content = content.encode()
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder; allowed are files")
         if is_remote(path):
@@ -156,5 +159,5 @@ def append(path: epath.Path, before: bytes, new: bytes) -> None:
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Replaces a JSON file; see `write_atomically` and `json_text`."""
-    write_atomically(path, json_text(content, indent=2) + "\n")
+    """Replaces a JSON file in a folder that exists; see `write_atomically` and `json_text`."""
+    write_atomically(path, json_text(content, indent=2) + "\n", make_folder=False)

@@ -5,14 +5,13 @@ import datetime
 import fcntl
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from harp_jax.workdir import files, forms, identity, provenance
+from harp_jax.workdir import files, forms, identity, lease, provenance
 from harp_jax.workdir.claims import WorkdirError, read_claim
 from harp_jax.workdir.sources import TRAINED_ON, Source, as_json
 
@@ -172,13 +171,13 @@ def _cannot_write(workdir: epath.Path, error: OSError) -> WorkdirError:
         reason = "it is a file"
     return WorkdirError(
         f"workdir={str(workdir)!r}: cannot be written ({reason}); allowed are folders"
-        " that this user may write to"
+        " that this user may write to, with room"
     )
 
 
 @contextlib.contextmanager
 def held(workdir: epath.Path) -> Iterator[None]:
-    """Locks a local workdir, so that no second run uses it.
+    """Locks a workdir, so that no second run uses it; in a bucket by a lease.
 
     Args:
         workdir: Folder of the run; created if needed.
@@ -187,8 +186,12 @@ def held(workdir: epath.Path) -> Iterator[None]:
         WorkdirError: If another process holds the lock, or the folder cannot be written. The
             operating system releases the lock when its process ends.
     """
-    if "://" in os.fspath(workdir) or jax.process_index() > 0:
+    if jax.process_index() > 0:
         yield
+        return
+    if files.is_remote(workdir):
+        with lease.leased(workdir / files.LOCK):
+            yield
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -100,10 +100,10 @@ def test_a_folder_that_vanishes_is_one_line(stage, finished, tmp_path, monkeypat
     (workdir / "results.json").unlink()
     original = files.write_atomically
 
-    def rename_first(path, content):
-        if path.name in ("metrics.jsonl", "results.json") and workdir.exists():
+    def rename_first(path, content, **options):
+        if path.name in ("metrics.jsonl", "results.json") and not gone.exists():
             workdir.rename(gone)
-        original(path, content)
+        original(path, content, **options)
 
     monkeypatch.setattr("harp_jax.training.metrics.write_atomically", rename_first)
     monkeypatch.setattr(files, "write_atomically", rename_first)
@@ -115,7 +115,7 @@ class Full:
     """Makes every write to files that are open in binary mode fail in the middle."""
 
     def __init__(self, patch):
-        original = epath.Path.open
+        original = type(epath.Path("x")).open
 
         def half(path, mode="r", **options):
             file = original(path, mode, **options)
