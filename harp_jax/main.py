@@ -25,8 +25,8 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from harp_jax import config as harp
 from harp_jax import checkpoint, native, parallel, peers
+from harp_jax import config as harp
 from harp_jax.config import fields, of_workdir, packaged
 from harp_jax.config.validation import check_fields
 from harp_jax.interrupt import InterruptedRunError

@@ -1,7 +1,7 @@
 """Runs in several processes: joining the others, and ending in one line when one of them is gone.
 
-JAX ends a process whose peers are gone by an abort in native code, which Python cannot catch. So the
-command starts itself once more: the child computes, and the parent waits, forwards signals, and
+JAX ends a process whose peers are gone by an abort in native code, which Python cannot catch. So
+the command starts itself once more: the child computes, and the parent waits, forwards signals, and
 turns such an end into one line and an exit code.
 """
 

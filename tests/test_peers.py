@@ -1,4 +1,4 @@
-"""Several processes, one of which is killed: the other ends soon, in one line, and a run goes on."""
+"""Several processes, one of which is killed: the other ends soon, in one line; a run goes on."""
 
 import contextlib
 import io
@@ -28,9 +28,7 @@ def free_port():
 def start_two(workdir, *options):
     address = f"--coordinator=127.0.0.1:{free_port()}"
     return [
-        runs.start(
-            runs.command(workdir, *options, address, "--processes=2", f"--process={number}")
-        )
+        runs.start(runs.command(workdir, *options, address, "--processes=2", f"--process={number}"))
         for number in range(2)
     ]
 

@@ -5,13 +5,16 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from etils import epath
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from harp_jax.workdir.files import WriteError, append
+
+_EVENTS: Any = event_pb2  # its classes are made at run time
+_SUMMARIES: Any = summary_pb2
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -35,10 +38,13 @@ class EventFile:
         self._path = epath.Path(folder) / name
         self._content = b""
         self._works = True
-        now, start = time.time(), SessionLog(status=SessionLog.SessionStatus.Value("START"))
+        now, start = (
+            time.time(),
+            _EVENTS.SessionLog(status=_EVENTS.SessionLog.SessionStatus.Value("START")),
+        )
         self._append(
-            Event(wall_time=now, file_version="brain.Event:2"),
-            Event(wall_time=now, step=resume_at, session_log=start),
+            _EVENTS.Event(wall_time=now, file_version="brain.Event:2"),
+            _EVENTS.Event(wall_time=now, step=resume_at, session_log=start),
         )
 
     def add(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
@@ -48,10 +54,14 @@ class EventFile:
             step: Where TensorBoard draws them.
             scalars: Tags and values.
         """
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars]
-        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        values = [_SUMMARIES.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars]
+        self._append(
+            _EVENTS.Event(
+                wall_time=time.time(), step=step, summary=_SUMMARIES.Summary(value=values)
+            )
+        )
 
-    def _append(self, *events: Event) -> None:
+    def _append(self, *events: Any) -> None:
         if not self._works:
             return
         new = b"".join(_record(event.SerializeToString()) for event in events)

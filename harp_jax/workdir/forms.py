@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-# A type, or a `Between`; [form] for a list; for an object a form by name: 'name?' may be missing or null,
-# '*' stands for all names that are not listed.
+# A type, or a `Between`; [form] for a list; for an object a form by name: 'name?' may be missing or
+# null, '*' stands for all names that are not listed.
 Form: TypeAlias = Any
 
 LARGEST = 1e300  # of all numbers; sums of some stay finite

@@ -42,8 +42,8 @@ def check_reachable(workdir: epath.PathLike) -> None:
 def leased(path: epath.Path) -> Iterator[None]:
     """Holds a lease: an object that is created only if there is none, and renewed meanwhile.
 
-    A run that is killed leaves its object. Whoever comes next watches it for `PATIENCE` seconds, and
-    takes it over if nobody renews it.
+    A run that is killed leaves its object. Whoever comes next watches it for `PATIENCE` seconds,
+    and takes it over if nobody renews it.
 
     Args:
         path: Path of the object, `.lock` in the workdir.

@@ -1,6 +1,7 @@
 """A finished run one of whose files was damaged: one line that names the file."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import runs
 
 from harp_jax import report
 from harp_jax.run import experiment
-from harp_jax.workdir import ReportError
+from harp_jax.workdir import ReportError, read_metrics
 
 OTHER_FORMS = [
     ("results.json", "[]"),
@@ -104,3 +105,68 @@ def test_images_that_are_cut_short_or_not_whole(workdir):
     with path.open("wb") as file:
         np.savez(file, **{**arrays, "labels": arrays["labels"][:1]})
     assert "do not fit each other" in refused(workdir, path)
+
+
+@pytest.mark.parametrize("end", [b'{"epoch": 3, "tra', b"{", b"\0\0\0", b'{"stage": "\xc3'])
+def test_half_a_last_line_is_dropped_and_said(end, workdir, caplog):
+    path = workdir / "prune" / "metrics.jsonl"
+    whole = read_metrics(path)
+    with path.open("ab") as file:
+        file.write(end)
+    with caplog.at_level(logging.WARNING):
+        assert read_metrics(path) == whole
+    assert [each.getMessage() for each in caplog.records] == [
+        f"{path}: line {len(whole) + 1} ends in the middle; it is dropped"
+    ]
+    report.write(workdir)
+
+
+def test_half_a_line_in_the_middle_is_refused(workdir):
+    path = workdir / "prune" / "metrics.jsonl"
+    path.write_text('{"epoch": 0\n' + path.read_text())
+    assert refused(workdir, path).startswith("line 1 is not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("natural", "1.5", "rows[0].natural=1.5: allowed are numbers in [0, 1]"),
+        ("natural", "NaN", "not valid JSON (NaN is no number of JSON; allowed are finite ones)"),
+        ("seconds", "1e999", "rows[0].seconds=inf: allowed are numbers >= 0"),
+        ("total", "0", "rows[0].total=0: allowed are whole numbers >= 1"),
+        ("images", str(10**30), "allowed are whole numbers >= 1"),
+        ("notes", "[" * 40 + "]" * 40, "is nested too deeply; allowed are at most 32 levels"),
+        ("notes", "[" * 10**5 + "]" * 10**5, "is nested too deeply"),
+    ],
+)
+def test_numbers_and_depth_have_limits(field, value, said, workdir):
+    table = runs.results(workdir)
+    table["rows"][0][field] = "VALUE"
+    text = json.dumps(table).replace('"VALUE"', value)
+    (workdir / "results.json").write_text(text)
+    assert said in refused(workdir, workdir / "results.json")
+
+
+def test_a_file_that_is_too_large_is_not_read(workdir):
+    with (workdir / "results.json").open("ab") as file:
+        file.truncate(2**26 + 1)
+    assert "has 67,108,865 bytes; allowed are at most" in refused(workdir, workdir / "results.json")
+
+
+def test_names_from_files_are_text_on_the_page(workdir):
+    evil = "<script>alert(1)</script>$\\frac{$"
+    table = runs.results(workdir)
+    attacks = table["attacks"]
+    attacks[evil] = attacks.pop("pgd10")
+    for row in table["rows"]:
+        row["robust"][evil] = row["robust"].pop("pgd10")
+        row["warnings"] = [evil]
+        for layer in row["layers"]:
+            layer["layer"] += evil
+    table["notes"], table["dataset"]["name"] = [evil], evil
+    (workdir / "results.json").write_text(json.dumps(table))
+    other = shutil.copytree(workdir, workdir.with_name("<script>$_{"))
+    for page in (report.write(workdir), report.compare([workdir, other], workdir / "compared")):
+        text = page.read_text()
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text

@@ -1,4 +1,4 @@
-"""A workdir in a bucket: a lease instead of a lock, files without renaming, one line without gcsfs."""
+"""A workdir in a bucket: a lease instead of a lock, and one line without gcsfs."""
 
 import importlib.util
 import json
