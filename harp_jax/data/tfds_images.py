@@ -104,7 +104,8 @@ def is_prepared(name: str, data_dir: str | None) -> bool:
     """
     import tensorflow_datasets as tfds
 
-    root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    core: Any = tfds.core  # its modules are loaded at run time
+    root = epath.Path(data_dir or core.constants.DATA_DIR).expanduser()
     folder = root / re.split("[:/]", name)[0]
     # Looked for first: the builder of a set that is not there asks a server, for minutes if it
     # cannot reach that.

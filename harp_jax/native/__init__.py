@@ -1,6 +1,6 @@
 """The C++ kernels of this package: compiled once a machine, and made known to JAX.
 
-`interrupt`, `ops`, `settings`, `types` and the rooms above them may import this one.
+`interrupt`, `ops`, `peers`, `settings`, `types` and the rooms above them may import this one.
 """
 
 import ctypes

@@ -42,7 +42,6 @@ from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
 from harp_jax.workdir import claims, is_first_process, ownership, records
-from harp_jax.workdir import is_first_process, ownership, records
 from harp_jax.workdir.lease import check_reachable
 
 _LOGGER = logging.getLogger(__name__)
