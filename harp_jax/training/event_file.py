@@ -38,10 +38,8 @@ class EventFile:
         self._path = epath.Path(folder) / name
         self._content = b""
         self._works = True
-        now, start = (
-            time.time(),
-            _EVENTS.SessionLog(status=_EVENTS.SessionLog.SessionStatus.Value("START")),
-        )
+        now, log = time.time(), _EVENTS.SessionLog
+        start = log(status=log.SessionStatus.Value("START"))
         self._append(
             _EVENTS.Event(wall_time=now, file_version="brain.Event:2"),
             _EVENTS.Event(wall_time=now, step=resume_at, session_log=start),
