@@ -14,7 +14,6 @@ import pytest
 import runs
 import small_networks
 import tensorflow_datasets as tfds
-from etils import epath
 
 import harp_jax
 from harp_jax import checkpoint, export
