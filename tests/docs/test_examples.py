@@ -114,7 +114,7 @@ def test_settings_of_ones_own_are_checked_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"own.ALP.weight=0.0: allowed are numbers > 0"):
         experiment.run(config, tmp_path / "run")
     config.own.ALP = ConfigDict({"wait": 0.1})
-    with pytest.raises(ValueError, match=r"own.ALP.wait=0.1: allowed are the fields weight"):
+    with pytest.raises(ValueError, match=r"own.ALP.wait=0.1: .*allowed are the fields weight"):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

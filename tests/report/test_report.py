@@ -161,7 +161,7 @@ def test_error_without_rows_names_the_stage_to_run(workdir):
 
 @pytest.mark.parametrize("name", ["results.json", "config.json", "prune/metrics.jsonl"])
 def test_error_for_a_broken_file_names_it(workdir, name):
-    (workdir / name).write_text('{"epoch": 0}\n{"epo')
+    (workdir / name).write_text('{"epo\n{"epoch": 0}\n')
     with pytest.raises(report.ReportError, match=rf"{name}: .*not valid JSON"):
         report.write(workdir)
 

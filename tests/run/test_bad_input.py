@@ -172,7 +172,7 @@ STRATEGY_FILES = {
     "above one": (STRATEGY % 1.5, "dense2=1.5: allowed are"),
     "true": (STRATEGY % "true", "dense2=True: allowed are numbers in (0, 1]"),
     "cut short": ('{"conv1": 0.5, "co', "Unterminated string"),
-    "no text": (b"\xff\xfe", "can't decode"),
+    "no text": (b"\xff\xfe", "is no JSON"),
     "not a number": (STRATEGY % '"0.5"', "dense2='0.5': allowed are"),
 }
 

@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_a_last_update_that_is_not_finite_stops_the_run(tmp_path):
     options = ["--config.pretrain.epochs=1", "--config.batch_size=1024", "--config.devices=1"]
-    options += ["--config.loss=natural", "--config.pretrain.learning_rate=1e38"]
+    options += ["--config.loss=natural", "--config.pretrain.learning_rate=1e30"]
     done = runs.here(runs.command(tmp_path, *options))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
