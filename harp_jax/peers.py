@@ -103,7 +103,8 @@ def join(address: str | None, processes: int | None, process: int | None) -> Non
         process: Number of this process; None if the cluster tells.
     """
     _take_native_output()
-    ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
     jax.distributed.initialize(address, processes, process, heartbeat_timeout_seconds=SECONDS)
 
 
