@@ -17,7 +17,7 @@ from harp_jax import native, ops
 from harp_jax.models.blocks import Network
 from harp_jax.native import BATCH_LAST
 from harp_jax.ops import sparse_conv
-from harp_jax.ops.cpu_conv import Padding, Pair
+from harp_jax.ops.geometry import Padding, Pair
 from harp_jax.ops.pool import batch_last_max_pool
 from harp_jax.ops.sparse_conv import FEW_IMAGES, Kept
 from harp_jax.pruning.layers import Path, bake, kernel_paths, leaves_by_path

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from harp_jax.ops import cpu_conv
+from harp_jax.ops.geometry import Padding, Pair, output_size
 
 
 class _Geometry(NamedTuple):
@@ -22,8 +23,8 @@ class _Geometry(NamedTuple):
         plain: Whether the highest precision was asked for; only CPUs read it.
     """
 
-    strides: cpu_conv.Pair
-    padding: cpu_conv.Padding
+    strides: Pair
+    padding: Padding
     precision: Any
     plain: bool
 
@@ -129,7 +130,7 @@ def _geometry(
     (top, bottom), (left, right) = padding
     strides = (int(window_strides[0]), int(window_strides[1]))
     pads = ((int(top), int(bottom)), (int(left), int(right)))
-    outputs = map(cpu_conv.output_size, size, kernel, strides, pads)
+    outputs = map(output_size, size, kernel, strides, pads)
     if min(top, bottom, left, right) < 0 or min(outputs) < 1:
         return None
     return _Geometry(strides, pads, precision, _is_highest(precision))

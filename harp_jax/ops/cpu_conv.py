@@ -14,21 +14,14 @@ All functions compute the same sums in another order. Spatial padding is (low, h
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from harp_jax import native
-from harp_jax.ops import winograd
-
-Pair: TypeAlias = tuple[int, int]
-Padding: TypeAlias = tuple[Pair, Pair]
-# Axes have no names, because the sizes of a convolution's input and output differ.
-Features: TypeAlias = Float[Array, "_ _ _ _"]  # NHWC
-Filters: TypeAlias = Float[Array, "_ _ _ _"]  # HWIO
+from harp_jax.ops import taps, winograd
+from harp_jax.ops.geometry import Features, Filters, Padding, Pair, output_size, pad
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -42,11 +35,6 @@ _WINOGRAD_TILES = 64
 # Their number is bounded because each piece is compiled separately.
 _PIECE_BYTES = 2**20
 _MAX_PIECES = 8
-
-
-def output_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
-    """Returns the output size along one axis; it is below 1 if the kernel does not fit."""
-    return (size + sum(padding) - kernel) // stride + 1
 
 
 def forward(
@@ -71,7 +59,7 @@ def forward(
     if (kh, kw) == (1, 1):
         return _pointwise(x, w, strides, padding)
     if kh * kw > height * width:
-        return _tiny(x, w, strides, padding)
+        return taps.forward(x, w, strides, padding)
     if outputs <= _FEW_OUTPUTS and strides == (1, 1):
         return _few_outputs(x, w, padding)
     if inputs == 1:
@@ -115,9 +103,9 @@ def input_gradient(
         if not plain and _winograd_pays(g, w.shape, strides, pads):
             return winograd.input_gradient(g, w, size, padding)
         if math.prod(w.shape[:2]) > math.prod(size):
-            return _tiny_input_gradient(g, w, size, padding)
+            return taps.input_gradient(g, w, size, padding)
         if _fewer_pixels_than_channels(g):
-            return _input_gradient_by_taps(g, w, size, padding)
+            return taps.input_gradient_of_all(g, w, size, padding)
         return forward(g, _adjoint(w), strides, pads, plain=True)
     (sh, sw), inputs = strides, w.shape[2]
     rows, columns = (-(-(n + sum(p)) // s) for n, p, s in zip(size, padding, strides, strict=True))
@@ -164,7 +152,7 @@ def kernel_gradient(
         return winograd.kernel_gradient(x, g, padding)
     tiny = kh * kw > height * width or _fewer_pixels_than_channels(g)
     if kernel == (1, 1) or strides != (1, 1) or tiny:
-        return _kernel_gradient_by_taps(x, g, kernel, strides, padding)
+        return taps.kernel_gradient(x, g, kernel, strides, padding)
     pieces = min(max(4 * (x.size + g.size) // _PIECE_BYTES, 1), _MAX_PIECES, batch)
     bounds = [batch * i // pieces for i in range(pieces + 1)]
     parts = (
@@ -204,62 +192,18 @@ def _adjoint(w: Filters) -> Filters:
     return jnp.concatenate([turned[i : i + 1] for i in reversed(range(len(w)))])
 
 
-def _pad(x: Features, padding: Padding) -> Array:
-    """Adds zeros around images, or crops them where the padding is negative."""
-    if padding == ((0, 0), (0, 0)):
-        return x
-    spatial = [(low, high, 0) for low, high in padding]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
-
-
 def _cropped(x: Features, padding: Padding) -> tuple[Array, Padding]:
     """Pads images whose padding crops, where XLA:CPU may be wrong (openxla/xla issue 48713)."""
     if min(*padding[0], *padding[1]) >= 0:
         return x, padding
-    return _pad(x, padding), ((0, 0), (0, 0))
+    return pad(x, padding), ((0, 0), (0, 0))
 
 
 def _pointwise(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
     """Computes a 1x1 convolution as one matrix product over the pixels."""
-    x = _pad(x, padding)[:, :: strides[0], :: strides[1]]
+    x = pad(x, padding)[:, :: strides[0], :: strides[1]]
     inputs, outputs = w.shape[2:]
     return (x.reshape(-1, inputs) @ w.reshape(inputs, outputs)).reshape(*x.shape[:3], outputs)
-
-
-def _tiny(x: Features, w: Filters, strides: Pair, padding: Padding) -> Features:
-    """Convolves small images by one matrix product for each tap, with the pixels that it meets."""
-    size, kernel = x.shape[1:3], w.shape[:2]
-    output = [output_size(*each) for each in zip(size, kernel, strides, padding, strict=True)]
-    return functools.reduce(
-        jnp.add,
-        (
-            _placed(x[:, *pixels] @ w[tap], outputs, output)
-            for tap, outputs, pixels in _meetings(kernel, strides, padding, size, output)
-            if x[:, *pixels].size
-        ),
-        jnp.zeros((len(x), *output, w.shape[3]), x.dtype),
-    )
-
-
-def _tiny_input_gradient(g: Features, w: Filters, size: Pair, padding: Padding) -> Features:
-    """Computes the gradient of `_tiny` with stride 1, by the same matrices."""
-    return functools.reduce(
-        jnp.add,
-        (
-            _placed(g[:, *outputs] @ w[tap].T, pixels, size)
-            for tap, outputs, pixels in _meetings(w.shape[:2], (1, 1), padding, size, g.shape[1:3])
-            if g[:, *outputs].size
-        ),
-        jnp.zeros((len(g), *size, w.shape[2]), g.dtype),
-    )
-
-
-def _placed(x: Features, place: tuple[slice, slice], size: Sequence[int]) -> Features:
-    """Adds zeros around images, so that they lie at a place of larger ones."""
-    vertical, horizontal = (
-        (part.start, n - part.stop) for part, n in zip(place, size, strict=True)
-    )
-    return _pad(x, (vertical, horizontal))
 
 
 def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
@@ -269,7 +213,7 @@ def _few_outputs(x: Features, w: Filters, padding: Padding) -> Features:
     rows = output_size(height, kh, 1, padding[0])
     columns = output_size(width, kw, 1, padding[1])
     taps = x.reshape(-1, inputs) @ w.transpose(2, 0, 1, 3).reshape(inputs, -1)
-    planes = _pad(taps.reshape(batch, height, width, -1), padding)
+    planes = pad(taps.reshape(batch, height, width, -1), padding)
     total = jnp.zeros((batch, rows, columns, outputs), x.dtype)
     for i in range(kh):
         for j in range(kw):
@@ -282,7 +226,7 @@ def _one_input(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
     """Convolves one input channel: the rows under the filter become channels."""
     kh, kw, _, outputs = w.shape
     rows = output_size(x.shape[1], kh, strides[0], padding[0])
-    x = _pad(x, (padding[0], (0, 0)))
+    x = pad(x, (padding[0], (0, 0)))
     stacked = jnp.concatenate([_strided(x, 1, i, rows, strides[0]) for i in range(kh)], axis=3)
     flat = w.transpose(1, 0, 2, 3).reshape(1, kw, -1, outputs)
     return lax.conv_general_dilated(
@@ -293,66 +237,6 @@ def _one_input(x: Features, w: Filters, strides: Pair, padding: Padding) -> Feat
 def _strided(x: Features, axis: int, start: int, count: int, stride: int) -> Features:
     """Slices `count` rows or columns, `stride` apart."""
     return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
-
-
-def _input_gradient_by_taps(g: Features, w: Filters, size: Pair, padding: Padding) -> Features:
-    """Computes the gradient, with stride 1, by one matrix product for all taps and a shifted sum.
-
-    With fewer pixels than channels the products take less memory than turned filters, which an
-    attack keeps during its loop.
-    """
-    kh, kw, inputs, outputs = w.shape
-    products = lax.dot_general(
-        g.reshape(-1, outputs), w.reshape(-1, outputs), (((1,), (1,)), ((), ()))
-    ).reshape(*g.shape[:3], kh, kw, inputs)
-
-    def shifted(*tap: int) -> Array:
-        pads = [
-            (i - p[0], n - o - i + p[0])
-            for i, p, n, o in zip(tap, padding, size, g.shape[1:3], strict=True)
-        ]
-        return _pad(products[:, :, :, *tap], (pads[0], pads[1]))
-
-    taps = itertools.product(range(kh), range(kw))
-    return functools.reduce(jnp.add, itertools.starmap(shifted, taps))
-
-
-def _kernel_gradient_by_taps(
-    x: Features, g: Features, kernel: Pair, strides: Pair, padding: Padding
-) -> Filters:
-    """Computes the gradient by one product per tap, of output gradient and pixels under it."""
-    inputs, outputs = x.shape[3], g.shape[3]
-    products = [
-        lax.dot_general(
-            x[:, *under].reshape(-1, inputs),
-            g[:, *at].reshape(-1, outputs),
-            (((0,), (0,)), ((), ())),
-        )
-        for _, at, under in _meetings(kernel, strides, padding, x.shape[1:3], g.shape[1:3])
-    ]
-    return jnp.stack(products).reshape(*kernel, inputs, outputs)
-
-
-def _meetings(
-    kernel: Sequence[int],
-    strides: Pair,
-    padding: Padding,
-    size: Sequence[int],
-    output: Sequence[int],
-) -> Iterator[tuple[Pair, tuple[slice, slice], tuple[slice, slice]]]:
-    """Yields each tap, the outputs whose tap is inside the image, and the pixels under it."""
-    for tap in itertools.product(*map(range, kernel)):
-        axes = zip(tap, strides, padding, size, output, strict=True)
-        (rows, pixels_y), (columns, pixels_x) = (_met(i, s, p[0], n, o) for i, s, p, n, o in axes)
-        yield (tap[0], tap[1]), (rows, columns), (pixels_y, pixels_x)
-
-
-def _met(tap: int, stride: int, low: int, size: int, count: int) -> tuple[slice, slice]:
-    """Slices, along one axis, the outputs whose tap is inside the image, and their pixels."""
-    first = max(-(-(low - tap) // stride), 0)
-    last = max(min((size - 1 + low - tap) // stride + 1, count), first)
-    start = tap - low + first * stride
-    return slice(first, last), slice(start, start + (last - first) * stride, stride)
 
 
 def _kernel_gradient_by_convolution(

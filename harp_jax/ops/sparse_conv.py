@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harp_jax import native
 from harp_jax.native import BATCH_LAST, WIDTH_LAST
-from harp_jax.ops.cpu_conv import Padding, Pair, output_size
+from harp_jax.ops.geometry import Padding, Pair, output_size
 from harp_jax.ops.order import zero_after
 
 Features = Float[Array, "_ _ _ _"]  # NHWC; sizes differ between a convolution's input and output
