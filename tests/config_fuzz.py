@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import time
 import traceback
@@ -335,12 +336,15 @@ def outcome(draw: tuple[dict[str, Any], str, str], number: int) -> tuple[str, st
     return TRAINED, ""  # stages without any training
 
 
-def fuzz(count: int, seed: int) -> tuple[collections.Counter[str], list[str]]:
+def fuzz(
+    count: int, seed: int, progress: bool = False
+) -> tuple[collections.Counter[str], list[str]]:
     """Runs draws.
 
     Args:
         count: Number of draws.
         seed: Seed of the draws.
+        progress: Whether to print the counts on stderr as they come.
 
     Returns:
         The number of draws by outcome, and a text for each that has the third one.
@@ -364,9 +368,8 @@ def fuzz(count: int, seed: int) -> tuple[collections.Counter[str], list[str]]:
         seen.add(repr(draw))
         kind, text = outcome(draw, sum(counts.values()))
         counts[kind] += 1
-        if os.environ.get("CONFIG_FUZZ_LOG"):
-            with open(os.environ["CONFIG_FUZZ_LOG"], "a") as log:
-                log.write(f"{kind} | {draw} | {text.splitlines()[0] if text else ''}\n")
+        if progress:
+            print(f"\r{dict(counts)}", end="", file=sys.stderr)
         if kind == ELSE:
             wrong.append(f"{draw}\n{text}")
 
@@ -385,7 +388,7 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     started = time.monotonic()
-    counts, wrong = fuzz(options.draws, options.seed)
+    counts, wrong = fuzz(options.draws, options.seed, progress=True)
     for text in wrong:
         print(text, "\n")
     print(f"{sum(counts.values())} draws, seed {options.seed}:")
