@@ -3,7 +3,8 @@
 python -m harp_jax.main --config=configs/mnist_cnn.py --workdir=runs/mnist [--config.FIELD=VALUE]
 
 The command harp-jax is the same. It exits with 0; 1 for an error of the run, 2 for bad arguments;
-130 after Ctrl-C and 143 after SIGTERM, once the state is saved: the same command goes on.
+75 if another process is gone, 130 after Ctrl-C and 143 after SIGTERM, once the state is saved: the
+same command goes on.
 """
 
 import difflib
