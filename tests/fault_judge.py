@@ -11,16 +11,11 @@ from fault_trials import LOST, ROUNDED, SAID, SAME, WRONG, Trial, saved
 
 ARRAYS_APART = 0.1  # at most, of weights, scores and logits of rates on other devices
 SHARES_APART = 0.1  # at most, of losses and accuracies
+# Entries of records that depend on time, place and code.
 OF_PLACE = {
-    "seconds",
-    "milliseconds",
-    "device",
-    "devices",
-    "stages",
-    "compilation_cache",
-    "created",
+    *("checksum", "compilation_cache", "config", "created", "data_wait", "device", "devices"),
+    *("history", "images_per_second", "milliseconds", "revision", "seconds", "stages", "versions"),
 }
-OF_PLACE |= {"versions", "revision", "history", "config", "images_per_second", "data_wait"}
 
 
 def _plain(value: Any) -> Any:
@@ -83,7 +78,8 @@ def judge(trial: Trial, rounds: bool) -> tuple[str, float, str]:
         return LOST, 0.0, f"made again although it was saved: {again}"
     text = trial.logs()
     for key, seconds in trial.unsafe.items():
-        said = str(trial.workdir / key[0]) in text or str(key[1]) in text
+        named = (str(trial.workdir / key[0]), "results.json" if "results.json" in key else None)
+        said = any(name is not None and name in text for name in named)
         if found.get(key) != seconds and not said:
             return LOST, 0.0, f"made again without a word: {key}"
     one, other = trial.whole.workdir, trial.workdir

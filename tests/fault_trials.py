@@ -170,6 +170,12 @@ class Trial:
         self.acted.append(line)
         if "No space left" in line or "once this is repaired" in line:
             self.mount("remount,size=64m")
+        elif number := re.search(r": line (\d+)\b.*; remove that line", line):
+            path = _named(line, self.workdir)
+            self.touched(path)
+            lines = path.read_bytes().split(b"\n")
+            del lines[int(number[1]) - 1]
+            path.write_bytes(b"\n".join(lines))
         elif re.search(r"\bremove (it|this folder)\b", line):
             self.remove(_named(line, self.workdir))
         else:

@@ -11,6 +11,7 @@ from harp_jax.run.kept import doubts, keep_previous, of_earlier
 from harp_jax.run.rows import Measurer, Subject
 from harp_jax.training.stages import STAGES
 from harp_jax.workdir import files, records, write_json
+from harp_jax.workdir.checksums import signed
 from harp_jax.workdir.records import Row
 
 _LOGGER = logging.getLogger(__name__)
@@ -84,12 +85,12 @@ def evaluate(
         _LOGGER.info("%s", _sentence(row))
         for warning in row["warnings"]:
             _LOGGER.warning("%s: %s", stage, warning)
-        write_json(workdir / files.RESULTS, {**results, "rows": _in_order(rows)})
+        write_json(workdir / files.RESULTS, signed({**results, "rows": _in_order(rows)}))
     if attacks:
         measured = [row["stage"] for row in _in_order(rows)]
         write_examples(subject, measured, *list(attacks.items())[-1])
     results = {**results, "complete": True, "rows": _in_order(rows)}
-    write_json(workdir / files.RESULTS, results)
+    write_json(workdir / files.RESULTS, signed(results))
     return results
 
 

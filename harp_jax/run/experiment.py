@@ -30,9 +30,8 @@ from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.interrupt import Interrupt
 from harp_jax.pruning import schemes
 from harp_jax.pruning.budget import shift_to_budget
-from harp_jax.run import budget, recipe, usable
+from harp_jax.run import budget, initial_rates, recipe, usable
 from harp_jax.run.evaluate import evaluate
-from harp_jax.run.initial_rates import start_pruning
 from harp_jax.run.network_file import write_network
 from harp_jax.run.networks import Networks
 from harp_jax.run.paths import no_path
@@ -41,7 +40,7 @@ from harp_jax.run.sources import PRODUCER, Sources
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
-from harp_jax.workdir import claims, is_first_process, ownership, records
+from harp_jax.workdir import claims, files, is_first_process, ownership, records
 from harp_jax.workdir.lease import check_reachable
 
 _LOGGER = logging.getLogger(__name__)
@@ -222,7 +221,7 @@ class _Experiment:
             if note is not None:
                 _LOGGER.warning("finetune: %s", note)
             return variables
-        variables = start_pruning(self.config, variables, self.scheme, self.workdir)
+        variables = initial_rates.start_pruning(self.config, variables, self.scheme, self.workdir)
         told = recipe.setting(self.config, self.scheme, self.batches_per_epoch)
         probe = Probe(
             self.model,
@@ -240,6 +239,8 @@ class _Experiment:
         directory = self.workdir / name
         if checkpoint.is_complete(directory):
             _LOGGER.info("%s: complete, skipped", name)
+            if (directory / files.CHECKPOINTS).exists():  # else it was not trained here
+                self._check_records(name)
             return
         variables = self._start(name)
         stage = recipe.make_stage(self.config, name, self.scheme, self.batches_per_epoch, variables)
@@ -247,6 +248,12 @@ class _Experiment:
             self._hand_on(name, self._fit(stage, variables, directory))
         else:
             self._hand_on(name, loop.Outcome(jax.device_get(variables), epoch=None, reached=True))
+
+    def _check_records(self, stage: str) -> None:
+        """Logs what is gone of the records of a complete stage, which are not made again."""
+        metrics.check(self.workdir / stage, self.config[stage].epochs)
+        if stage == "prune":
+            initial_rates.check(self.workdir / files.STRATEGY)
 
     def _fit(self, stage: Stage, variables: dict[str, Any], directory: epath.Path) -> loop.Outcome:
         """Trains a stage in the loop."""

@@ -10,6 +10,7 @@ if they spend more than it allows, and the log says so.
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
 from harp_jax.pruning.strategies import STRATEGIES, Rates
 from harp_jax.types import Variables
-from harp_jax.workdir import files, parsing, write_json
+from harp_jax.workdir import checksums, files, parsing, write_json
 
 LARGEST = 2**20  # bytes of a file of rates
 RATES = '{"layer name": rate, ...}'
@@ -151,7 +152,10 @@ def _from_json(path: str) -> dict[str, Any]:
     found = parsing.parse(parsing.read(checkpoint.absolute(path), largest=LARGEST))
     if not isinstance(found, dict):
         raise ValueError(f"is no object; allowed is {RATES}")
-    return found
+    wrong = checksums.problem(found)
+    if wrong is not None:
+        raise ValueError(f"{wrong}; remove the checksum if it was edited")
+    return checksums.bare(found)
 
 
 def _from_checkpoint(path: str) -> dict[str, Any]:
@@ -178,7 +182,16 @@ def _of_network(found: Mapping[str, Any], paths: list[Path]) -> Rates:
 def save(rates: Rates, path: epath.Path) -> None:
     """Writes rates as a file that 'json:PATH' reads."""
     found = {layer_name(kernel): rate for kernel, rate in rates.items()}
-    write_json(path, found)
+    write_json(path, checksums.signed(found))
+
+
+def check(path: epath.Path) -> None:
+    """Logs that the file of the rates that pruning started from is damaged or gone."""
+    try:
+        _from_json(os.fspath(path))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        _LOGGER.warning("%s: cannot be read (%s); networks do not depend on it", path, reason)
 
 
 def table(layers: Sequence[LayerSparsity]) -> str:

@@ -9,6 +9,7 @@ from harp_jax.attacks import Attack
 from harp_jax.config.sections import ConfigError, make_attack
 from harp_jax.evaluation import warnings
 from harp_jax.workdir import files, write_json
+from harp_jax.workdir.checksums import signed
 from harp_jax.workdir.records import Row
 
 _LOGGER = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def keep_previous(earlier: Mapping[str, Any] | None, kept: Kept, workdir: Any) -
     """Copies an earlier table to results.previous.json if something of it does not stay."""
     if earlier is not None and list(kept.rows.values()) != earlier["rows"]:
         path = workdir / files.PREVIOUS_RESULTS
-        write_json(path, earlier)
+        write_json(path, signed(earlier))
         _LOGGER.warning("evaluate: other networks, images or settings than before: see %s", path)
 
 

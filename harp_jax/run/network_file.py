@@ -14,9 +14,11 @@ from etils import epath
 
 from harp_jax import export
 from harp_jax.data import Split, to_unit
-from harp_jax.export import Trained, dense_file, sparse_file
+from harp_jax.export import Trained, container, dense_file, sparse_file
+from harp_jax.export.errors import FileError
 from harp_jax.types import Device, LogitsFn
 from harp_jax.workdir import ReportError, files, forms, is_first_process, records, write_json
+from harp_jax.workdir.checksums import signed
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -58,18 +60,19 @@ def write_network(workdir: epath.Path, model: str, test: Split, device: Device) 
         _remove(workdir)
     if found is not None:
         facts = {"model": model, "device": device.device_kind, "digests": digests}
-        write_json(workdir / files.SIZES, {**found, **facts})
+        write_json(workdir / files.SIZES, signed({**found, **facts}))
         _LOGGER.info("%s", _sentence(found))
 
 
 def _is_written(workdir: epath.Path, digests: Mapping[str, str | None]) -> bool:
-    """Returns whether the file is there, and of these networks."""
+    """Returns whether the file is there, whole, and of these networks."""
     path = workdir / files.SIZES
-    if None in digests.values() or not path.exists() or not (workdir / files.NETWORK).exists():
+    if None in digests.values() or not path.exists():
         return False
     try:
+        container.decode((workdir / files.NETWORK).read_bytes())
         return records.read_json(path, forms.SIZES)["digests"] == digests
-    except ReportError:
+    except (FileError, OSError, ReportError):
         return False
 
 

@@ -13,7 +13,8 @@ from harp_jax.pruning.costs import Cost
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path, rates_of
 from harp_jax.training.event_file import EventFile
 from harp_jax.training.state import TrainState
-from harp_jax.workdir import is_first_process, read_metrics, write_atomically
+from harp_jax.workdir import ReportError, is_first_process, read_metrics, write_atomically
+from harp_jax.workdir.checksums import signed
 from harp_jax.workdir.files import METRICS, TENSORBOARD, json_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class MetricsLog:
         """
         self._path = epath.Path(directory) / METRICS
         self._rows = [row for row in read_metrics(self._path) if row["epoch"] < resume_at]
+        _say_missing(self._path, self._rows, resume_at)
         self._events = None
         if is_first_process():
             self._events = EventFile(epath.Path(directory) / TENSORBOARD, resume_at)
@@ -44,9 +46,36 @@ class MetricsLog:
         _LOGGER.info("%s", _sentence(row))
         if self._events is None:
             return
-        content = "".join(json_text(row) + "\n" for row in self._rows)
+        content = "".join(json_text(signed(row)) + "\n" for row in self._rows)
         write_atomically(self._path, content, make_folder=False)
         self._events.add(row["epoch"], _scalars(row))
+
+
+def check(directory: epath.PathLike, epochs: int) -> None:
+    """Logs what the record of a complete stage lacks, since a file of it was damaged or removed.
+
+    Args:
+        directory: The stage's folder.
+        epochs: Number of epochs that were trained, >= 0.
+    """
+    path = epath.Path(directory) / METRICS
+    try:
+        _say_missing(path, read_metrics(path), epochs)
+    except ReportError as error:  # one for the report, which needs it
+        _LOGGER.warning("%s", error)
+
+
+def _say_missing(path: epath.Path, rows: list[Row], epochs: int) -> None:
+    missing = sorted(set(range(epochs)) - {row["epoch"] for row in rows})
+    if missing and is_first_process():
+        _LOGGER.warning(
+            "%s: lacks the rows of %d of %d epochs, first that of epoch %d; networks do not depend"
+            " on them",
+            path,
+            len(missing),
+            epochs,
+            missing[0],
+        )
 
 
 def of_pruning(state: TrainState, *, cost: Cost, target: float, minimum: float) -> Row:

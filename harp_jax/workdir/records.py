@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from harp_jax.workdir import files, forms, parsing
+from harp_jax.workdir import checksums, files, forms, parsing
 
 _LOGGER = logging.getLogger(__name__)
 _NAMES = ("dense (pretrain)", "pruned", "finetuned")
 STAGES: dict[str, str] = dict(zip(files.STAGES, _NAMES, strict=True))  # as the report calls them
 Row = dict[str, Any]  # of results.json
+_WITHOUT = "remove that line: networks do not depend on it"
 _ATTACKED = ("adversarial", "natural_prediction", "adversarial_prediction")
 
 
@@ -30,29 +31,34 @@ def read_json(path: epath.Path, form: forms.Form = forms.OBJECT) -> dict[str, An
         form: Its form, see `forms`.
 
     Returns:
-        The object.
+        The object, without its checksum.
 
     Raises:
-        ReportError: If it cannot be read or has another form; names the file.
+        ReportError: If it cannot be read, has another form, or is not what its checksum says; names
+            the file.
     """
     try:
         found = parsing.parse(parsing.read(path))
     except (OSError, ValueError) as error:
         raise ReportError(f"{path}: not valid JSON ({error})") from error
-    wrong = forms.problem(found, form)
+    wrong = forms.problem(found, form) or checksums.problem(found)
     if wrong is not None:
         raise ReportError(f"{path}: {wrong}")
-    return found
+    return checksums.bare(found)
 
 
 def read_table(workdir: epath.Path) -> dict[str, Any] | None:
     """Reads results.json; returns None if there is none.
 
     Raises:
-        ReportError: If it cannot be read or has another form.
+        ReportError: If it cannot be read, has another form, or is not what its checksum says.
     """
     path = workdir / files.RESULTS
-    return read_json(path, forms.RESULTS) if path.exists() else None
+    try:
+        return read_json(path, forms.RESULTS) if path.exists() else None
+    except ReportError as error:
+        advice = "remove it, and the command of its run measures its networks again"
+        raise ReportError(f"{error}; {advice}") from error
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any]:
@@ -77,7 +83,8 @@ def drop_row(workdir: epath.Path, stage: str) -> None:
     if results is not None:
         rows = [row for row in results["rows"] if row["stage"] != stage]
         if len(rows) < len(results["rows"]):
-            files.write_json(workdir / files.RESULTS, {**results, "complete": False, "rows": rows})
+            left = {**results, "complete": False, "rows": rows}
+            files.write_json(workdir / files.RESULTS, checksums.signed(left))
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -87,7 +94,8 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     the log says so.
 
     Raises:
-        ReportError: If it cannot be read or a line has another form; names the file and the line.
+        ReportError: If it cannot be read, or a line has another form or is not what its checksum
+            says; names the file and the line.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -107,11 +115,12 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
             if text is last and (not begun or begun.startswith(b"{")):
                 _LOGGER.warning("%s: line %d ends in the middle; it is dropped", path, number)
                 continue
-            raise ReportError(f"{path}: line {number} is not valid JSON ({error})") from error
-        wrong = forms.problem(line, forms.METRICS)
+            wrong = f"is not valid JSON ({error})"
+            raise ReportError(f"{path}: line {number} {wrong}; {_WITHOUT}") from error
+        wrong = forms.problem(line, forms.METRICS) or checksums.problem(line)
         if wrong is not None:
-            raise ReportError(f"{path}: line {number}: {wrong}")
-        lines[line["epoch"]] = line
+            raise ReportError(f"{path}: line {number}: {wrong}; {_WITHOUT}")
+        lines[line["epoch"]] = checksums.bare(line)
     return [lines[epoch] for epoch in sorted(lines)]
 
 

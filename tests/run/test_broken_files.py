@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -73,7 +74,10 @@ def test_a_wrong_number_is_named(workdir):
     table["rows"][1]["robust"]["pgd10"] = "high"
     (workdir / "results.json").write_text(json.dumps(table))
     said = refused(workdir, workdir / "results.json")
-    assert said == "rows[1].robust.pgd10='high': allowed are numbers in [0, 1]"
+    assert said == (
+        "rows[1].robust.pgd10='high': allowed are numbers in [0, 1]; remove it, and the command of"
+        " its run measures its networks again"
+    )
 
 
 def test_a_log_that_a_stage_would_go_on_with(workdir):
@@ -81,7 +85,9 @@ def test_a_log_that_a_stage_would_go_on_with(workdir):
     log = workdir / "finetune" / "metrics.jsonl"
     log.write_text("3")
     said = refused(workdir, log, "finetune")
-    assert said == "line 1: the value=3: allowed are objects"
+    assert said == (
+        "line 1: the value=3: allowed are objects; remove that line: networks do not depend on it"
+    )
 
 
 def test_images_that_are_cut_short_or_not_whole(workdir):
@@ -170,3 +176,35 @@ def test_names_from_files_are_text_on_the_page(workdir):
         text = page.read_text()
         assert "<script" not in text
         assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("name", ["results.json", "network.json", "prune/metrics.jsonl"])
+def test_a_changed_number_is_found(name, workdir):
+    path = workdir / name
+    text = path.read_text()
+    (place, *_) = (each.start() for each in re.finditer(r"(?<=\b0\.)\d", text))
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    assert "is not what was saved, by its checksum" in refused(workdir, path)
+
+
+def test_records_that_are_gone_are_said_and_networks_stay(workdir, caplog):
+    log = workdir / "prune" / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], *lines[2:]]))
+    (workdir / "pretrain" / "metrics.jsonl").unlink()
+    (workdir / "strategy.json").write_text("{")
+    network = workdir / "network.safetensors"
+    whole = network.read_bytes()
+    network.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    before = (workdir / "network.json").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        experiment.run(runs.digits(**runs.FIELDS), workdir)
+    said = "; networks do not depend on"
+    assert [text.partition(said)[0] for text in caplog.messages if said in text] == [
+        f"{workdir}/pretrain/metrics.jsonl: lacks the rows of 2 of 2 epochs, first that of epoch 0",
+        f"{log}: lacks the rows of 1 of 3 epochs, first that of epoch 1",
+        *(text.partition(said)[0] for text in caplog.messages if "strategy.json: cannot" in text),
+    ]
+    assert sum("strategy.json: cannot be read" in text for text in caplog.messages) == 1
+    assert network.read_bytes() == whole  # written again
+    assert (workdir / "network.json").read_bytes() != before

@@ -12,6 +12,7 @@ from etils import epath
 from numpy.testing import assert_allclose
 
 from harp_jax import checkpoint, models
+from harp_jax.config.sections import ConfigError
 from harp_jax.pruning import schemes
 from harp_jax.pruning.costs import parameter_costs
 from harp_jax.pruning.layers import layer_name, leaves_by_path, rates_of
@@ -19,6 +20,7 @@ from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.run import experiment
 from harp_jax.run import initial_rates as strategy
+from harp_jax.workdir import checksums
 
 LAYERS = ["conv1", "conv2", "dense1", "dense2"]
 
@@ -68,11 +70,15 @@ def test_networks_are_chosen_by_the_accuracy_that_their_loss_trains(mixed, tmp_p
     )
 
 
+def written_rates(workdir):
+    return checksums.bare(json.loads((workdir / "strategy.json").read_text()))
+
+
 def test_pruning_begins_with_the_rates_of_the_strategy(dense, mixed):
     params = checkpoint.load(dense)["params"]
     kernels = {path: leaves_by_path(params)[path] for path in parameter_costs(params)}
     expected = STRATEGIES["lamp"](kernels, 0.5, 0.02)
-    written = json.loads((mixed / "strategy.json").read_text())
+    written = written_rates(mixed)
     assert list(written) == LAYERS
     # A dense layer begins at a share of 0.99, where its logit is finite.
     most = 0.02 + 0.98 * 0.99
@@ -100,11 +106,19 @@ def test_rates_start_at_the_initial_rate_or_at_a_higher_target(target, initial, 
 
 def test_a_written_strategy_gives_the_same_rates_again(mixed, tmp_path):
     source = f"json:{mixed / 'strategy.json'}"
-    written = json.loads((mixed / "strategy.json").read_text())
+    written = written_rates(mixed)
     assert_allclose(
         rates(start({"prune.strategy": source}, tmp_path)), list(written.values()), rtol=1e-6
     )
-    assert json.loads((tmp_path / "strategy.json").read_text()) == pytest.approx(written, rel=1e-6)
+    assert written_rates(tmp_path) == pytest.approx(written, rel=1e-6)
+
+
+def test_a_written_strategy_that_has_changed_is_refused(tmp_path):
+    start({}, tmp_path)
+    path = tmp_path / "strategy.json"
+    path.write_text(path.read_text().replace("conv1", "conv9"))
+    with pytest.raises(ConfigError, match=r"by its checksum; remove the checksum if it was edited"):
+        start({"prune.strategy": f"json:{path}"}, tmp_path)
 
 
 def test_the_rates_of_another_run(mixed, tmp_path):

@@ -148,7 +148,7 @@ def fit(
     dataset = load("digits", seed=0, validation_examples=10)
     outcome = loop.fit(stage, plan, state, programs, dataset, epath.Path(directory))
     lines = (directory / "metrics.jsonl").read_text().splitlines()
-    timing = ("seconds", "images_per_second", "data_wait")
+    timing = ("seconds", "images_per_second", "data_wait", "checksum")
     rows = [{k: v for k, v in json.loads(line).items() if k not in timing} for line in lines]
     return (outcome.epoch, int(outcome.variables["steps"])), rows
 
