@@ -168,7 +168,7 @@ class Trial:
         if line in self.acted:
             raise Ended(LOST, f"what it says does not help: {line[:400]}")
         self.acted.append(line)
-        if "No space left" in line or "once this is repaired" in line:
+        if "No space left" in line and self.disk.is_mount():
             self.mount("remount,size=64m")
         elif number := re.search(r": line (\d+)\b.*; remove that line", line):
             path = _named(line, self.workdir)
@@ -221,6 +221,8 @@ class Trial:
         try:
             yield
         finally:
+            if limited and self.workdir.exists():
+                shutil.copytree(self.workdir, self.folder / "left")
             if limited:
                 subprocess.run(["umount", "--lazy", self.disk], capture_output=True, check=False)
 

@@ -82,20 +82,18 @@ def run_trial(
     names = draw(seed, number) if names is None else names
     right = {SAME}.union(*(FAULTS[name].right for name in names))
     trial, done, largest = Trial(own, whole, prepare), [], 0.0
-    with trial.room("full disk" in names):
-        try:
+    try:
+        with trial.room("full disk" in names):
             for place, name in enumerate(names):
                 dice = random.Random(f"faults {seed} {number} {place}")
                 done.append(f"{name} ({FAULTS[name].apply(trial, dice)})")
             trial.start(Disturbance())
             outcome, largest, why = judge(trial, ROUNDED in right)
-        except Ended as end:
-            outcome, why = end.outcome, end.why
-            done += [f"{name} (...)" for name in names[len(done) :]]
-        if outcome == SAID and SAID not in right:
-            outcome, why = LOST, f"needs a person: {why}"
-        if outcome in BAD and "full disk" in names:
-            shutil.copytree(trial.workdir, own / "run", dirs_exist_ok=True)
+    except Ended as end:
+        outcome, why = end.outcome, end.why
+        done += [f"{name} (...)" for name in names[len(done) :]]
+    if outcome == SAID and SAID not in right:
+        outcome, why = LOST, f"needs a person: {why}"
     if outcome not in BAD:
         shutil.rmtree(own)
     texts = ("; ".join(done), outcome, f"{largest:.1e}", str(trial.starts))

@@ -9,8 +9,11 @@ from harp_jax.checkpoint import reading, record
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
+def folder(tmp_path_factory, pytestconfig):
+    folder = tmp_path_factory.mktemp("faults")
+    if pytestconfig.pluginmanager.hasplugin("cacheprovider"):  # compiled once, not every session
+        (folder / "programs").symlink_to(pytestconfig.cache.mkdir("programs_of_faults"))
+    return folder
 
 
 @pytest.fixture(scope="module")

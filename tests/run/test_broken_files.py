@@ -11,6 +11,7 @@ import runs
 
 from harp_jax import report
 from harp_jax.run import experiment
+from harp_jax.training.metrics import MetricsLog
 from harp_jax.workdir import ReportError, read_metrics
 
 OTHER_FORMS = [
@@ -187,7 +188,7 @@ def test_a_changed_number_is_found(name, workdir):
     assert "is not what was saved, by its checksum" in refused(workdir, path)
 
 
-def test_records_that_are_gone_are_said_and_networks_stay(workdir, caplog):
+def test_records_that_are_gone_are_said_and_networks_stay(workdir, tmp_path, caplog):
     log = workdir / "prune" / "metrics.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join([lines[0], *lines[2:]]))
@@ -207,4 +208,9 @@ def test_records_that_are_gone_are_said_and_networks_stay(workdir, caplog):
     ]
     assert sum("strategy.json: cannot be read" in text for text in caplog.messages) == 1
     assert network.read_bytes() == whole  # written again
+    caplog.clear()
+    MetricsLog(tmp_path / "prune", resume_at=2)
+    assert caplog.messages[0].startswith(
+        f"{tmp_path}/prune/metrics.jsonl: lacks the rows of 2 of 2"
+    )
     assert (workdir / "network.json").read_bytes() != before
