@@ -100,8 +100,9 @@ def ascend(
 ) -> Float[Array, "..."]:
     """Steps by `step_size` along the steepest ascent: the gradient's sign, or its direction (L2).
 
-    A zero gradient gives no step.
+    A zero gradient gives no step, nor does NaN, which logits of 1e30 may give.
     """
+    gradient = jnp.nan_to_num(gradient)
     direction = jnp.sign(gradient) if norm == "linf" else _unit(gradient)
     return images + step_size * direction
 

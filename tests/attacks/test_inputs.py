@@ -130,6 +130,12 @@ RANGES = [(0.0, 1.0), (0.0, 1e-30), (0.2, 0.7), (1.0, 1.0), (-1.0, 1.0), (0.0, 2
 LABEL_TYPES = ["int32", "uint8", "float32", "bool"]
 
 
+def test_gradients_that_are_not_numbers_move_no_pixel():
+    direction = jnp.asarray([jnp.nan, 2.0, -0.5, 0.0]).reshape(1, 2, 2, 1)
+    moved = norms.ascend(IMAGES[:1, :2, :2], direction, 0.1) - IMAGES[:1, :2, :2]
+    np.testing.assert_allclose(moved.ravel(), [0, 0.1, -0.1, 0], atol=1e-6)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     attack=st.sampled_from(FAST),
