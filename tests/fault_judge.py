@@ -14,16 +14,8 @@ SHARES_APART = 0.1  # at most, of losses and accuracies
 # Entries of records that depend on time, place and code.
 OF_PLACE = {
     *("checksum", "compilation_cache", "config", "created", "data_wait", "device", "devices"),
-    *(
-        "history",
-        "images_per_second",
-        "milliseconds",
-        "revision",
-        "seconds",
-        "since",
-        "stages",
-        "versions",
-    ),
+    *("history", "images_per_second", "milliseconds", "revision", "seconds", "since", "stages"),
+    "versions",
 }
 
 
