@@ -9,6 +9,8 @@ import numpy as np
 import runs
 from fault_trials import LOST, ROUNDED, SAID, SAME, WRONG, Trial, saved
 
+from harp_jax.export import container
+
 ARRAYS_APART = 0.1  # at most, of weights, scores and logits of rates on other devices
 SHARES_APART = 0.1  # at most, of losses and accuracies
 # Entries of records that depend on time, place and code.
@@ -39,13 +41,19 @@ def _arrays(path: pathlib.Path) -> Any:
         return {name: found[name].tolist() for name in found.files}
 
 
+def _network(path: pathlib.Path) -> Any:
+    arrays, metadata = container.decode(path.read_bytes())
+    del metadata["digest"]  # it covers the revision
+    return {name: each.tolist() for name, each in arrays.items()}, _plain(metadata)
+
+
 RECORDS: dict[str, Callable[[pathlib.Path], Any]] = {
     **{f"{stage}/metrics.jsonl": _rows for stage in runs.STAGES},
     "config.json": _json,
     "strategy.json": _json,
     "results.json": _json,
     "examples.npz": _arrays,
-    "network.safetensors": pathlib.Path.read_bytes,
+    "network.safetensors": _network,
     "network.json": _json,
     "report/index.html": pathlib.Path.is_file,
 }

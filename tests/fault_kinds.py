@@ -48,10 +48,11 @@ def of_a_file(damage: Callable[[pathlib.Path, random.Random], None]):
 
     def apply(trial: Trial, dice: random.Random) -> str:
         done = ""
-        if trial.starts == 0 and dice.random() < 0.5:
+        fresh = not trial.workdir.exists()
+        if fresh and dice.random() < 0.5:
             shutil.copytree(trial.whole.workdir, trial.workdir, dirs_exist_ok=True)
             trial.note_saved()
-        elif trial.starts == 0:
+        elif fresh:
             done = f"{kill(trial, dice)}, then "
         files = sorted(path for path in trial.workdir.rglob("*") if path.is_file())
         if dice.random() < 0.5:  # most files are those of Orbax
