@@ -91,11 +91,12 @@ def _header(content: bytes) -> Any:
 
 def check_format(metadata: Mapping[str, Any], name: str, version: int) -> None:
     """Raises a FileError unless a file has this format, in this version or an earlier one."""
-    found = metadata.get("format"), metadata.get("version")
-    if found[0] != name or type(found[1]) is not int or not 1 <= found[1] <= version:
-        raise FileError(
-            f"format={found[0]!r}, version={found[1]!r}: allowed are {name!r}, 1 to {version}"
-        )
+    found, form = metadata.get("format"), metadata.get("version")
+    if found != name:
+        raise FileError(f"format={found!r}: allowed is {name!r}")
+    if type(form) is not int or not 1 <= form <= version:
+        newer = "; a newer harp_jax wrote it" if type(form) is int and form > version else ""
+        raise FileError(f"format={name!r}, version={form!r}: allowed are up to {version}{newer}")
 
 
 def as_json(value: Any) -> str:

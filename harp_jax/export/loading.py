@@ -9,6 +9,7 @@ from harp_jax import checkpoint, models
 from harp_jax.export import dense_file, sparse_file, stablehlo_file, trained
 from harp_jax.export.container import format_of
 from harp_jax.export.errors import FileError
+from harp_jax.export.images import checked
 from harp_jax.pruning.layers import bake
 from harp_jax.types import LogitsFn
 
@@ -30,7 +31,9 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
         'compute_dtype'; without these metadata it computes in float32 and does not normalise. Of a
         'sparse' file on a CPU it is the fastest form, see `harp_jax.models.sparse.fastest`; there
         fewer than 16 NumPy images run outside of JAX where that is faster, with NumPy logits, and
-        there are first derivatives in reverse mode alone. A 'stablehlo' file has none at all.
+        there are first derivatives in reverse mode alone. A 'stablehlo' file has none at all. All
+        raise a ValueError in one line for images that are no floating-point array, as bytes are
+        none, or of a size that the network does not take; their range is not looked at.
 
     Raises:
         CheckpointError: If there is no checkpoint, its stage is not complete, or its network has
@@ -47,7 +50,8 @@ def load(path: epath.PathLike, model: str | None = None) -> tuple[LogitsFn, dict
     variables = checkpoint.load(path)
     metadata = variables.pop("metadata")
     network = trained.network_of(metadata, checkpoint.find(path), model)
-    return jax.jit(models.logits_fn(network, jax.jit(bake)(variables))), metadata
+    logits_fn = models.logits_fn(network, jax.jit(bake)(variables))
+    return jax.jit(checked(logits_fn, metadata["image_shape"])), metadata
 
 
 def _load_file(path: epath.Path, model: str | None) -> tuple[LogitsFn, dict[str, Any]]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from harp_jax.export import container
 from harp_jax.export.errors import FileError, one_line
+from harp_jax.export.images import checked
 from harp_jax.export.trained import Trained, for_every_batch
 from harp_jax.types import Images, Logits, LogitsFn
 
@@ -81,6 +82,7 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
         raise FileError("damaged: program and metadata are not what their digest says")
     try:
         exported = jax.export.deserialize(bytearray(program))
+        image_shape = exported.in_avals[0].shape[1:]
     except Exception as error:  # of a version of JAX that cannot read it
         raise FileError(f"no program for this JAX ({one_line(error)})") from error
 
@@ -89,7 +91,7 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
             return jnp.zeros((0, *exported.out_avals[0].shape[1:]))
         return exported.call(images)
 
-    return jax.jit(logits), metadata
+    return jax.jit(checked(logits, image_shape)), metadata
 
 
 def _digest(program: bytes, metadata: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from harp_jax.data import DataError
 from harp_jax.data.augment import to_unit
 from harp_jax.data.datasets import check_here
 from harp_jax.export.errors import FileError, one_line
+from harp_jax.export.images import checked
 from harp_jax.export.native_network import for_few_images
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves, weight_paths
@@ -58,7 +59,8 @@ class Trained(NamedTuple):
 
     def logits_fn(self) -> LogitsFn:
         """Returns the compiled function from NHWC images in [0, 1] to logits."""
-        return jax.jit(models.logits_fn(self.network, self.variables))
+        logits_fn = models.logits_fn(self.network, self.variables)
+        return jax.jit(checked(logits_fn, self.image_shape))
 
     def sparse_logits_fn(self) -> LogitsFn:
         """Returns `logits_fn` in the form that is fastest here.
@@ -78,7 +80,7 @@ class Trained(NamedTuple):
 
         small = pays_in_groups(self.variables["params"])
         return for_few_images(
-            jax.jit(in_groups if small else logits_fn),
+            jax.jit(checked(in_groups if small else logits_fn, self.image_shape)),
             self.network,
             self.variables,
             self.image_shape,

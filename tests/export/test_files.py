@@ -226,7 +226,7 @@ def test_damaged_programs_are_refused(tmp_path):
         (program, json.dumps(other).encode(), "not what their digest says"),
         (program, beside[:50], "metadata beside it: damaged"),
         (program, b"[]", "metadata beside it: damaged"),
-        (program, b"{}", "format=None, version=None: allowed are 'harp_jax.stablehlo'"),
+        (program, b"{}", "format=None: allowed is 'harp_jax.stablehlo'"),
     ):
         with pytest.raises(export.FileError, match=message):
             stablehlo_file.decode(one, two)

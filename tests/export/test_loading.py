@@ -113,6 +113,45 @@ def test_a_file_whose_format_is_no_text_is_refused(tmp_path):
             harp_jax.load(tmp_path / "net")
 
 
+@pytest.fixture(scope="module")
+def files_of_tiny(tmp_path_factory):
+    """A folder with a stage and files of `tiny`, which takes 8x8 images."""
+    folder = tmp_path_factory.mktemp("tiny")
+    variables = jax.device_get(networks.tiny())
+    checkpoint.save_result(folder / "pretrain", variables, METADATA)
+    for form in ("sparse", "dense", "stablehlo"):
+        harp_jax.export.write(folder / "pretrain", folder / form, form)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["pretrain", "sparse", "dense", "stablehlo"])
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (np.full((2, 8, 8, 1), 200, np.uint8), r"are uint8 \[2, 8, 8, 1\]"),
+        (np.zeros((2, 16, 16, 1), np.float32), r"are float32 \[2, 16, 16, 1\]"),
+        (np.zeros((2, 2, 2, 1), np.float32), r"are float32 \[2, 2, 2, 1\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), r"are float32 \[2, 8, 8, 3\]"),
+        (np.zeros((8, 8, 1), np.float32), r"are float32 \[8, 8, 1\]"),
+    ],
+    ids=["bytes", "large", "small", "colours", "one"],
+)
+def test_images_that_do_not_fit_are_said_in_a_line(name, images, found, files_of_tiny):
+    logits_fn, _ = harp_jax.load(files_of_tiny / name)
+    for given in (images, jnp.asarray(images)):
+        with pytest.raises(ValueError, match=f"^images: {found}; allowed are .*8, 8, 1") as raised:
+            logits_fn(given)
+        assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_network_that_takes_any_size_does_so_when_loaded(tmp_path):
+    network = small_networks.residual(num_classes=10)
+    trained = small_networks.pruned(network, "small_networks:residual", kept=0.5)
+    harp_jax.export.write(trained, tmp_path / "file", "dense")
+    logits_fn, _ = harp_jax.load(tmp_path / "file", model="small_networks:residual")
+    assert logits_fn(jnp.zeros((2, 16, 16, 1))).shape == (2, 10)
+
+
 @pytest.mark.slow
 def test_a_run_notes_normalization_and_type(tmp_path):
     config = runs.digits(**{"stages": ("pretrain",), "pretrain.epochs": 1, "attack.steps": 1})

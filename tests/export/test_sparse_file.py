@@ -158,8 +158,9 @@ def rewritten(trained, rows=None, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "other"}, "format='other', version=1: allowed are 'harp_jax.sparse', 1 to 1"),
-        ({"version": 2}, "version=2: allowed are"),
+        ({"format": "other"}, "format='other': allowed is 'harp_jax.sparse'"),
+        ({"version": 2}, "version=2: allowed are up to 1; a newer harp_jax wrote it"),
+        ({"version": "2"}, "version='2': allowed are up to 1$"),
         ({"dtype": "float16"}, "dtype='float16': allowed are float32, bfloat16, int8"),
         ({"dtype": "int8"}, "values: "),
         ({"image_shape": [8, 8]}, r"image_shape=\[8, 8\]: allowed are three sizes"),
@@ -171,7 +172,7 @@ def rewritten(trained, rows=None, **changes):
         ({"model": "os:system"}, "model='small_networks:convnet'; allowed is model='os:system'"),
         ({"normalization": [[1]]}, "no network of this package"),
         ({"rows": []}, "has the shape None; allowed is that of the network"),
-        ({"format": []}, r"format=\[\], version=1: allowed are"),
+        ({"format": []}, r"format=\[\]: allowed is"),
         ({"model": "tiny"}, "'tiny', model='small_networks:convnet'; allowed is model='tiny'$"),
         ({"rows": [["a", [2], 3, 0, 0]]}, "is not an array"),
         ({"rows": [["a", [-2], 0, 0, 0]]}, "is not an array"),
