@@ -54,7 +54,7 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self._received = number
 
     def requested(self, step: int = 0) -> bool:

@@ -14,6 +14,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import textwrap
 import traceback
@@ -89,6 +90,12 @@ def _main(arguments: list[str]) -> int:
     except InterruptedRunError as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         return stop.exit_code
+    except KeyboardInterrupt as second:  # the first signal asked the run to save and stop
+        print(
+            f"interrupted: stopped at once; {_saved()}; the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 128 + (second.args or (signal.SIGINT,))[0]
     except WriteError as error:
         print(f"error: {error}; {_KEPT}", file=sys.stderr)
         return 1

@@ -18,9 +18,11 @@ import runs
 import harp_jax
 from harp_jax import checkpoint, main, parallel
 from harp_jax.data import load, to_unit
+from harp_jax.interrupt import Interrupt
 from harp_jax.pruning.layers import rates_of
 from harp_jax.pruning.masks import kept_weights
 from harp_jax.pruning.scores import initial_scores
+from harp_jax.run import experiment
 from harp_jax.training.stages import STAGES
 
 TARGET, WEIGHTS = 0.2, 3592
@@ -162,6 +164,22 @@ def test_interrupted_run_goes_on_with_the_same_bits(commanded, temporary):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("complete, skipped") == 1
     runs.assert_identical(commanded, other)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"]
+)
+def test_a_second_signal_stops_at_once_in_a_line(number, code, tmp_path, monkeypatch):
+    def run(*_):
+        with Interrupt():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(experiment, "run", run)
+    done = runs.here([*runs.command(tmp_path / "run", *runs.SHORT), "--config.devices=1"])
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("interrupted: stopped at once; nothing is saved yet; the same command")
 
 
 @pytest.mark.slow
