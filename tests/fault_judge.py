@@ -11,7 +11,7 @@ from fault_trials import LOST, ROUNDED, SAID, SAME, WRONG, Trial, saved
 
 from harp_jax.export import container
 
-ARRAYS_APART = 0.1  # at most, of weights, scores and logits of rates on other devices
+ARRAYS_APART = 1e-3  # at most, of weights, scores and logits of rates on other devices
 SHARES_APART = 0.1  # at most, of losses and accuracies
 # Entries of records that depend on time, place and code.
 OF_PLACE = {
