@@ -234,7 +234,9 @@ def _of_flags(error: flags.Error, file: str) -> str:
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
     parser = flags.FLAGS[f"config.{wrong[1]}"].parser if wrong else None
     if wrong and parser is not None and parser.flag_type() in _ALLOWED:
-        return f"{wrong[1]}={wrong[2]!r}: allowed are {_ALLOWED[parser.flag_type()]}"
+        ratio = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", wrong[2])
+        hint = f", such as {int(ratio[1]) / int(ratio[2]):.6g}" if ratio else ""
+        return f"{wrong[1]}={wrong[2]!r}: allowed are {_ALLOWED[parser.flag_type()]}{hint}"
     return re.sub(r"^[\w.]+Error: ", "", text)
 
 

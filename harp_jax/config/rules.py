@@ -62,7 +62,7 @@ RULES: dict[str, Rule] = {
     "data.std": Several(Number(0.001, 1.0, pixels=True), empty=True),
     "attack.epsilon": Number(0.0, 1.0, pixels=True),
     "attack.step_size": Number(0.0, 1.0, open="low", pixels=True),
-    "attack.steps": Whole(1),
+    "attack.steps": Whole(1, 10_000),
     "optimizer.momentum": Number(0.0, 1.0, open="high"),
     "optimizer.weight_decay": Number(),
     "optimizer.schedule": Choice(SCHEDULES),

@@ -138,8 +138,20 @@ def _prepared(name: str, data_dir: str | None) -> tuple[Any, str, str]:
     builder = _builder(name, data_dir)
     image_key, label_key = _supervised_keys(builder)
     if not builder.is_prepared():
+        if _is_misspelt(data_dir):
+            raise DataError(
+                f"not prepared, and data.directory={data_dir!r} is no folder; make it to prepare"
+                " the set there"
+            )
         _prepare(builder)
     return builder, image_key, label_key
+
+
+def _is_misspelt(data_dir: str | None) -> bool:
+    """Returns whether a path was given at which there is no folder; buckets have no folders."""
+    if data_dir is None or "://" in data_dir:
+        return False
+    return not epath.Path(data_dir).expanduser().is_dir()
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

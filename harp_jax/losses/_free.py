@@ -19,7 +19,7 @@ class Free(Loss):
     Reference: Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019.
 
     Attributes:
-        replays: Updates with each batch, >= 1. They do not divide a stage's epochs.
+        replays: Updates with each batch, 1 to 1000. They do not divide a stage's epochs.
     """
 
     replays: int = 4
@@ -28,7 +28,7 @@ class Free(Loss):
 
     def __post_init__(self):
         """Checks the settings; raises a ValueError that names the field and the allowed values."""
-        check(self, "replays", self.replays >= 1, "whole numbers >= 1")
+        check(self, "replays", 1 <= self.replays <= 1000, "whole numbers from 1 to 1000")
 
     @property
     def updates_per_batch(self) -> int:

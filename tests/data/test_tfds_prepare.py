@@ -39,6 +39,7 @@ def rows(images, labels):
 
 def assert_prepared(name, data_dir, published):
     """Prepares and loads, then loads again from what was written."""
+    data_dir.mkdir()
     datasets = [load(name, data_dir=str(data_dir), seed=0, validation_examples=4) for _ in range(2)]
     for dataset in datasets:
         train, validation, test = dataset.train, dataset.validation, dataset.test
@@ -154,6 +155,7 @@ def test_fashion_mnist_and_the_same_files_read_directly(tmp_path, monkeypatch):
 def test_a_failed_preparation_says_why_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "harp_jax")
     point_to(monkeypatch, cifar.Cifar10, tmp_path / "nowhere.tar.gz")
+    (tmp_path / "data").mkdir()
     with pytest.raises(DataError) as caught:
         load("cifar10", data_dir=str(tmp_path / "data"), seed=0, validation_examples=0)
     text = str(caught.value)

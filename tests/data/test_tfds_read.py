@@ -158,6 +158,10 @@ def test_a_misspelt_folder_of_sets_is_named(tmp_path, monkeypatch):
     missing = str(tmp_path / "none")
     with pytest.raises(DataError, match=f"unknown; data.directory='{missing}' is no folder; allow"):
         load("my_set", data_dir=missing, seed=0, validation_examples=0)
+    known = f"data.name='cifar10': not prepared, and data.directory='{missing}' is no folder; make"
+    with pytest.raises(DataError, match=known):
+        load("cifar10", data_dir=missing, seed=0, validation_examples=0)
+    assert not (tmp_path / "none").exists()
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
     said = f"unknown; {tmp_path}, which is searched where data.directory is unset, has no sets; al"
     with pytest.raises(DataError, match=said):

@@ -28,7 +28,7 @@ FIELDS = [
     ({"prune.loss": "fgsm", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'fgsm'"]),
     ({"loss": "free", "attack.epsilon": 0.0}, ["attack.epsilon=0.0", "> 0", "'free'"]),
     ({"prune.sharpness": 0.1, "prune.loss": "free"}, ["prune.loss='free'", "prune.sharpness"]),
-    ({"free.replays": 0}, ["free.replays=0", "whole numbers >= 1"]),
+    ({"free.replays": 0}, ["free.replays=0", "whole numbers from 1 to 1000"]),
     ({"prune.method": "harpp"}, ["prune.method='harpp'", "harp, score, rate, admm, magnitude"]),
     ({"prune.granularity": "filter"}, ["prune.granularity='filter'", "weight, channel"]),
     ({"prune.strategy": "unifrom"}, ["prune.strategy='unifrom'", "erk, lamp, global, json:PATH"]),
