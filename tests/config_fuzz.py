@@ -2,17 +2,15 @@
 
 python -m tests.config_fuzz --draws=1000 --seed=0
 
-The values come from the table of fields (`config.rules`): some that it allows, and some of other
-types, out of range or misspelt. A new field is drawn by itself. Fields that cost much (the network,
-the images) are drawn from small ones. A draw is made in Python, as a file makes it, or read back
-from the config.json of a workdir.
+A draw (`fuzz_draws`) is made in Python, as a file makes it, read back from the config.json of a
+workdir, or given by flags of the command line.
 """
 
 import argparse
 import collections
 import contextlib
-import dataclasses
 import functools
+import io
 import json
 import logging
 import math
@@ -20,13 +18,14 @@ import os
 import pathlib
 import re
 import sys
-import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import Any
 from unittest import mock
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = (
@@ -34,183 +33,25 @@ if __name__ == "__main__":
         " --xla_cpu_parallel_codegen_split_count=1"
     )
 
-import flax.linen as nn
 import hypothesis
 import jax
-import numpy as np
-from hypothesis import strategies as st
+from absl.testing import flagsaver
+from fuzz_draws import Draw, Missing, base, base_fields, draws, folder
 from ml_collections import ConfigDict
 
 from harp_jax import config as harp
-from harp_jax import parallel, settings
-from harp_jax.attacks import ATTACKS
+from harp_jax import main as command_line
+from harp_jax import parallel
 from harp_jax.config import of_workdir
-from harp_jax.config.kinds import Choice, Flag, Number, Rule, Several, Text, Whole
-from harp_jax.config.rules import OPEN, RULES, SETTINGS
 from harp_jax.data import train_batches
 from harp_jax.run import experiment
 from harp_jax.training import loop
 from harp_jax.training.stages import STAGES
 from harp_jax.workdir import identity
 
-MODULE = __spec__.name
 TRAINED, REFUSED, ELSE = "trained a step", "refused before anything compiles", "anything else"
-FIELDS = RULES | SETTINGS
 # Every refusal begins with a field and its value, and says what is allowed, in one of three ways.
 FORM = re.compile(r"[\w.]+=.+: .*\b(allowed (are|is)|must be|expected)\b.*|[\w.]+: is missing; .*")
-WRONG = (
-    *(None, True, False, -1, 0, 1, 2, 8, 127, 10**12, 10**400, 0.5, 1.0, -0.1, 1e-300, 1e300),
-    *(math.nan, math.inf, -math.inf, "", "text", "a:b", "os:path", "0.1", "nul\0", "é", b"bytes"),
-    *((), [], (None,), (0.5,), (127.0,), ("prune",), "prune", {}, {"a": 1}, [[1]], object),
-    *(np.int64(2), np.float32(0.5), np.float64(math.nan), np.bool_(True), np.zeros(2)),
-)
-
-
-class Missing:
-    """Stands for the value of a field that is left out."""
-
-
-class Net(nn.Module):
-    """A network that compiles fast: a convolution, BatchNorm and a dense layer."""
-
-    num_classes: int
-    axis_name: str | None = None
-    normalization: Any = None
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        if self.normalization is not None:
-            mean, std = (np.asarray(numbers, np.float32) for numbers in self.normalization)
-            images = (images - mean.reshape(1, 1, 1, -1)) / std.reshape(1, 1, 1, -1)
-        x = nn.Conv(4, (3, 3), strides=(2, 2), dtype=self.dtype, name="conv")(images)
-        x = nn.BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype, name="norm")(x)
-        x = nn.relu(x).reshape(len(x), -1)
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="dense")(x)
-        return logits.astype(np.float32)
-
-
-@functools.cache
-def folder() -> pathlib.Path:
-    """A temporary folder with grey and coloured images of 8x8 pixels."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="config_fuzz"))
-    random = np.random.default_rng(0)
-    for name, channels in (("grey", 1), ("colour", 3)):
-        arrays = {}
-        for split, count in (("train", 30), ("test", 12)):
-            arrays[f"x_{split}"] = random.integers(0, 256, (count, 8, 8, channels), np.uint8)
-            arrays[f"y_{split}"] = np.arange(count) % 3
-        np.savez(path / f"{name}.npz", **arrays)
-    return path
-
-
-def base() -> ConfigDict:
-    """The configuration whose fields are changed; its run is small."""
-    config = harp.default()
-    config.model = f"{MODULE}:Net"
-    config.compilation_cache = ""
-    config.devices = 1
-    config.batch_size = config.evaluate.batch_size = 4
-    config.data.name = f"npz:{folder()}/grey.npz"
-    config.data.validation_examples = 6
-    config.data.crop_padding = 1
-    config.attack.epsilon, config.attack.step_size = 0.1, 0.05
-    config.prune.target = 0.2
-    return config
-
-
-def small() -> dict[str, tuple[Any, ...]]:
-    """Allowed values of the fields that cost much or name files, by field."""
-    sets = [f"npz:{folder()}/{name}.npz" for name in ("grey", "colour")]
-    return {
-        "model": (f"{MODULE}:Net", "tiny"),
-        "data.name": (*sets, "digits", "npz:none.npz", "no_such_set", "folder:none", "npz:", "x:y"),
-        "data.directory": (str(folder()), "/nowhere", "gs"),
-        "data.image_size": (8, 16),
-        "data.pad_to": (7, 8, 12),
-        "data.workers": (0, 1),
-        "compilation_cache": ("",),
-        "prune.source": ("", "nowhere", str(folder())),
-        "finetune.source": ("", "nowhere", str(folder())),
-        "prune.strategy": ("uniform", "erk", "lamp", "global", "json:none", "checkpoint:none"),
-        "evaluate.run": ((), ("fgsm",), ("pgd10", "fgsm"), ("pgd11",)),
-        "batch_size": (2, 4, 8, 25, 2**31 - 1),
-        "data.train_examples": (4, 8, None, 10**6),
-    }
-
-
-def inside(field: str, rule: Rule) -> st.SearchStrategy[Any]:
-    """Draws values that a rule allows."""
-    if field in small():
-        return st.sampled_from(small()[field])
-    unset = st.none() if rule.optional else st.nothing()
-    if isinstance(rule, Whole):
-        low = max(rule.low, -1)
-        return st.sampled_from([low, low + 1, low + 2, rule.high]) | unset
-    if isinstance(rule, Number):
-        ends = [rule.low, rule.high, settings.SMALLEST, rule.low + 0.01, 0.1, 0.5, 0.99, 1.0, 6.0]
-        return st.sampled_from([end for end in ends if rule.accepts(end)]) | unset
-    if isinstance(rule, Choice):
-        return st.sampled_from(sorted(rule.names)) | unset
-    if isinstance(rule, Several):
-        return st.lists(inside("", rule.each), min_size=not rule.empty, max_size=3).map(tuple)
-    return st.booleans() if isinstance(rule, Flag) else st.just("text")
-
-
-def outside(rule: Rule) -> st.SearchStrategy[Any]:
-    """Draws values of any type, those just outside the range, and misspelt names."""
-    near: list[Any] = []
-    if isinstance(rule, Whole | Number):
-        near = [rule.low, rule.low - 1, rule.low - 1e-9, rule.high, rule.high + 1, rule.high * 255]
-    if isinstance(rule, Choice):
-        near = [name[:-1] for name in rule.names] + [name.upper() for name in rule.names]
-    if isinstance(rule, Several):
-        return outside(rule.each).map(lambda value: (value,)) | st.sampled_from(WRONG)
-    return st.sampled_from([*near, *near, *WRONG])
-
-
-def value(field: str, rule: Rule) -> st.SearchStrategy[Any]:
-    """Draws a value, three times of four one that is allowed."""
-    return st.sampled_from([True, True, True, False]).flatmap(
-        lambda good: inside(field, rule) if good else outside(rule)
-    )
-
-
-@st.composite
-def attack(draw: st.DrawFn) -> Any:
-    """Draws a section of an attack of the evaluation."""
-    kind = draw(st.sampled_from([*ATTACKS, "PDG", None, 3]))
-    section: dict[str, Any] = {"type": kind, "epsilon": 0.1, "step_size": 0.05}
-    types = get_type_hints(ATTACKS[kind]) if kind in ATTACKS else {}
-    names = [field.name for field in dataclasses.fields(ATTACKS[kind])] if types else []
-    if "step_size" not in names:
-        del section["step_size"]
-    rules = {int: Whole(1, 5), float: Number(), bool: Flag(), str: Choice(("linf", "l2", "ce"))}
-    for name in draw(st.lists(st.sampled_from([*names, "stepps"]), max_size=2)):
-        rule = rules.get(types.get(name, int), Text(""))
-        section[name] = draw(value("", rule))
-    return ConfigDict(section)
-
-
-@st.composite
-def draws(draw: st.DrawFn) -> tuple[dict[str, Any], str, str]:
-    """Draws changes of the base by field, the stage that trains, and where they come from."""
-    changes: dict[str, Any] = {}
-    for field in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=4, unique=True)):
-        changes[field] = draw(value(field, FIELDS[field]))
-    kind = draw(st.sampled_from([*["plain"] * 8, "missing", "unknown", "section", "attack"]))
-    field = draw(st.sampled_from([*FIELDS, *OPEN, "prune", "data"]))
-    if kind == "missing":
-        changes[field] = Missing
-    elif kind == "unknown":
-        changes[f"{field[:-1]}"] = draw(st.sampled_from(WRONG))
-    elif kind == "section":
-        section = draw(st.sampled_from([*OPEN, "prune", "data", "own.X", "evaluate.attacks.x"]))
-        changes[section] = draw(st.sampled_from(WRONG))
-    elif kind == "attack":
-        changes["evaluate.attacks.mine"] = draw(attack())
-    stage = draw(st.sampled_from(STAGES))
-    return changes, stage, draw(st.sampled_from(["Python", "Python", "Python", "config.json"]))
 
 
 def changed(changes: dict[str, Any]) -> ConfigDict:
@@ -254,6 +95,40 @@ def recorded(changes: dict[str, Any], workdir: pathlib.Path) -> ConfigDict:
     config = of_workdir.get_config(str(workdir))
     (workdir / "config.json").unlink()
     return config
+
+
+def given(changes: dict[str, Any], workdir: pathlib.Path) -> ConfigDict:
+    """Returns the configuration of a command line whose flags make the changes.
+
+    Raises:
+        ValueError: With the line that the command ends with, if it refuses its flags.
+    """
+    file, errors = folder() / "base.py", io.StringIO()
+    file.write_text(
+        "from harp_jax import config as harp\n\n\ndef get_config():\n"
+        "    config = harp.default()\n"
+        f"    config.update_from_flattened_dict({base_fields()!r})\n"
+        "    return config\n"
+    )
+    overrides = [f"--config.{name}={new}" for name, new in changes.items() if new is not Missing]
+    arguments = ["harp_jax", f"--config={file}", f"--workdir={workdir}", *overrides]
+    with (
+        flagsaver.flagsaver(),
+        mock.patch.dict(sys.modules),  # each file is loaded as the same module
+        mock.patch.object(sys, "argv", arguments),  # where overrides are looked for
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(errors),
+    ):
+        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+        sys.modules.pop("config_config", None)
+        try:
+            command_line._parse(arguments)
+        except SystemExit as end:
+            raise ValueError(errors.getvalue().strip().removeprefix("error: ")) from end
+        return command_line._CONFIG.value
+
+
+SOURCES = {"Python": lambda changes, _: changed(changes), "config.json": recorded, "flags": given}
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -306,15 +181,14 @@ class OneStep:
         raise _Stepped
 
 
-def outcome(draw: tuple[dict[str, Any], str, str], number: int) -> tuple[str, str]:
+def outcome(draw: Draw, number: int) -> tuple[str, str]:
     """Runs a draw; returns one of the three outcomes, and the line or the traceback."""
-    changes, stage, source = draw
     workdir = folder() / str(number)
     step: OneStep | None = None
     try:
-        config = recorded(changes, workdir) if source == "config.json" else changed(changes)
+        config = SOURCES[draw.source](draw.changes, workdir)
         harp.validate(config)
-        step = OneStep(config, stage)
+        step = OneStep(config, draw.stage)
         train = experiment._Experiment.train
         one = functools.partial(step.train, train)
         with (
@@ -362,7 +236,7 @@ def fuzz(
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(draws())
-    def each(draw: tuple[dict[str, Any], str, str]) -> None:
+    def each(draw: Draw) -> None:
         if sum(counts.values()) == count or repr(draw) in seen:
             return
         seen.add(repr(draw))

@@ -1,6 +1,7 @@
 """Random configurations: each trains a step or is refused; `tests.config_fuzz` runs many more."""
 
 import config_fuzz
+import fuzz_draws
 import pytest
 
 from harp_jax.config import validation
@@ -18,7 +19,7 @@ def test_random_configurations_train_a_step_or_are_refused():
 
 
 def test_what_is_neither_is_found(monkeypatch):
-    draw = {"batch_size": None}, "pretrain", "Python"
+    draw = fuzz_draws.Draw({"batch_size": None}, "pretrain", "Python")
     assert config_fuzz.outcome(draw, 10**6)[0] == config_fuzz.REFUSED
     monkeypatch.setattr(validation, "check_fields", lambda config: None)
     assert config_fuzz.outcome(draw, 10**6 + 1)[0] == config_fuzz.ELSE
@@ -27,6 +28,6 @@ def test_what_is_neither_is_found(monkeypatch):
 @pytest.mark.parametrize("field", [*RULES, *SETTINGS])
 def test_what_is_drawn_inside_is_allowed_and_outside_not_always(field):
     rule = (RULES | SETTINGS)[field]
-    for value in config_fuzz.small().get(field, ()):
+    for value in fuzz_draws.small().get(field, ()):
         assert rule.accepts(value) or (value is None and rule.optional)
-    assert not all(map(rule.accepts, config_fuzz.WRONG))
+    assert not all(map(rule.accepts, fuzz_draws.WRONG))
