@@ -59,6 +59,8 @@ def evaluate(
         for stage, network in networks.items()
     }
     earlier = records.read_table(workdir)
+    if earlier is None and (workdir / files.EXAMPLES).exists():  # written after the table
+        _LOGGER.warning("%s: is gone; all networks are measured again", workdir / files.RESULTS)
     kept = of_earlier(earlier, settings, owners)
     keep_previous(earlier, kept, workdir)
     settings = {**kept.settings, **settings}

@@ -174,7 +174,7 @@ def changed(workdir, change):
     checkpoint.save_result(workdir / "pretrain", network, metadata)
 
 
-def test_logits_that_are_not_finite_fail_the_evaluation(tmp_path_factory):
+def test_logits_that_are_not_finite_fail_the_evaluation(tmp_path_factory, caplog):
     workdir, config = finished(tmp_path_factory)
 
     def change(layer):
@@ -185,6 +185,12 @@ def test_logits_that_are_not_finite_fail_the_evaluation(tmp_path_factory):
     said = r"^pretrain, natural: the logits of 359 of 359 images are not finite; allowed"
     with pytest.raises(ValueError, match=said):
         experiment.run(config, workdir)
+    gone = f"{workdir}/results.json: is gone; all networks are measured again"
+    assert gone not in caplog.messages
+    (workdir / "results.json").unlink()
+    with pytest.raises(ValueError, match=said):
+        experiment.run(config, workdir)
+    assert gone in caplog.messages
 
 
 def test_large_logits_hide_gradients_of_the_cross_entropy_alone(tmp_path_factory):
