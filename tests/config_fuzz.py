@@ -218,7 +218,7 @@ def fuzz(
     Args:
         count: Number of draws.
         seed: Seed of the draws.
-        progress: Whether to print the counts on stderr as they come.
+        progress: Whether to print the counts on stderr, and what is neither, as they come.
 
     Returns:
         The number of draws by outcome, and a text for each that has the third one.
@@ -242,10 +242,12 @@ def fuzz(
         seen.add(repr(draw))
         kind, text = outcome(draw, sum(counts.values()))
         counts[kind] += 1
-        if progress:
-            print(f"\r{dict(counts)}", end="", file=sys.stderr)
         if kind == ELSE:
             wrong.append(f"{draw}\n{text}")
+        if progress and kind == ELSE:
+            print(f"\n{wrong[-1]}\n", flush=True)
+        if progress:
+            print(f"\r{dict(counts)}", end="", file=sys.stderr)
 
     each()
     return counts, wrong
@@ -263,9 +265,7 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     started = time.monotonic()
     counts, wrong = fuzz(options.draws, options.seed, progress=True)
-    for text in wrong:
-        print(text, "\n")
-    print(f"{sum(counts.values())} draws, seed {options.seed}:")
+    print(f"\n{sum(counts.values())} draws, seed {options.seed}:")
     for kind, number in counts.items():
         print(f"  {number:>5} {kind}")
     print(f"  {time.monotonic() - started:.0f} s")
