@@ -142,7 +142,7 @@ def _read(
     kind = SOURCES.get(prefix + colon)
     if grey and (image_size is not None or not isinstance(kind, Encoded)):
         raise DataError(
-            f"cannot be decoded to one channel (data.grey=True); only {_ENCODED} can, without "
+            f"cannot be decoded to one channel (data.grey=True); allowed are {_ENCODED}, without "
             "data.image_size"
         )
     if isinstance(kind, Encoded):
@@ -157,8 +157,8 @@ def _read(
         return Source(train.num_classes, train=splits[0], test=splits[1])
     if image_size is not None and (kind is not None or name in BUNDLED):
         raise DataError(
-            f"cannot be streamed (data.image_size={image_size}); only {_ENCODED} and sets of "
-            "TensorFlow Datasets can"
+            f"cannot be streamed (data.image_size={image_size}); allowed are {_ENCODED} and sets of "
+            "TensorFlow Datasets"
         )
     if kind is not None:
         return kind.read(place)
