@@ -124,6 +124,9 @@ def default() -> Config:
     # read what nothing feeds any more. True removes such units for good, and rates learn from the
     # weights that they would add (see harp_jax.pruning.live); False: as the authors.
     config.prune.live = False
+    # Train the weights together with the scores and rates, at the stage's learning rate. Kept
+    # weights follow the loss, all decay (see harp_jax.methods.joint); False: as the authors.
+    config.prune.joint = False
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
     config.finetune = ConfigDict()

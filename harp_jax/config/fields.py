@@ -98,6 +98,10 @@ WORDS = {
         " classes are removed for good, and rates learn from the weights that they would add."
         " False: as the authors"
     ),
+    "prune.joint": (
+        "Train the weights together with the scores and rates, at the stage's learning rate. Kept"
+        " weights follow the loss, all decay. False: as the authors"
+    ),
     "prune.above_target": (
         "If pruning ends above the target: `shift` moves all rates onto it, `error` stops the run"
     ),

@@ -83,6 +83,7 @@ RULES: dict[str, Rule] = {
     "prune.clip_norm": Number(),
     "prune.sharpness": Number(),
     "prune.live": Flag(),
+    "prune.joint": Flag(),
     "prune.above_target": Choice(ABOVE_TARGET),
     "finetune.epochs": _EPOCHS,
     "finetune.learning_rate": _RATE,

@@ -10,7 +10,8 @@
 | random         | drawn                  | of the strategy | one shot                             |
 
 Every method ends in scores and rates, which finetuning, evaluation and the report use. `Live`
-(`prune.live`) and `Sharpness` (`prune.sharpness`) wrap a method that learns masks.
+(`prune.live`), `Joint` (`prune.joint`) and `Sharpness` (`prune.sharpness`) wrap a method that
+learns masks.
 
 A new method is a file with a subclass of `Method`, and a row here; or a class of your own, named
 "module:Class" in `config.prune.method`. Methods know nothing of configurations, files or loops.
@@ -21,6 +22,7 @@ from harp_jax.methods.admm import Admm
 from harp_jax.methods.base import PLAIN, Ascend, Links, Masking, Method, Probe, Setting, Trained
 from harp_jax.methods.harp import Harp, Rate
 from harp_jax.methods.hydra import Hydra
+from harp_jax.methods.joint import Joint
 from harp_jax.methods.live import Live
 from harp_jax.methods.magnitude import Magnitude
 from harp_jax.methods.random import Random
@@ -39,6 +41,7 @@ __all__ = [
     "METHODS",
     "PLAIN",
     "Ascend",
+    "Joint",
     "Links",
     "Live",
     "Masking",

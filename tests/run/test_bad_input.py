@@ -74,6 +74,14 @@ FIELDS = [
         ["prune.live=True", "False with", "'magnitude'"],
     ),
     (
+        {"prune.joint": True, "prune.method": "random"},
+        ["prune.joint=True", "False with", "'random', whose masks do not learn"],
+    ),
+    (
+        {"prune.joint": True, "prune.method": "admm"},
+        ["prune.joint=True", "False with", "'admm', whose weights train"],
+    ),
+    (
         {"prune.method": "admm", "prune.granularity": "channel"},
         ["prune.granularity='channel'", "weight", "'admm'"],
     ),
