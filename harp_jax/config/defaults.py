@@ -124,9 +124,17 @@ def default() -> Config:
     # read what nothing feeds any more. True removes such units for good, and rates learn from the
     # weights that they would add (see harp_jax.pruning.live); False: as the authors.
     config.prune.live = False
+    # Share of the prune stage before which no such unit is removed, since it may come back.
+    config.prune.live_after = 0.0
     # Train the weights together with the scores and rates, at the stage's learning rate. Kept
     # weights follow the loss, all decay (see harp_jax.methods.joint); False: as the authors.
     config.prune.joint = False
+    # Share of the prune stage in which the target comes down geometrically: from the cost of the
+    # first rates where rates learn; where they do not, every rate from 1. 0: as the authors.
+    config.prune.anneal = 0.0
+    # If the network ends below the target, raise rates until it keeps as much as is allowed: the
+    # weights with the next-highest scores come back. False: as the authors.
+    config.prune.fill = False
     config.prune.above_target = "shift"  # if it ends above the target: shift rates, or error
 
     config.finetune = ConfigDict()

@@ -98,9 +98,23 @@ WORDS = {
         " classes are removed for good, and rates learn from the weights that they would add."
         " False: as the authors"
     ),
+    "prune.live_after": (
+        "Share of the prune stage before which no such unit is removed, in [0, 1], since it may"
+        " come back. 0: from the first update on"
+    ),
     "prune.joint": (
         "Train the weights together with the scores and rates, at the stage's learning rate. Kept"
         " weights follow the loss, all decay. False: as the authors"
+    ),
+    "prune.anneal": (
+        "Share of the prune stage in which the target comes down geometrically, in [0, 1]: from"
+        " the cost of the first rates where rates learn; where they do not, every rate from 1."
+        " 0: the final target all the time, as the authors"
+    ),
+    "prune.fill": (
+        "If pruning ends below the target, raise all rates until the masks keep as much as is"
+        " allowed: the weights with the next-highest scores come back, with `prune.live` those"
+        " that connect. False: as the authors"
     ),
     "prune.above_target": (
         "If pruning ends above the target: `shift` moves all rates onto it, `error` stops the run"

@@ -83,7 +83,10 @@ RULES: dict[str, Rule] = {
     "prune.clip_norm": Number(),
     "prune.sharpness": Number(),
     "prune.live": Flag(),
+    "prune.live_after": Number(0.0, 1.0),
     "prune.joint": Flag(),
+    "prune.anneal": Number(0.0, 1.0),
+    "prune.fill": Flag(),
     "prune.above_target": Choice(ABOVE_TARGET),
     "finetune.epochs": _EPOCHS,
     "finetune.learning_rate": _RATE,
@@ -150,6 +153,11 @@ RELATIONS = (
         "prune.granularity",
         lambda config: not config.prune.live or config.prune.granularity == "weight",
         "weight with prune.live",
+    ),
+    Relation(
+        "prune.live_after",
+        lambda config: config.prune.live or config.prune.live_after == 0,
+        "0 without prune.live",
     ),
 )
 

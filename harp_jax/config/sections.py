@@ -13,7 +13,7 @@ from harp_jax.config import rules
 from harp_jax.config.defaults import Config
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
-from harp_jax.methods import METHODS, Joint, Live, Method, Sharpness
+from harp_jax.methods import METHODS, Anneal, Joint, Live, Method, Sharpness
 from harp_jax.names import printable
 from harp_jax.settings import build, defaults, is_frozen_dataclass
 from harp_jax.training.stages import STAGES
@@ -131,7 +131,7 @@ def loss(config: Config, stage: str) -> Loss:
 
 
 def method(config: Config) -> Method:
-    """Builds the pruning method, wrapped as `prune.live`, `joint` and `sharpness` say.
+    """Builds the pruning method, wrapped as the options in `prune` say.
 
     Fields that methods share (`gamma0`) are in `config.prune`, the others in the section with the
     method's name.
@@ -151,13 +151,17 @@ def _wrapped(prune: Config, built: Method) -> Method:
     if prune.live:
         allowed = f"False with the method {prune.method!r}, whose masks do not learn"
         require(built.learns_masks, "prune.live", prune.live, allowed)
-        built = Live(built)
+        built = Live(built, prune.live_after)
     if prune.joint:
         trained = "weights" in built.trains
         reason = "whose weights train" if trained else "whose masks do not learn"
         allowed = f"False with the method {prune.method!r}, {reason}"
         require(built.learns_masks and not trained, "prune.joint", prune.joint, allowed)
         built = Joint(built)
+    if prune.anneal:
+        allowed = f"0 with the method {prune.method!r}, whose masks do not learn"
+        require(built.learns_masks, "prune.anneal", prune.anneal, allowed)
+        built = Anneal(built, prune.anneal)
     if prune.sharpness:
         allowed = f"0 with the method {prune.method!r}, whose scores do not learn"
         require("scores" in built.trains, "prune.sharpness", prune.sharpness, allowed)

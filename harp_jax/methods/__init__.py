@@ -10,8 +10,8 @@
 | random         | drawn                  | of the strategy | one shot                             |
 
 Every method ends in scores and rates, which finetuning, evaluation and the report use. `Live`
-(`prune.live`), `Joint` (`prune.joint`) and `Sharpness` (`prune.sharpness`) wrap a method that
-learns masks.
+(`prune.live`), `Joint` (`prune.joint`), `Anneal` (`prune.anneal`) and `Sharpness`
+(`prune.sharpness`) wrap a method that learns masks.
 
 A new method is a file with a subclass of `Method`, and a row here; or a class of your own, named
 "module:Class" in `config.prune.method`. Methods know nothing of configurations, files or loops.
@@ -19,6 +19,7 @@ A new method is a file with a subclass of `Method`, and a row here; or a class o
 """
 
 from harp_jax.methods.admm import Admm
+from harp_jax.methods.anneal import Anneal
 from harp_jax.methods.base import PLAIN, Ascend, Links, Masking, Method, Probe, Setting, Trained
 from harp_jax.methods.harp import Harp, Rate
 from harp_jax.methods.hydra import Hydra
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "METHODS",
     "PLAIN",
+    "Anneal",
     "Ascend",
     "Joint",
     "Links",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 import optax
 from jaxtyping import Array, Int
 
+from harp_jax.pruning.compression import TargetAt
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.pruning.scores import Granularity
@@ -25,12 +26,14 @@ class Masking(NamedTuple):
         seen: (all collections) -> the `params` that the passes compute with, differentiable.
         follow: (variables after a step, variables before it, the result of `seen`, updates done in
             this stage) -> the variables that the step returns.
+        first: (variables that the stage starts from) -> those that the first step takes.
     """
 
     seen: Callable[[Variables], Any]
     follow: Callable[[dict[str, Any], Variables, Any, Int[Array, ""]], dict[str, Any]] = (
         lambda variables, before, params, updates: variables
     )
+    first: Callable[[dict[str, Any]], dict[str, Any]] = lambda variables: variables
 
 
 PLAIN = Masking(seen=lambda variables: bake(variables)["params"])
@@ -46,6 +49,8 @@ class Setting(NamedTuple):
         updates_per_epoch: Updates of the optimiser in an epoch, >= 1.
         epochs: Epochs of the prune stage, >= 1.
         seed: The seed of the run.
+        target_at: Updates done -> the target of the moment, for the compression loss of a method
+            that learns rates (`prune.anneal`); None if it is `target` all the time.
     """
 
     scheme: Scheme
@@ -54,6 +59,11 @@ class Setting(NamedTuple):
     updates_per_epoch: int
     epochs: int
     seed: int
+    target_at: TargetAt | None = None
+
+    def updates(self, share: float) -> int:
+        """Computes how many updates a share of the stage, in [0, 1], has; rounded."""
+        return round(share * self.epochs * self.updates_per_epoch)
 
 
 @runtime_checkable

@@ -35,6 +35,7 @@ class Rate(Method):
             setting.minimum,
             self.gamma0,
             setting.updates_per_epoch,
+            setting.target_at,
         )
         return {"compression_gradient": link}
 

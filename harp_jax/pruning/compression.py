@@ -4,6 +4,7 @@ Costs are given as a `costs.Cost`, or as plain parameter counts.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from harp_jax.types import Scalar
 
 # L_hw counts as zero once it rounds to zero at this many decimals (the authors' rule).
 REACHED_DECIMALS = 4
+# Updates done -> the target of the moment.
+TargetAt = Callable[[Int[Array, ""]], Scalar]
 
 
 def as_cost(costs: Any) -> Cost:
@@ -40,7 +43,7 @@ def soft_rate(rates: Any, costs: Any) -> Scalar:
     return as_cost(costs).soft_share(rates)
 
 
-def compression_loss(rates: Any, costs: Any, target: float) -> Scalar:
+def compression_loss(rates: Any, costs: Any, target: float | Scalar) -> Scalar:
     """Computes L_hw = max(soft_rate / target - 1, 0) (HARP, Equation 5; for FLOPs, its appendix).
 
     It uses the continuous rates; `sparsity.layer_sparsity` counts what the masks really keep. The
@@ -117,7 +120,12 @@ class CompressionState(NamedTuple):
 
 
 def add_compression_gradient(
-    costs: Any, target: float, minimum: float, gamma0: float, updates_per_epoch: int
+    costs: Any,
+    target: float,
+    minimum: float,
+    gamma0: float,
+    updates_per_epoch: int,
+    target_at: TargetAt | None = None,
 ) -> optax.GradientTransformation:
     """Adds gamma * dL_hw/dlogit to the gradients of the rate logits.
 
@@ -131,6 +139,8 @@ def add_compression_gradient(
         minimum: Smallest rate a_min, in [0, 1).
         gamma0: See `stepwise_gamma`.
         updates_per_epoch: Updates in an epoch, >= 1.
+        target_at: Function from the number of updates done to the target in the gradient, in
+            (0, 1]; None takes `target`. Gamma freezes at `target` in any case.
 
     Returns:
         A gradient transformation over the tree of logits.
@@ -146,7 +156,7 @@ def add_compression_gradient(
         raise ValueError(f"updates_per_epoch={updates_per_epoch}: allowed are whole numbers >= 1")
     rule = stepwise_gamma(gamma0)
 
-    def loss_of(logits: Any) -> Scalar:
+    def loss_of(logits: Any, target: float | Scalar) -> Scalar:
         rates = jax.tree.map(lambda logit: rate_from_logit(logit, minimum), logits)
         return compression_loss(rates, costs, target)
 
@@ -157,7 +167,10 @@ def add_compression_gradient(
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("params=None: the compression gradient needs the rate logits")
-        loss, gradient = jax.value_and_grad(loss_of)(params)
+        moment = target if target_at is None else target_at(state.count)
+        loss, gradient = jax.value_and_grad(loss_of)(params, moment)
+        if target_at is not None:
+            loss = loss_of(params, target)
         epoch_begins = (state.count > 0) & (state.count % updates_per_epoch == 0)
         gamma = lax.cond(epoch_begins, rule.update, lambda kept, _: kept, state.gamma, loss)
         updates = jax.tree.map(lambda u, g: u + gamma.gamma * g, updates, gradient)

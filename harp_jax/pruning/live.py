@@ -40,6 +40,19 @@ def live_weights(params: Any, groups: Sequence[Group]) -> dict[Path, int]:
         The number of live weights, by kernel path. Dead units are removed, then the units that
         are dead without them, until no unit is dead.
     """
+    return _counts(live_kernels(params, groups))
+
+
+def live_kernels(params: Any, groups: Sequence[Group]) -> dict[Path, Any]:
+    """Returns masked kernels without the weights that `live_weights` does not count, by path.
+
+    Args:
+        params: The `params` collection with masked kernels (`layers.bake`).
+        groups: All channels of the network (`channels.trace`).
+
+    Returns:
+        NumPy arrays, zero where a weight is masked or at a dead unit.
+    """
     return _left(params, groups, live_units)
 
 
@@ -56,13 +69,13 @@ def unreached(params: Any, groups: Sequence[Group]) -> list[Path]:
     """
     if any(live_weights(params, groups).values()):
         return []
-    return [path for path, left in _left(params, groups, _written).items() if left == 0]
+    return [path for path, left in _counts(_left(params, groups, _written)).items() if left == 0]
 
 
 def _left(
     params: Any, groups: Sequence[Group], alive: Callable[[Group, Any], Bool[Array, " size"]]
-) -> dict[Path, int]:
-    """Removes the units that are not alive until all are; counts the weights that are left."""
+) -> dict[Path, Any]:
+    """Removes the units that are not alive until all are; returns the kernels that are left."""
     kernels = {path: np.asarray(leaf) for path, leaf in leaves_by_path(params).items()}
     kernels = {path: kernels[path] for path in kernel_paths(params)}
     before = -1
@@ -70,6 +83,10 @@ def _left(
         before = left
         for group in filter(lambda group: group.prunable, groups):
             silence(kernels, group, np.asarray(alive(group, kernels)))
+    return kernels
+
+
+def _counts(kernels: dict[Path, Any]) -> dict[Path, int]:
     return {path: int(np.count_nonzero(kernel)) for path, kernel in kernels.items()}
 
 

@@ -289,7 +289,7 @@ class _Experiment:
         """Writes a stage's result; a pruned network is first brought onto its budget."""
         variables, notes = dict(outcome.variables), []
         if stage == "prune":
-            variables["rates"], notes = budget.fit(self.config, variables, self.cost, outcome.epoch)
+            variables, notes = budget.fit(self.config, variables, self.scheme, outcome.epoch)
             dense = schemes.stays_dense(self.scheme.architecture, variables["params"])
             notes = [*notes, *([] if dense is None else [f"prune: {dense}"])]
         wrong = state.not_finite(variables)

@@ -89,7 +89,7 @@ def create(
     state = TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(stage.seed), stage.stream)),
-        variables=dict(variables),
+        variables=stage.masking.first(dict(variables)),
         opt_state=stage.optimizer.init(trainable),
         sums=zero_sums(),
         perturbation=perturbation,

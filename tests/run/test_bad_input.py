@@ -73,6 +73,12 @@ FIELDS = [
         {"prune.live": True, "prune.method": "magnitude"},
         ["prune.live=True", "False with", "'magnitude'"],
     ),
+    ({"prune.anneal": 1.5}, ["prune.anneal=1.5", "numbers in [0, 1]"]),
+    (
+        {"prune.anneal": 0.5, "prune.method": "admm"},
+        ["prune.anneal=0.5", "0 with", "'admm', whose masks do not learn"],
+    ),
+    ({"prune.live_after": 0.5}, ["prune.live_after=0.5", "0 without prune.live"]),
     (
         {"prune.joint": True, "prune.method": "random"},
         ["prune.joint=True", "False with", "'random', whose masks do not learn"],
