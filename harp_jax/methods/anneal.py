@@ -19,7 +19,7 @@ class Anneal(Wrapped):
     """Brings the budget of a method that learns masks down geometrically.
 
     Where rates learn, the compression loss has a target of the moment: from the cost of the first
-    rates to the target. Before that cost it would not act. Its weight, gamma, freezes once the
+    rates to the target; a target above that cost would not act. Its weight, gamma, freezes once the
     final target is reached, not one of the moment.
 
     Where rates are fixed, every layer's rate is rate^progress. All layers then begin dense, keep
