@@ -70,7 +70,7 @@ def default() -> Config:
     # Of training: natural, pgd, fgsm, trades, mart, free, module:Class; a stage may have its own.
     config.loss = "pgd"
     # The settings of a loss or method of its own, in a section of its name: trades.beta, mart.beta,
-    # free.replays, admm.rho, admm.growth, admm.every. Their classes say what they are.
+    # free.replays, admm.rho, flying_bird.drop, twin_rep.dense, ... Their classes say what they are.
     config.update(_sections())
     # Those of losses and methods of a user's own, by the class: {"MyLoss": {"beta": 2.0}}.
     # Sections that this run does not read are refused: they may be misspelt.
@@ -97,8 +97,9 @@ def default() -> Config:
     config.prune.learning_rate = 0.1  # admm trains weights and wants 0.01
     config.prune.loss = config_dict.placeholder(str)
     config.prune.source = ""  # checkpoint of a dense network; '': this run's pretrain stage
-    # What learns: harp (scores, rates), score (HYDRA), rate, admm (the weights: Robust-ADMM); or
-    # what chooses in one shot: magnitude, random. Or module:Class.
+    # What learns: harp (scores, rates), score (HYDRA), rate; the weights: admm (Robust-ADMM),
+    # flying_bird, flying_bird_plus, twin_rep; or what chooses in one shot: magnitude, random. Or
+    # module:Class.
     config.prune.method = "harp"
     # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
     # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with
@@ -142,6 +143,10 @@ def default() -> Config:
     config.finetune.learning_rate = 0.01
     config.finetune.loss = config_dict.placeholder(str)
     config.finetune.source = ""  # checkpoint of a pruned network; '': this run's prune stage
+    # Share of each layer's kept weights, the smallest, that give their places to the masked ones of
+    # largest gradient, once an epoch until three quarters of the stage; 0: masks stay. Such a stage
+    # computes densely, whatever `sparse` says.
+    config.finetune.regrow = 0.0
 
     # Checkpoints are saved at the end of each epoch, and inside epochs:
     config.checkpoint_every_steps = 0  # after so many steps; 0: never

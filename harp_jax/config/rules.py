@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     "finetune.learning_rate": _RATE,
     "finetune.loss": _OWN_LOSS,
     "finetune.source": _SOURCE,
+    "finetune.regrow": Number(0.0, 1.0, open="high"),
     "evaluate.batch_size": Whole(1, 2**20),
     "evaluate.run": Several(Text("names of attacks"), empty=True),
     "evaluate.stages": Several(Choice(STAGES)),
@@ -158,6 +159,11 @@ RELATIONS = (
         "prune.live_after",
         lambda config: config.prune.live or config.prune.live_after == 0,
         "0 without prune.live",
+    ),
+    Relation(
+        "finetune.regrow",
+        lambda config: not config.finetune.regrow or config.prune.granularity == "weight",
+        "0 with prune.granularity='channel', whose masks are of channels",
     ),
 )
 

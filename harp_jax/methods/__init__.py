@@ -6,6 +6,9 @@
 | score (HYDRA)  | learned                | of the strategy | masks train                          |
 | rate           | of the weights         | learned         | masks train                          |
 | admm           | of the trained weights | of the strategy | weights train, pulled to sparse ones |
+| flying_bird    | of the trained weights | of the strategy | weights train, masks regrow          |
+| flying_bird_plus | of the trained weights | of the strategy | as many as validation asks for     |
+| twin_rep       | of the trained weights | of the strategy | weights train as two factors         |
 | magnitude      | of the weights         | of the strategy | one shot                             |
 | random         | drawn                  | of the strategy | one shot                             |
 
@@ -20,14 +23,29 @@ A new method is a file with a subclass of `Method`, and a row here; or a class o
 
 from harp_jax.methods.admm import Admm
 from harp_jax.methods.anneal import Anneal
-from harp_jax.methods.base import PLAIN, Ascend, Links, Masking, Method, Probe, Setting, Trained
+from harp_jax.methods.base import (
+    PLAIN,
+    Accuracies,
+    AfterEpoch,
+    Ascend,
+    Links,
+    Masking,
+    Method,
+    Probe,
+    Setting,
+    Trained,
+)
+from harp_jax.methods.flying_bird import FlyingBird
+from harp_jax.methods.flying_bird_plus import FlyingBirdPlus
 from harp_jax.methods.harp import Harp, Rate
 from harp_jax.methods.hydra import Hydra
 from harp_jax.methods.joint import Joint
 from harp_jax.methods.live import Live
 from harp_jax.methods.magnitude import Magnitude
 from harp_jax.methods.random import Random
+from harp_jax.methods.regrowth import Timing, regrowing
 from harp_jax.methods.sharpness import Sharpness
+from harp_jax.methods.twin_rep import TwinRep
 
 METHODS: dict[str, type[Method]] = {
     "harp": Harp,
@@ -36,12 +54,17 @@ METHODS: dict[str, type[Method]] = {
     "admm": Admm,
     "magnitude": Magnitude,
     "random": Random,
+    "flying_bird": FlyingBird,
+    "flying_bird_plus": FlyingBirdPlus,
+    "twin_rep": TwinRep,
 }
 
 __all__ = [
     "METHODS",
     "PLAIN",
     "Anneal",
+    "Accuracies",
+    "AfterEpoch",
     "Ascend",
     "Joint",
     "Links",
@@ -51,5 +74,7 @@ __all__ = [
     "Probe",
     "Setting",
     "Sharpness",
+    "Timing",
     "Trained",
+    "regrowing",
 ]

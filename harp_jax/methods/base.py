@@ -1,10 +1,9 @@
 """The base class of pruning methods, the setting that they get, and masks in a training step."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-import optax
 from jaxtyping import Array, Int
 
 from harp_jax.pruning.compression import TargetAt
@@ -14,9 +13,13 @@ from harp_jax.pruning.scores import Granularity
 from harp_jax.types import Images, Labels, LogitsFn, Variables
 
 Trained = Literal["weights", "norm", "scores", "rates"]
-Links = dict[str, optax.GradientTransformation]
+Links = dict[str, Any]
 # (scores, their gradient) -> the scores at which the gradient of the update is taken.
 Ascend = Callable[[Any, Any], Any]
+# Accuracies of an epoch: of training, and on the validation split as the loss chooses networks.
+Accuracies = tuple[float, float]
+# (variables at the end of an epoch, accuracies of all epochs so far) -> those that go on.
+AfterEpoch = Callable[[dict[str, Any], Sequence[Accuracies]], dict[str, Any]]
 
 
 class Masking(NamedTuple):
@@ -27,6 +30,10 @@ class Masking(NamedTuple):
         follow: (variables after a step, variables before it, the result of `seen`, updates done in
             this stage) -> the variables that the step returns.
         first: (variables that the stage starts from) -> those that the first step takes.
+        regrow: (what `follow` returned, the gradient of the training loss with respect to the
+            result of `seen`, updates done in this stage) -> the variables that the step returns.
+            The gradient is the mean over all devices; masked weights have one too. None changes
+            nothing.
     """
 
     seen: Callable[[Variables], Any]
@@ -34,6 +41,7 @@ class Masking(NamedTuple):
         lambda variables, before, params, updates: variables
     )
     first: Callable[[dict[str, Any]], dict[str, Any]] = lambda variables: variables
+    regrow: Callable[[dict[str, Any], Any, Int[Array, ""]], dict[str, Any]] | None = None
 
 
 PLAIN = Masking(seen=lambda variables: bake(variables)["params"])
@@ -51,6 +59,7 @@ class Setting(NamedTuple):
         seed: The seed of the run.
         target_at: Updates done -> the target of the moment, for the compression loss of a method
             that learns rates (`prune.anneal`); None if it is `target` all the time.
+        updates_per_batch: Updates of the optimiser with each batch, >= 1.
     """
 
     scheme: Scheme
@@ -60,6 +69,7 @@ class Setting(NamedTuple):
     epochs: int
     seed: int
     target_at: TargetAt | None = None
+    updates_per_batch: int = 1
 
     def updates(self, share: float) -> int:
         """Computes how many updates a share of the stage, in [0, 1], has; rounded."""
@@ -156,6 +166,20 @@ class Method:
     def ascend(self, setting: Setting) -> Ascend | None:
         """Returns a function that moves the scores for the gradient; None does not move them."""
         del setting
+
+    def after_epoch(self, setting: Setting, variables: Variables) -> AfterEpoch | None:
+        """Returns a function that changes the variables after each epoch; None changes nothing.
+
+        The loop calls it on the host, after it has validated the epoch's network and before it
+        saves the state. It is a function of its arguments alone. The arguments are those of
+        `links`.
+        """
+        del setting, variables
+
+    def chosen_from(self, setting: Setting) -> int:
+        """Returns the first epoch whose network may be chosen as the stage's result."""
+        del setting
+        return 0
 
     @property
     def learns_masks(self) -> bool:

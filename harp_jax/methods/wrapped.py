@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from harp_jax.methods.base import Ascend, Links, Masking, Method, Probe, Setting
+from harp_jax.methods.base import AfterEpoch, Ascend, Links, Masking, Method, Probe, Setting
 from harp_jax.types import Variables
 
 
@@ -46,3 +46,11 @@ class Wrapped(Method):
     def ascend(self, setting: Setting) -> Ascend | None:
         """Calls the method inside."""
         return self.method.ascend(setting)
+
+    def after_epoch(self, setting: Setting, variables: Variables) -> AfterEpoch | None:
+        """Calls the method inside."""
+        return self.method.after_epoch(setting, variables)
+
+    def chosen_from(self, setting: Setting) -> int:
+        """Calls the method inside."""
+        return self.method.chosen_from(setting)

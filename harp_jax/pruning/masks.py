@@ -105,7 +105,7 @@ def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_shape: Sequence[i
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _straight_through_mask(scores, rate, kept_count: KeptCount):
-    return _largest(scores, kept_count(rate, scores.size)).astype(jnp.float32)
+    return largest(scores, kept_count(rate, scores.size)).astype(jnp.float32)
 
 
 def _mask_forward(scores, rate, kept_count):
@@ -128,8 +128,16 @@ def _bits(scores: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(jnp.abs(scores).astype(jnp.float32), jnp.uint32)
 
 
-def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:
-    """Finds the entries of the `count` largest magnitudes; of equal ones, the first in C order."""
+def largest(scores: jax.Array, count: jax.Array) -> jax.Array:
+    """Finds the entries of largest magnitude; of equal ones, the first in C order.
+
+    Args:
+        scores: Any shape, finite.
+        count: How many, from 0 to all; may be traced.
+
+    Returns:
+        Booleans in the shape of `scores`, `count` of them True.
+    """
     threshold, reached = _threshold(scores, count)
 
     def end_of_the_kept(_):

@@ -272,7 +272,9 @@ class _Experiment:
             keep_checkpoints=self.config.keep_checkpoints,
             run=claims.read_claim(self.workdir),
         )
-        fixed = stage.name == "finetune"
+        fixed = stage.name == "finetune" and stage.masking.regrow is None
+        if stage.name == "finetune" and not fixed and self.config.sparse == "auto":
+            _LOGGER.info("finetune: masks change (finetune.regrow), so it computes densely")
         network = self.networks.of(stage.name, variables) if fixed else self.model
         measurement = self.networks.measurement(network)
         step = recipe.make_step(stage, network, self.networks.group(network))

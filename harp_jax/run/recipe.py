@@ -4,13 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
 from harp_jax.attacks.groups import InGroups
 from harp_jax.config.sections import Config, loss, method, minimum_rate, validation_attack
 from harp_jax.data import augment
 from harp_jax.losses import Free
-from harp_jax.methods import PLAIN, Ascend, Links, Masking, Setting
+from harp_jax.methods import Links, Setting, Timing, regrowing
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.training import optim
 from harp_jax.training.free_step import make_free_step
@@ -31,13 +29,15 @@ def setting(config: Config, scheme: Scheme, batches_per_epoch: int) -> Setting:
     Returns:
         The setting of the prune stage.
     """
+    updates_per_batch = loss(config, "prune").updates_per_batch
     return Setting(
         scheme=scheme,
         target=scheme.cost.target_share(config.prune.target),
         minimum=minimum_rate(config),
-        updates_per_epoch=loss(config, "prune").updates_per_batch * batches_per_epoch,
+        updates_per_epoch=updates_per_batch * batches_per_epoch,
         epochs=config.prune.epochs,
         seed=config.seed,
+        updates_per_batch=updates_per_batch,
     )
 
 
@@ -57,45 +57,47 @@ def make_stage(
         The stage.
     """
     training_loss = loss(config, name)
-    links: Links = {}
-    masking: Masking = PLAIN
-    ascend: Ascend | None = None
-    tie: optax.GradientTransformation | None = None
-    clip_norm: float | None = None
-    stream, trains = STREAMS.get(name), WEIGHTS
-    if name == "prune":
-        chosen, told = method(config), setting(config, scheme, batches_per_epoch)
-        stream, trains = chosen.stream, chosen.trains
-        links = chosen.links(told, variables)
-        masking, ascend = chosen.masking(told, variables), chosen.ascend(told)
-        if chosen.learns_masks:
-            tie, clip_norm = scheme.tie, config.prune.clip_norm or None
-    assert stream is not None
     settings, sgd = config[name], config.optimizer
+    updates_per_epoch = training_loss.updates_per_batch * batches_per_epoch
+    links: Links = {}
+    own: dict[str, Any] = {"stream": STREAMS.get(name), "trains": WEIGHTS}
+    if name == "prune":
+        links, own = _of_method(config, setting(config, scheme, batches_per_epoch), variables)
+    elif name == "finetune" and settings.regrow:
+        timing = Timing(settings.epochs, updates_per_epoch, training_loss.updates_per_batch)
+        own["masking"] = regrowing(timing, lambda updates: settings.regrow)
     schedule = optim.learning_rate(
-        sgd.schedule,
-        settings.learning_rate,
-        settings.epochs,
-        training_loss.updates_per_batch * batches_per_epoch,
+        sgd.schedule, settings.learning_rate, settings.epochs, updates_per_epoch
     )
     return Stage(
         name=name,
-        stream=stream,
-        trains=trains,
         loss=training_loss,
         attack=training_loss.attack(validation_attack(config)),
-        optimizer=optim.optimizer(
-            schedule, sgd.momentum, sgd.weight_decay, clip_norm=clip_norm, tie=tie, **links
-        ),
+        optimizer=optim.optimizer(schedule, sgd.momentum, sgd.weight_decay, **links),
         learning_rate=schedule,
         batches_per_epoch=batches_per_epoch,
         augment=_augmentation(config),
-        masking=masking,
-        ascend=ascend,
         epochs=settings.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
+        **own,
     )
+
+
+def _of_method(config: Config, told: Setting, variables: Variables) -> tuple[Links, dict[str, Any]]:
+    """Returns what the method gives to the prune stage: its optimiser's links, its fields."""
+    chosen = method(config)
+    links = chosen.links(told, variables)
+    if chosen.learns_masks:
+        links = {**links, "tie": told.scheme.tie, "clip_norm": config.prune.clip_norm or None}
+    return links, {
+        "stream": chosen.stream,
+        "trains": chosen.trains,
+        "masking": chosen.masking(told, variables),
+        "ascend": chosen.ascend(told),
+        "after_epoch": chosen.after_epoch(told, variables),
+        "chosen_from": chosen.chosen_from(told),
+    }
 
 
 def _augmentation(config: Config) -> Callable[..., Any]:

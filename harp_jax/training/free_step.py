@@ -62,33 +62,38 @@ def make_free_step(
         trainable, frozen = stages.split(state.variables, stage.trains)
 
         differentiate = _differentiated(model, stage.loss, images, labels)
+        regrow = stage.masking.regrow
 
         def replay(carry: Any, _: None) -> tuple[Any, tuple[Scalar, Scalar]]:
-            trainable, opt_state, stats, perturbation = carry
+            trainable, opt_state, stats, perturbation, _ = carry
             params, pull_back = jax.vjp(
                 lambda tree: stage.masking.seen(stages.merge(tree, frozen)), trainable
             )
             (loss, (logits, stats)), (gradient, ascent) = differentiate(params, perturbation, stats)
-            gradient = parallel.mean(pull_back(gradient)[0])
+            of_masked = None if regrow is None else parallel.mean(gradient)
+            if of_masked is None:
+                gradient = parallel.mean(pull_back(gradient)[0])
+            else:  # the mean first, which regrowth needs of masked weights too
+                gradient = pull_back(of_masked)[0]
             updates, opt_state = stage.optimizer.update(gradient, opt_state, trainable)
             trainable = optax.apply_updates(trainable, updates)
             # BatchNorm's statistics join the devices' losses: `ascent` is the gradient of their
             # sum. Its sign, all that is used, is that of their mean.
             moved = jnp.clip(perturbation + epsilon * jnp.sign(ascent), -epsilon, epsilon)
-            return (trainable, opt_state, stats, moved), (loss, count_correct(logits, labels))
+            carry = (trainable, opt_state, stats, moved, of_masked)
+            return carry, (loss, count_correct(logits, labels))
 
         whole = jnp.where(state.step % per_epoch == 0, 0.0, state.perturbation)
         stats = state.variables.get("batch_stats")
-        carry = (trainable, state.opt_state, stats, _own(whole, images))
+        none = None if regrow is None else jax.tree.map(jnp.zeros_like, state.variables["params"])
+        carry = (trainable, state.opt_state, stats, _own(whole, images), none)
         carry, (loss, correct) = lax.scan(replay, carry, length=replays)
-        trainable, opt_state, stats, perturbation = carry
-        variables = stages.merge(trainable, frozen)
-        variables = stage.masking.follow(
-            variables,
-            state.variables,
-            stage.masking.seen(variables),
-            replays * (state.step + 1),
-        )
+        trainable, opt_state, stats, perturbation, of_masked = carry
+        variables, updates = stages.merge(trainable, frozen), replays * (state.step + 1)
+        params = stage.masking.seen(variables)
+        variables = stage.masking.follow(variables, state.variables, params, updates)
+        if regrow is not None:
+            variables = regrow(variables, of_masked, updates)
         return state.replace(
             step=state.step + 1,
             variables=with_statistics(variables, stats),

@@ -17,6 +17,7 @@ from harp_jax.data import Batch, Dataset, train_batches
 from harp_jax.evaluation.accuracy import Accuracy
 from harp_jax.interrupt import SHARED_EVERY, InterruptedRunError
 from harp_jax.training.metrics import MetricsLog, Row
+from harp_jax.training.progress import Progress
 from harp_jax.training.stages import Stage
 from harp_jax.training.state import TrainState, not_finite, zero_sums
 from harp_jax.training.waits import Waits
@@ -69,21 +70,6 @@ class Programs:
     bake: Callable[[Any], Any]
     natural: Accuracy
     robust: Accuracy
-
-
-@dataclasses.dataclass
-class Progress:
-    """State of the loop between epochs; saved with every checkpoint.
-
-    Attributes:
-        best_epoch: Epoch of the best network, or None.
-        best_accuracy: Validation accuracy of that network, natural or robust as the loss says.
-        reached: Whether an epoch ended at or below the compression target; True without a target.
-    """
-
-    best_epoch: int | None = None
-    best_accuracy: float = -1.0
-    reached: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,16 +315,19 @@ class _Loop:
             "validation": validation,
             **self.plan.describe(state),
         }
-        self.progress.reached |= row.get("compression", {"reached": True})["reached"]
+        reached = row.get("compression", {"reached": True})["reached"]
         accuracy = validation[self.stage.loss.chosen_by]
-        row["best"] = self.progress.reached and accuracy > self.progress.best_accuracy
+        row["best"] = self.progress.judge(self.stage, epoch, accuracy, reached)
         if row["best"]:
-            self.progress.best_accuracy = accuracy
-            self.progress.best_epoch = epoch
             self.checkpoints.save_best(
                 int(state.step), state.variables, {"epoch": epoch, "validation": validation}
             )
         self.log.add(row)
+        accuracies = row["train"]["accuracy"], accuracy
+        changed = self.progress.go_on(self.stage, state.variables, accuracies)
+        if changed is not None:
+            changed = parallel.replicate(jax.device_get(changed), self.plan.devices)
+            self.state = self.state.replace(variables=changed)
         self.state = self.state.replace(sums=parallel.replicate(zero_sums(), self.plan.devices))
         self.save(int(state.step))
 

@@ -71,6 +71,8 @@ def optimizer(
     clip_norm: float | None = None,
     tie: optax.GradientTransformation | None = None,
     penalty_gradient: optax.GradientTransformation | None = None,
+    wrap_weights: Callable[[optax.GradientTransformation], optax.GradientTransformation]
+    | None = None,
 ) -> optax.GradientTransformation:
     """Builds the authors' SGD, with the gradient of the compression loss added for the rates.
 
@@ -90,6 +92,8 @@ def optimizer(
         tie: Transformation of the gradients of scores and of rates (the compression loss's too) for
             layers that share channels (`channels.share_gradients`).
         penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`methods.admm`).
+        wrap_weights: Makes the optimiser of the tree {'params': ...} from the SGD
+            (`methods.factors`); None leaves it.
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -107,8 +111,9 @@ def optimizer(
         return after if tie is None else optax.chain(tie, after)
 
     rates = optax.chain(compression_gradient or optax.identity(), tied(sgd()))
+    weights = sgd() if wrap_weights is None else wrap_weights(sgd())
     per_collection: dict[Hashable, Any] = {
-        "params": sgd() if penalty_gradient is None else optax.chain(penalty_gradient, sgd()),
+        "params": weights if penalty_gradient is None else optax.chain(penalty_gradient, weights),
         "scores": tied(sgd()),
         "rates": rates,
     }

@@ -16,7 +16,7 @@ import optax
 
 from harp_jax.attacks import Attack
 from harp_jax.losses import Loss
-from harp_jax.methods import PLAIN, Ascend, Masking, Trained
+from harp_jax.methods import PLAIN, AfterEpoch, Ascend, Masking, Trained
 from harp_jax.pruning.layers import leaves_by_path, tree_of_leaves
 from harp_jax.types import Images, RawImages, Variables
 from harp_jax.workdir import files
@@ -52,6 +52,8 @@ class Stage:
         ascend: (scores, their gradient) -> the scores at which the gradient of the update is taken,
             with the same images. BatchNorm's statistics, the loss and the accuracy are those of the
             original scores. None takes the gradient at the original scores.
+        after_epoch: Changes the variables after each epoch, see `Method.after_epoch`.
+        chosen_from: First epoch whose network may be the stage's result.
         epochs: Epochs to train, >= 1.
         batch_size: Examples in a batch, over all devices of all processes.
         seed: The seed of the run, for the order of the examples and all random numbers.
@@ -68,6 +70,8 @@ class Stage:
     augment: Augment
     masking: Masking = PLAIN
     ascend: Ascend | None = None
+    after_epoch: AfterEpoch | None = None
+    chosen_from: int = 0
     epochs: int = 1
     batch_size: int = 1
     seed: int = 0

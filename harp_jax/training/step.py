@@ -49,7 +49,12 @@ def make_train_step(
             adversarial = stage.attack(logits_fn, images, labels, keys[:, 1])
         loss_fn = loss_of(model, stage.loss, batch_stats, images, adversarial, labels)
         (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        gradient = parallel.mean(pull_back(gradient)[0])
+        regrow = stage.masking.regrow
+        if regrow is None:
+            gradient = parallel.mean(pull_back(gradient)[0])
+        else:  # the mean first, which regrowth needs of masked weights too
+            of_masked = parallel.mean(gradient)
+            gradient = pull_back(of_masked)[0]
         if stage.ascend is not None:
             scores = stage.ascend(trainable["scores"], gradient["scores"])
             moved, pull_back = jax.vjp(seen, {**trainable, "scores": scores})
@@ -59,6 +64,8 @@ def make_train_step(
         variables = stage.masking.follow(
             stages.merge(trained, frozen), state.variables, params, state.step + 1
         )
+        if regrow is not None:
+            variables = regrow(variables, of_masked, state.step + 1)
         return state.replace(
             step=state.step + 1,
             variables=with_statistics(variables, batch_stats),
