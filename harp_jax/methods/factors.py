@@ -9,6 +9,8 @@ import optax
 from harp_jax.pruning.layers import Path, leaves_by_path, tree_of_leaves
 from harp_jax.types import Kernel
 
+_NAMES = ("first", "second")
+
 Split = Callable[[Kernel], tuple[Any, Any]]
 Product = Callable[[Any, Any], Kernel]
 
@@ -44,6 +46,7 @@ def factored(
     paths = tuple(paths)
 
     def replaced(tree: Any, pairs: dict[Path, Any]) -> Any:
+        """Puts pairs in the place of the factored arrays."""
         leaves = {path: leaf for path, leaf in leaves_by_path(tree).items() if path not in pairs}
         for path, pair in pairs.items():
             leaves |= {(*path, name): each for name, each in zip(_NAMES, pair, strict=True)}
@@ -63,17 +66,13 @@ def factored(
             raise ValueError("params=None: factors need the weights")
         pairs, gradient = pairs_of(state.factors), leaves_by_path(updates)
         pulled = {path: jax.vjp(product, *pairs[path])[1](gradient[path]) for path in paths}
-        moves, inside = inner.update(
-            replaced(updates, pulled), state.inner, replaced(params, pairs)
-        )
-        moved = optax.apply_updates(state.factors, replaced({}, pairs_of(moves)))
-        old, new = leaves_by_path(params), pairs_of(moved)
-        left = leaves_by_path(moves)
-        changes = {path: left[path] for path in gradient if path not in pulled}
+        whole = replaced(params, pairs)
+        moves, inside = inner.update(replaced(updates, pulled), state.inner, whole)
+        moved = pairs_of(moves)
+        new: Any = {path: optax.apply_updates(pairs[path], moved[path]) for path in paths}
+        changes = {path: leaf for path, leaf in leaves_by_path(moves).items() if path in gradient}
+        old = leaves_by_path(params)
         changes |= {path: product(*new[path]) - old[path] for path in paths}
-        return tree_of_leaves(changes), FactorsState(moved, inside)
+        return tree_of_leaves(changes), FactorsState(replaced({}, new), inside)
 
     return optax.GradientTransformation(init, update)
-
-
-_NAMES = ("first", "second")

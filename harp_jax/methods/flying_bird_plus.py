@@ -105,9 +105,9 @@ class FlyingBirdPlus(FlyingBird):
         recent = np.asarray(accuracies[-(self.window + 1) :])
         if len(recent) < 2:
             return False, False
-        wider = np.diff(recent[:, 0] - recent[:, 1]) > 0
-        no_better = np.diff(recent[:, 1]) <= 0
-        return wider.mean() >= self.threshold, no_better.mean() >= self.threshold
+        wider = np.mean(np.diff(recent[:, 0] - recent[:, 1]) > 0)
+        no_better = np.mean(np.diff(recent[:, 1]) <= 0)
+        return bool(wider >= self.threshold), bool(no_better >= self.threshold)
 
 
 def _scaled(variables: Variables, more: float, minimum: float) -> dict[Any, Any]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
 from harp_jax.methods.base import PLAIN, Masking
 from harp_jax.pruning.regrow import regrown
-from harp_jax.types import Scalar
 
 UNTIL = 0.75  # share of a stage after which masks stay, as in RigL
 
@@ -65,7 +65,7 @@ def regrowing(
 
     def regrow(variables: dict[str, Any], gradient: Any, updates: Int[Array, ""]) -> dict[str, Any]:
         def change(variables: dict[str, Any]) -> dict[str, Any]:
-            dropped: Scalar = share(updates)
+            dropped = jnp.asarray(share(updates), jnp.float32)
             return regrown(variables, growth(gradient, updates), dropped)
 
         return lax.cond(timing.now(updates), change, lambda variables: variables, variables)

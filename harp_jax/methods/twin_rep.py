@@ -75,11 +75,10 @@ class TwinRep(Method):
         return round(self.dense * setting.epochs)
 
     def start(self, variables: dict[str, Any], setting: Setting, probe: Probe) -> dict[str, Any]:
-        """Marks the network as dense, if it is to train densely first."""
+        """Marks the network as dense if it is to train densely first, else as pruned."""
         del probe
-        if not self.dense_epochs(setting):
-            return variables
-        return {**variables, "scores": jax.tree.map(_of_a_dense_layer, variables["scores"])}
+        mark = _of_a_dense_layer if self.dense_epochs(setting) else jnp.abs
+        return {**variables, "scores": jax.tree.map(mark, variables["scores"])}
 
     def links(self, setting: Setting, variables: Variables) -> Links:
         """Returns the optimiser of the factors, for the weights."""

@@ -326,7 +326,7 @@ class _Loop:
         accuracies = row["train"]["accuracy"], accuracy
         changed = self.progress.go_on(self.stage, state.variables, accuracies)
         if changed is not None:
-            changed = parallel.replicate(jax.device_get(changed), self.plan.devices)
+            changed = parallel.replicate(changed, self.plan.devices)
             self.state = self.state.replace(variables=changed)
         self.state = self.state.replace(sums=parallel.replicate(zero_sums(), self.plan.devices))
         self.save(int(state.step))

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from harp_jax.training.stages import Stage
 
 
@@ -42,15 +45,19 @@ class Progress:
     def go_on(
         self, stage: Stage, variables: dict[str, Any], accuracies: tuple[float, float]
     ) -> dict[str, Any] | None:
-        """Returns the variables with which the next epoch begins; None if none of them changes.
+        """Computes the variables with which the next epoch begins; None if none of them changes.
 
         Args:
             stage: The stage.
             variables: Those at the end of the epoch, on the host.
             accuracies: Of the epoch, of training and validation.
+
+        Returns:
+            The variables, on the host.
         """
         if stage.after_epoch is None:
             return None
         self.accuracies.append(accuracies)
-        changed = stage.after_epoch(variables, self.accuracies)
-        return None if changed is variables else changed
+        arrays = jax.tree.map(jnp.asarray, variables)
+        changed = stage.after_epoch(arrays, self.accuracies)
+        return None if changed is arrays else jax.device_get(changed)
