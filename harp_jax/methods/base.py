@@ -16,8 +16,8 @@ Trained = Literal["weights", "norm", "scores", "rates"]
 Links = dict[str, Any]
 # (scores, their gradient) -> the scores at which the gradient of the update is taken.
 Ascend = Callable[[Any, Any], Any]
-# Accuracies of an epoch: of training, and on the validation split as the loss chooses networks.
-Accuracies = tuple[float, float]
+# Two accuracies of an epoch: of training, and on the validation split as the loss chooses networks.
+Accuracies = Sequence[float]
 # (variables at the end of an epoch, accuracies of all epochs so far) -> those that go on.
 AfterEpoch = Callable[[dict[str, Any], Sequence[Accuracies]], dict[str, Any]]
 

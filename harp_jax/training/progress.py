@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from harp_jax.methods import Accuracies
 from harp_jax.training.stages import Stage
 
 
@@ -24,7 +25,7 @@ class Progress:
     best_epoch: int | None = None
     best_accuracy: float = -1.0
     reached: bool = False
-    accuracies: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    accuracies: list[Accuracies] = dataclasses.field(default_factory=list)
 
     def judge(self, stage: Stage, epoch: int, accuracy: float, reached: bool) -> bool:
         """Takes note of an epoch's network; returns whether it is the best so far.
@@ -43,7 +44,7 @@ class Progress:
         return True
 
     def go_on(
-        self, stage: Stage, variables: dict[str, Any], accuracies: tuple[float, float]
+        self, stage: Stage, variables: dict[str, Any], accuracies: Accuracies
     ) -> dict[str, Any] | None:
         """Computes the variables with which the next epoch begins; None if none of them changes.
 
