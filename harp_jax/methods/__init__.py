@@ -1,16 +1,16 @@
 """The pruning methods by name. Each is a file with everything that it adds to the common stages.
 
-| `prune.method`   | scores                 | rates           | prune stage                           |
-|------------------|------------------------|-----------------|---------------------------------------|
-| harp             | learned                | learned         | masks train                           |
-| score (HYDRA)    | learned                | of the strategy | masks train                           |
-| rate             | of the weights         | learned         | masks train                           |
-| admm             | of the trained weights | of the strategy | weights train, pulled to sparse ones  |
-| flying_bird      | of the trained weights | of the strategy | weights train, masks regrow           |
-| flying_bird_plus | of the trained weights | of the strategy | so, with more or fewer in between     |
-| twin_rep         | of the trained weights | of the strategy | weights train as products of two      |
-| magnitude        | of the weights         | of the strategy | one shot                              |
-| random           | drawn                  | of the strategy | one shot                              |
+| `prune.method`   | scores                 | rates           | prune stage                        |
+|------------------|------------------------|-----------------|------------------------------------|
+| harp             | learned                | learned         | masks train                        |
+| score (HYDRA)    | learned                | of the strategy | masks train                        |
+| rate             | of the weights         | learned         | masks train                        |
+| admm             | of the trained weights | of the strategy | weights train, pulled to sparse    |
+| flying_bird      | of the trained weights | of the strategy | weights train, masks regrow        |
+| flying_bird_plus | of the trained weights | of the strategy | so, with more or fewer in between  |
+| twin_rep         | of the trained weights | of the strategy | weights train as products of two   |
+| magnitude        | of the weights         | of the strategy | one shot                           |
+| random           | drawn                  | of the strategy | one shot                           |
 
 Every method ends in scores and rates, which finetuning, evaluation and the report use. `Live`
 (`prune.live`), `Joint` (`prune.joint`), `Anneal` (`prune.anneal`) and `Sharpness`
