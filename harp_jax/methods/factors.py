@@ -67,7 +67,8 @@ def factored(
         pairs, gradient = pairs_of(state.factors), leaves_by_path(updates)
         pulled = {path: jax.vjp(product, *pairs[path])[1](gradient[path]) for path in paths}
         whole = replaced(params, pairs)
-        moves, inside = inner.update(replaced(updates, pulled), state.inner, whole)
+        found: Any = inner.update(replaced(updates, pulled), state.inner, whole)
+        moves, inside = found
         moved = pairs_of(moves)
         new: Any = {path: optax.apply_updates(pairs[path], moved[path]) for path in paths}
         changes = {path: leaf for path, leaf in leaves_by_path(moves).items() if path in gradient}
