@@ -62,9 +62,9 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "METHODS",
     "PLAIN",
-    "Anneal",
     "Accuracies",
     "AfterEpoch",
+    "Anneal",
     "Ascend",
     "Joint",
     "Links",
