@@ -90,11 +90,22 @@ def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: i
     return Task(found["model"], plain, dataset.test, epsilon, config["seed"], batch_size)
 
 
-def ours(task: Task) -> dict[str, Any]:
-    """Measures harp_jax: accuracy after each attack, time with and without compilation."""
+def ours(
+    task: Task, settings: AutoAttack | None = None, precision: str | None = None
+) -> dict[str, Any]:
+    """Measures harp_jax: accuracy after each attack, time with and without compilation.
+
+    Args:
+        task: The task.
+        settings: The attack; None means the published settings.
+        precision: Precision of float32 products on accelerators, see `parallel.parallel`.
+
+    Returns:
+        What the head of this file says, by name.
+    """
     devices = parallel.local_devices()
     model = models.create(task.name, workload.CLASSES)
-    settings = AutoAttack(task.epsilon)
+    settings = settings or AutoAttack(task.epsilon)
     packed = PackedAttack(
         lambda variables, images: models.logits_fn(model, variables)(images),
         settings.parts(),
@@ -102,6 +113,7 @@ def ours(task: Task) -> dict[str, Any]:
         seed=task.seed,
         batch_size=task.batch_size,
         devices=devices,
+        precision=precision,
     )
     plain = parallel.replicate(task.variables, devices)
 
@@ -126,41 +138,50 @@ def ours(task: Task) -> dict[str, Any]:
     }
 
 
-def torch_side(task: Task) -> dict[str, Any]:
-    """Measures torchattacks: accuracy after each attack and time."""
+def torch_side(task: Task, settings: AutoAttack | None = None, device: str = "cpu") -> Any:
+    """Measures torchattacks: accuracy after each attack and time.
+
+    Args:
+        task: The task.
+        settings: Steps and queries; None means the published settings.
+        device: Device of PyTorch, 'cpu' or 'cuda'.
+
+    Returns:
+        What the head of this file says, by name.
+    """
     torch: Any = importlib.import_module("torch")
     torchattacks: Any = importlib.import_module("torchattacks")
-    network = torch_network(task)
-    settings = {"norm": "Linf", "eps": task.epsilon, "seed": task.seed}
+    network = torch_network(task).to(device)
+    of = settings or AutoAttack(task.epsilon)
+    common = {"norm": "Linf", "eps": task.epsilon, "seed": task.seed}
+    classes = {"n_classes": workload.CLASSES}
     attacks = dict(
         zip(
             NAMES,
             (
-                torchattacks.APGD(network, steps=100, loss="ce", **settings),
-                torchattacks.APGDT(network, steps=100, n_classes=workload.CLASSES, **settings),
-                torchattacks.FAB(
-                    network, steps=100, multi_targeted=True, n_classes=workload.CLASSES, **settings
-                ),
-                torchattacks.Square(network, n_queries=5000, **settings),
+                torchattacks.APGD(network, steps=of.steps, loss="ce", **common),
+                torchattacks.APGDT(network, steps=of.steps, **classes, **common),
+                torchattacks.FAB(network, steps=of.steps, multi_targeted=True, **classes, **common),
+                torchattacks.Square(network, n_queries=of.queries, **common),
             ),
             strict=True,
         )
     )
-    images = torch.tensor(_channels_first(task.split.images))
-    labels = torch.tensor(task.split.labels).long()
+    images = torch.tensor(_channels_first(task.split.images)).to(device)
+    labels = torch.tensor(task.split.labels).long().to(device)
 
     def right(images: Any, labels: Any) -> Any:
         with torch.no_grad():
             return network(images).argmax(1) == labels
 
-    alive = np.flatnonzero(right(images, labels).numpy())
+    alive = np.flatnonzero(right(images, labels).cpu().numpy())
     found: dict[str, Any] = {"after": {"natural": len(alive) / len(labels)}, "seconds_each": {}}
     for name, attack in attacks.items():
         started, left = time.perf_counter(), []
         for batch in _batches(alive, task.batch_size):
             with contextlib.redirect_stdout(io.StringIO()):
                 adversarial = attack(images[batch], labels[batch])
-            left.append(batch[right(adversarial, labels[batch]).numpy()])
+            left.append(batch[right(adversarial, labels[batch]).cpu().numpy()])
         alive = np.concatenate([*left, np.zeros(0, np.int64)])
         found["seconds_each"][name] = time.perf_counter() - started
         found["after"][name] = len(alive) / len(labels)

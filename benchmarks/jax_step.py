@@ -58,9 +58,9 @@ def image_like(network: str) -> jax.Array:
     return jnp.zeros((1, *workload.IMAGE_SHAPES[network]))
 
 
-def create(network: str) -> tuple[nn.Module, Variables]:
-    """Creates a network and its initial variables, the same on every call."""
-    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
+def create(network: str, dtype: str = "float32") -> tuple[nn.Module, Variables]:
+    """Creates a network, with features of a type, and its initial variables, always the same."""
+    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS, dtype=dtype)
     return model, jax.jit(model.init)(jax.random.key(0), image_like(network))
 
 
@@ -156,6 +156,9 @@ class JaxStep:
         prune: Whether to train scores and rates instead of weights.
         rate: Share of the weights that random masks keep, to compute with these alone; None keeps
             all.
+        precision: Of float32 products on accelerators, see `parallel.parallel`.
+        dtype: Type of the features, 'float32' or 'bfloat16'.
+        learning_rate: The same in every step.
     """
 
     def __init__(
@@ -166,8 +169,11 @@ class JaxStep:
         *,
         prune: bool,
         rate: float | None = None,
+        precision: str | None = None,
+        dtype: str = "float32",
+        learning_rate: float = workload.LEARNING_RATE,
     ):
-        model, variables = create(network)
+        model, variables = create(network, dtype)
         if rate is not None:
             variables = masked(variables, rate)
         gradient = None
@@ -178,7 +184,7 @@ class JaxStep:
                 sizes, workload.TARGET, workload.MINIMUM, workload.GAMMA, BATCHES_PER_EPOCH
             )
         optimizer = optim.optimizer(
-            lambda _: workload.LEARNING_RATE,
+            lambda _: learning_rate,
             workload.MOMENTUM,
             workload.WEIGHT_DECAY,
             gradient,
@@ -192,7 +198,7 @@ class JaxStep:
             loss=PgdTraining(),
             attack=PGD(workload.EPSILON, workload.STEP_SIZE, attack_steps),
             optimizer=optimizer,
-            learning_rate=lambda _: workload.LEARNING_RATE,
+            learning_rate=lambda _: learning_rate,
             batches_per_epoch=BATCHES_PER_EPOCH,
             augment=lambda images, keys: to_unit(images),
         )
@@ -210,7 +216,25 @@ class JaxStep:
         self.batch = {
             name: array.reshape(len(devices), -1, *array.shape[1:]) for name, array in batch.items()
         }
-        self.step = parallel.parallel(step, devices, donate_argnums=(0,))
+        self.step: Any = parallel.parallel(step, devices, (0,), precision)
+
+    def compile(self) -> dict[str, float]:
+        """Compiles the step before its first call; returns seconds and the device's memory, MiB."""
+        lowered = self.step.lower(self.state, self.batch)
+        started = time.perf_counter()
+        self.step = lowered.compile()
+        seconds, memory = time.perf_counter() - started, self.step.memory_analysis()
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        used += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return {"compile_seconds": seconds, "memory_mib": used / 2**20}
+
+    def run(self, steps: int) -> float:
+        """Runs steps one after the other without waiting in between; returns seconds a step."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.state = self.step(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return (time.perf_counter() - started) / steps
 
     def seconds(self) -> float:
         """Runs one step and returns its wall time, in seconds."""

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.workload import IMAGE_SHAPES
+from benchmarks.workload import BATCHES, IMAGE_SHAPES
 from harp_jax import models
 from harp_jax.pruning.layers import kernel_paths, layer_name, leaves_by_path
 from harp_jax.pruning.masks import kept_weights, weight_mask
 
-NETWORKS = sorted(models.MODELS.keys() & IMAGE_SHAPES)
+NETWORKS = sorted(models.MODELS.keys() & BATCHES)
 
 
 def sorted_mask(scores: jax.Array, rate: jax.Array) -> jax.Array:

@@ -109,7 +109,52 @@ class ResNet18(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-NETWORKS: dict[str, Callable[[], Any]] = {"cnn": ConvNet, "vgg16_bn": VGG, "resnet18": ResNet18}
+class WideBlock(nn.Module):
+    """Twice BatchNorm, ReLU and a 3x3 convolution, plus the input or its 1x1 projection."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = None
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        """Computes feature maps, NCHW."""
+        active = nn.functional.relu(self.norm1(x))
+        y = self.conv2(nn.functional.relu(self.norm2(self.conv1(active))))
+        return y + (x if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(nn.Module):
+    """`harp_jax.models.wrn.wrn_28_4`, for 32x32x3 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        blocks, inputs = [], 16
+        for stage, outputs in enumerate((64, 128, 256)):
+            for block in range(4):
+                blocks.append(WideBlock(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.blocks, self.norm = nn.Sequential(*blocks), nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(inputs, workload.CLASSES)
+
+    def forward(self, x: Any) -> Any:
+        """Computes logits of images, NCHW."""
+        x = nn.functional.relu(self.norm(self.blocks(self.conv1(x))))
+        return self.linear(x.mean((2, 3)))
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "cnn": ConvNet,
+    "vgg16_bn": VGG,
+    "resnet18": ResNet18,
+    "wrn_28_4": WideResNet,
+}
 
 
 def layers(network: Any) -> list[tuple[Any, Any]]:
@@ -179,7 +224,7 @@ class SortedMask(torch.autograd.Function):
         ctx.save_for_backward(scores)
         dropped = int((1.0 - rate) * scores.numel())
         order = scores.abs().flatten().sort().indices
-        mask = torch.ones(scores.numel())
+        mask = torch.ones(scores.numel(), device=scores.device)
         mask[order[:dropped]] = 0.0
         return mask.view(scores.shape)
 
@@ -226,5 +271,5 @@ def compression_loss(masks: Sequence[Mask]) -> Any:
     """Computes L_hw: the excess of the kept fraction over the target, relative to the target."""
     sizes = [mask.scores.numel() for mask in masks]
     rates = torch.stack([mask.rate() for mask in masks])
-    share = (rates * torch.tensor(sizes)).sum() / sum(sizes)
+    share = (rates * torch.tensor(sizes, device=rates.device)).sum() / sum(sizes)
     return (share / workload.TARGET - 1.0).clamp(min=0.0)

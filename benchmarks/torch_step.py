@@ -50,6 +50,8 @@ class TorchStep:
         memory_format: A key of `FORMATS`.
         compiled: Whether to run the network through `torch.compile`.
         arrays: Initial arrays from a harp_jax network; None keeps PyTorch's initial values.
+        device: Device of PyTorch, 'cpu' or 'cuda'.
+        dtype: 'float32', or 'bfloat16' for `torch.autocast`.
     """
 
     def __init__(
@@ -62,17 +64,21 @@ class TorchStep:
         memory_format: str,
         compiled: bool = False,
         arrays: list[dict[str, np.ndarray]] | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
     ):
+        self.device = torch.device(device)
+        self.half = dtype == "bfloat16"
         self.network = NETWORKS[network]()
         if arrays is not None:
             load(self.network, arrays)
         self.masks = add_masks(self.network) if prune else []
         layout = FORMATS[memory_format]
-        self.network.to(memory_format=layout)
-        self.forward: Any = torch.compile(self.network) if compiled else self.network
+        self.network.to(self.device, memory_format=layout)
+        self.compiled: Any = torch.compile(self.network) if compiled else self.network
         images = torch.from_numpy(batch["images"]).permute(0, 3, 1, 2)
-        self.images = images.contiguous(memory_format=layout)
-        self.labels = torch.from_numpy(batch["labels"]).long()
+        self.images = images.contiguous(memory_format=layout).to(self.device)
+        self.labels = torch.from_numpy(batch["labels"]).long().to(self.device)
         self.attack_steps = attack_steps
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -87,7 +93,12 @@ class TorchStep:
         """Computes logits of the clean batch in inference mode."""
         self.network.eval()
         with torch.no_grad():
-            return self.network(self.images / 255.0).numpy()
+            return self.network(self.images / 255.0).cpu().numpy()
+
+    def forward(self, images: Any) -> Any:
+        """Computes float32 logits of images in [0, 1], with features of the type asked for."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            return self.compiled(images).float()
 
     def attack(self, images: Any) -> Any:
         """Runs PGD from a random start in inference mode; computes gradients of the images only."""
@@ -123,6 +134,13 @@ class TorchStep:
 
     def seconds(self) -> float:
         """Runs one step and returns its wall time, in seconds."""
+        return self.run(1)
+
+    def run(self, steps: int) -> float:
+        """Runs steps one after the other; returns seconds a step."""
         started = time.perf_counter()
-        self.step()
-        return time.perf_counter() - started
+        for _ in range(steps):
+            self.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) / steps

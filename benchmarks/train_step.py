@@ -209,7 +209,7 @@ def start_ups(network: str, batch: int, options: Any, names: list[str]) -> dict[
 
 def measure(network: str, options: Any, peak: float) -> dict[str, Any]:
     """Measures one network; returns its entry of the JSON file."""
-    size = options.batch or workload.BATCHES[network]
+    size = options.batch or workload.BATCHES.get(network, 64)
     batch = workload.random_batch(network, size)
     operations = jax_step.step_operations(network, size, options.steps)
     steps = make_steps(network, batch, options)
@@ -285,7 +285,7 @@ def parse() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     networks = sorted(models.MODELS.keys() & workload.IMAGE_SHAPES)
-    parser.add_argument("--networks", nargs="+", choices=networks, default=networks)
+    parser.add_argument("--networks", nargs="+", choices=networks, default=list(workload.BATCHES))
     parser.add_argument(
         "--sides", nargs="+", choices=first_step.SIDES, default=list(first_step.SIDES)
     )
@@ -310,7 +310,7 @@ def main() -> None:
         from benchmarks.torch_step import use_all_cores
 
         use_all_cores()
-    sizes = [options.batch or workload.BATCHES[network] for network in options.networks]
+    sizes = [options.batch or workload.BATCHES.get(network, 64) for network in options.networks]
     parallel.one_device_per_core(sizes, options.devices)
     peaks = machine_peak(options.sides)
     results: dict[str, Any] = {

@@ -7,7 +7,13 @@ import os
 
 import numpy as np
 
-IMAGE_SHAPES = {"cnn": (28, 28, 1), "resnet18": (32, 32, 3), "vgg16_bn": (32, 32, 3)}
+IMAGE_SHAPES = {
+    "cnn": (28, 28, 1),
+    "resnet18": (32, 32, 3),
+    "vgg16_bn": (32, 32, 3),
+    "wrn_28_4": (32, 32, 3),
+}
+# Of the networks that are measured by default, on CPUs.
 BATCHES = {"cnn": 128, "resnet18": 64, "vgg16_bn": 64}
 CLASSES = 10
 

@@ -5,6 +5,7 @@ all devices. Gradients and counts are reduced inside the mapped function, after 
 `mean(grad(loss))` is correct, `grad(mean(loss))` is not.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,10 @@ from jax.experimental import multihost_utils
 from harp_jax.types import Device
 
 AXIS = "device"
+
+# JAX' names: the device's own (TF32 on GPUs that have it, bfloat16 on TPUs), more (three passes of
+# bfloat16 on TPUs), and float32.
+PRECISIONS = ("default", "high", "highest")
 
 # Number of steps dispatched but not finished, enough to hide the cost of a dispatch. XLA:CPU queues
 # up to 32 computations and then blocks the threads that it needs to finish them. A step on several
@@ -103,6 +108,7 @@ def parallel(
     function: Callable[..., Any],
     devices: Sequence[Device],
     donate_argnums: tuple[int, ...] = (),
+    precision: str | None = None,
 ) -> Callable[..., Any]:
     """Maps a function over devices, along the first axis of its arguments.
 
@@ -110,10 +116,14 @@ def parallel(
         function: Function of one device's arguments; may call `mean`, `total` and the others below.
         devices: Local devices.
         donate_argnums: Positions of the arguments whose memory the result may reuse.
+        precision: Precision of float32 products on accelerators, see `at_precision`; None leaves
+            JAX' default.
 
     Returns:
         The compiled function of arguments with a first axis of length `len(devices)`.
     """
+    if precision is not None and devices[0].platform != "cpu":
+        function = at_precision(function, precision)
     everywhere = len(devices) == jax.local_device_count()
     return jax.pmap(
         function,
@@ -121,6 +131,28 @@ def parallel(
         donate_argnums=donate_argnums,
         devices=None if everywhere else devices,
     )
+
+
+def at_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
+    """Fixes the precision of all float32 products and convolutions of a function.
+
+    That counts for those of its gradients and loops too. CPUs compute in float32 whatever is asked,
+    so `parallel` leaves their functions, and with them their bits, as they are.
+
+    Args:
+        function: Function of arrays.
+        precision: One of `PRECISIONS`.
+
+    Returns:
+        The function, to be compiled.
+    """
+
+    @functools.wraps(function)
+    def precise(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return precise
 
 
 def replicate(tree: Any, devices: Sequence[Device]) -> Any:

@@ -107,6 +107,7 @@ class PackedAttack:
         batch_size: int,
         devices: Sequence[Device],
         keep: bool = False,
+        precision: str | None = None,
     ):
         """Builds programs that compile at their first use.
 
@@ -120,13 +121,16 @@ class PackedAttack:
                 the number of devices.
             devices: Local devices.
             keep: Whether to keep the adversarial images.
+            precision: Precision of float32 products on accelerators, see `parallel.parallel`.
         """
         self.parts, self.names = dict(parts), (NATURAL, *parts)
         self._network, self._identity, self._keep = network, identity, keep
         self._seed, self._batch_size, self._devices = seed, batch_size, devices
 
         def everywhere(program: Callable[..., Any], settings: Any) -> Callable[..., Any]:
-            return parallel.parallel(functools.partial(program, settings), devices)
+            return parallel.parallel(
+                functools.partial(program, settings), devices, precision=precision
+            )
 
         losses = (loss_at_start(part) for part in self.parts.values())
         loss = next(filter(None, losses), "ce")

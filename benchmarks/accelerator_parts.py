@@ -1,0 +1,250 @@
+"""The parts of `benchmarks.accelerator`, each run in a process of its own.
+
+    python -m benchmarks.accelerator_parts steps --network=resnet18 --work=FOLDER
+
+A part prints a line 'RESULT {"name": ..., ...}' as soon as something is measured, so that a part
+that is killed at its limit leaves what it had. Parts of PyTorch are in `accelerator_torch`.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import workload
+from benchmarks.modes import MODES, Sizes, read_sizes
+from harp_jax import parallel
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch", "torchattacks")
+Result = dict[str, Any]
+
+
+class Program(NamedTuple):
+    """A training step to measure: the batch, the mode (a key of `MODES`) and the kind."""
+
+    batch: int
+    mode: str
+    kind: str
+
+
+def device(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
+    """Names the device and the packages, and measures large products in every mode."""
+    first = jax.devices()[0]
+    statistics_of = getattr(first, "memory_stats", lambda: None)() or {}
+    yield {
+        "name": "device",
+        "kind": first.device_kind,
+        "platform": first.platform,
+        "devices": jax.device_count(),
+        "memory_gib": statistics_of.get("bytes_limit", 0) / 2**30,
+        "python": sys.version.split()[0],
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "cores": workload.cores(),
+    }
+    size = sizes.product
+    for mode, (dtype, precision) in MODES.items():
+        # Random numbers: products of ones or zeros can run faster.
+        matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
+        with jax.default_matmul_precision(precision):
+            product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+        seconds = _median_time(lambda matrix=matrix, product=product: product(matrix, matrix), 5)
+        yield {"name": f"product {mode}", "size": size, "tflops": 2 * size**3 / seconds / 1e12}
+
+
+def golden(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
+    """Compares with the golden numbers, at the device's own precision and the highest."""
+    from benchmarks.golden import errors
+
+    for name, by_precision in errors(sizes.golden):
+        yield {"name": name, **by_precision}
+
+
+def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
+    """Measures the training steps of one network: plain ones and those of HARP's pruning.
+
+    Programs are compiled several at a time, and timed alone. So 'compile_seconds' are those of a
+    compilation beside others.
+    """
+    network = options.network
+    small, *larger = sizes.batches
+    waves = [[Program(small, mode, "plain") for mode in MODES] + [Program(small, "tf32", "prune")]]
+    for size in larger:
+        waves += [[Program(size, mode, "plain") for mode in MODES]]
+        waves[-1] += [Program(size, "tf32", "prune")]
+    rest = ("float32", "bfloat16")
+    waves += [[Program(size, mode, "prune") for mode in rest] for size in sizes.batches]
+    for wave in waves:
+        yield from _wave(network, wave, sizes.attack_steps)
+    used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    yield {"name": "memory", "peak_mib": used and used / 2**20}
+
+
+def _wave(network: str, wave: list[Program], attack_steps: int) -> Iterator[Result]:
+    from benchmarks.jax_step import JaxStep, step_operations
+
+    made = [
+        JaxStep(
+            network,
+            workload.random_batch(network, program.batch),
+            attack_steps,
+            prune=program.kind == "prune",
+            precision=MODES[program.mode][1],
+            dtype=MODES[program.mode][0],
+        )
+        for program in wave
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compiled = list(pool.map(lambda step: step.compile(), made))
+    for program, step, found in zip(wave, made, compiled, strict=True):
+        yield {
+            "name": f"{program.kind} {program.mode} {program.batch}",
+            "network": network,
+            **program._asdict(),
+            **found,
+            **speed(step.run, step_operations(network, program.batch, attack_steps), program.batch),
+        }
+
+
+def speed(run: Callable[[int], float], operations: int, batch: int) -> Result:
+    """Times a step: once to warm up, then three times as many as take half a second.
+
+    Args:
+        run: Runs so many steps; returns seconds a step.
+        operations: Floating-point operations of a step.
+        batch: Number of images.
+
+    Returns:
+        'seconds' (the median), 'spread' (largest over smallest time), 'images_per_second' and
+        'tflops'.
+    """
+    run(1)
+    count = int(np.clip(0.5 / run(1), 1, 50))
+    times = [run(count) for _ in range(3)]
+    seconds = statistics.median(times)
+    return {
+        "seconds": seconds,
+        "spread": max(times) / min(times),
+        "images_per_second": batch / seconds,
+        "tflops": operations / seconds / 1e12,
+    }
+
+
+def autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
+    """Trains a network for moments and measures AutoAttack on it; keeps it for PyTorch's side."""
+    from benchmarks import autoattack_task
+
+    started = time.perf_counter()
+    task = autoattack_task.train(sizes)
+    autoattack_task.save(task, options.work)
+    yield {"name": "training", "seconds": time.perf_counter() - started}
+    for found in autoattack_task.ours(task, sizes):
+        yield found
+
+
+def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
+    """Measures what the input pipeline costs: steps on batches that come, and on one that stays."""
+    from benchmarks.jax_step import JaxStep
+    from harp_jax.data import Split, train_batches
+
+    for network in sizes.piped:
+        batch, steps = sizes.batches[0], sizes.piped_steps
+        whole = workload.random_batch(network, batch * (steps + 2))
+        split = Split(whole["images"], whole["labels"])
+        devices = parallel.local_devices()
+        step = JaxStep(
+            network, workload.random_batch(network, batch), sizes.attack_steps, prune=False
+        )
+        step.run(2)
+        resident = step.run(steps)
+
+        def batches(split: Split = split, batch: int = batch) -> Iterator[Any]:
+            return train_batches(split, seed=0, epoch=0, batch_size=batch, devices=len(devices))
+
+        started = time.perf_counter()
+        count = sum(1 for _ in batches())
+        host = (time.perf_counter() - started) / count
+        coming = _through_pipeline(step, batches(), devices, steps)
+        yield {
+            "name": network,
+            "batch": batch,
+            "resident_seconds": resident,
+            "pipeline_seconds": coming,
+            "host_seconds": host,
+            "share": max(0.0, 1 - resident / coming),
+        }
+
+
+def _through_pipeline(step: Any, batches: Iterator[Any], devices: Any, steps: int) -> float:
+    """Runs steps as `training.loop` does; returns seconds a step."""
+    ready = parallel.prefetch(batches, devices)
+    step.state = step.step(step.state, next(ready))
+    jax.block_until_ready(step.state)
+    started = time.perf_counter()
+    for number, batch in zip(range(1, steps + 1), ready, strict=False):
+        step.state = step.step(step.state, batch)
+        if number % parallel.STEPS_IN_FLIGHT == 0:
+            jax.block_until_ready(step.state.step)
+    jax.block_until_ready(step.state)
+    return (time.perf_counter() - started) / steps
+
+
+def digest(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
+    """Takes three steps and returns a digest of the state's bits."""
+    from benchmarks.jax_step import JaxStep
+    from harp_jax import checkpoint
+
+    network = options.network
+    batch = workload.random_batch(network, sizes.batches[0])
+    step = JaxStep(network, batch, sizes.attack_steps, prune=True)
+    for number in range(3):
+        step.run(1)
+        variables = parallel.to_host(step.state.variables)
+        yield {"name": f"step {number + 1}", "digest": checkpoint.digest(variables)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _median_time(run: Callable[[], Any], repeats: int) -> float:
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready([run() for _ in range(4)])
+        times.append((time.perf_counter() - started) / 4)
+    return statistics.median(times)
+
+
+PARTS: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]] = {
+    part.__name__: part for part in (device, golden, steps, autoattack, pipeline, digest)
+}
+
+
+def run(parts: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]]) -> None:
+    """Runs the part that the command line names, and prints its results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--network", default="resnet18", choices=workload.IMAGE_SHAPES)
+    parser.add_argument("--small", action="store_true", help="tiny sizes")
+    parser.add_argument("--work", type=pathlib.Path, help="folder that the parts share")
+    options = parser.parse_args()
+    for result in parts[options.part](read_sizes(options.small), options):
+        print("RESULT " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    run(PARTS)

@@ -1,0 +1,64 @@
+"""The modes and sizes of `benchmarks.accelerator`; imports nothing of either side."""
+
+from typing import NamedTuple
+
+# By name: type of the features and precision of float32 products. What a device does by default is
+# TF32 on GPUs that have it, one pass of bfloat16 on TPUs, and float32 on CPUs.
+MODES = {
+    "float32": ("float32", "highest"),
+    "tf32": ("float32", "default"),
+    "bfloat16": ("bfloat16", "default"),
+}
+
+
+class Sizes(NamedTuple):
+    """Sizes of what is measured.
+
+    Attributes:
+        networks: Networks whose steps are measured.
+        batches: Images in a step; the first is that of all other parts.
+        attack_steps: Steps of PGD in a training step.
+        product: Rows and columns of the products that measure the device's peak.
+        golden: Networks whose logits are compared with golden numbers.
+        attacked: Network that AutoAttack attacks.
+        attacked_images: Numbers of images that AutoAttack attacks, one after the other.
+        attack_settings: Settings of AutoAttack apart from the radius; none are the published ones.
+        training_steps: Steps that the attacked network trains.
+        piped: Networks whose input pipeline is measured.
+        piped_steps: Steps with it.
+        compiled: Networks that PyTorch compiles too.
+    """
+
+    networks: tuple[str, ...] = ("resnet18", "vgg16_bn", "wrn_28_4")
+    batches: tuple[int, ...] = (128, 512)
+    attack_steps: int = 10
+    product: int = 8192
+    golden: tuple[str, ...] = ("vgg16_bn", "resnet18", "wrn_28_4")
+    attacked: str = "resnet18"
+    attacked_images: tuple[int, ...] = (128, 1000)
+    attack_settings: dict[str, int] = {}
+    training_steps: int = 150
+    piped: tuple[str, ...] = ("cnn", "resnet18")
+    piped_steps: int = 48
+    compiled: tuple[str, ...] = ("resnet18",)
+
+
+SMALL = Sizes(
+    networks=("cnn",),
+    batches=(8,),
+    attack_steps=2,
+    product=256,
+    golden=(),
+    attacked="cnn",
+    attacked_images=(16,),
+    attack_settings={"steps": 3, "targets": 2, "queries": 5},
+    training_steps=2,
+    piped=("cnn",),
+    piped_steps=8,
+    compiled=(),
+)
+
+
+def read_sizes(small: bool) -> Sizes:
+    """Returns the sizes of a dry run, or those of a measurement."""
+    return SMALL if small else Sizes()
