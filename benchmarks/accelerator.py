@@ -23,6 +23,7 @@ run with tiny sizes, on any device. --table prints the file's numbers as Markdow
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -211,23 +212,17 @@ def measure(options: argparse.Namespace) -> None:
         options.work, site = pathlib.Path(folder), pathlib.Path(folder) / "site"
         wheels = unpack_wheels(options.wheels, site)
         sys.path.append(str(site))
+        importlib.invalidate_caches()
         absent = missing((*NEEDED, *WANTED))
         say(f"not there: {', '.join(absent) or 'nothing'}; from wheels: {', '.join(wheels) or '-'}")
         if unusable := missing(NEEDED):
-            sys.exit(f"error: {', '.join(unusable)}: missing; benchmarks/wheels.sh makes a folder")
-        head = {
-            "small": options.small,
-            "missing": absent,
-            "wheels": wheels,
-            "minutes": options.minutes,
-        }
+            sys.exit(f"error: {', '.join(unusable)}: not there; see benchmarks/wheels.sh")
+        head = {"small": options.small, "minutes": options.minutes}
+        head |= {"missing": absent, "wheels": wheels}
         record = Record(options.out, head, keep=options.parts is not None)
         everything = parts(read_sizes(options.small))
-        chosen = [
-            part
-            for part in everything
-            if not options.parts or part.name.split()[0] in options.parts
-        ]
+        wanted = options.parts or [part.name.split()[0] for part in everything]
+        chosen = [part for part in everything if part.name.split()[0] in wanted]
         scale = 60 * options.minutes / sum(part.share for part in chosen)
         due = begun
         for part in chosen:

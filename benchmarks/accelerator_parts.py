@@ -147,8 +147,7 @@ def autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     task = autoattack_task.train(sizes)
     autoattack_task.save(task, options.work)
     yield {"name": "training", "seconds": time.perf_counter() - started}
-    for found in autoattack_task.ours(task, sizes):
-        yield found
+    yield from autoattack_task.ours(task, sizes)
 
 
 def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
@@ -156,18 +155,17 @@ def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
     from benchmarks.jax_step import JaxStep
     from harp_jax.data import Split, train_batches
 
+    devices = parallel.local_devices()
+    batch, steps = sizes.batches[0], sizes.piped_steps
     for network in sizes.piped:
-        batch, steps = sizes.batches[0], sizes.piped_steps
         whole = workload.random_batch(network, batch * (steps + 2))
         split = Split(whole["images"], whole["labels"])
-        devices = parallel.local_devices()
-        step = JaxStep(
-            network, workload.random_batch(network, batch), sizes.attack_steps, prune=False
-        )
+        one = workload.random_batch(network, batch)
+        step = JaxStep(network, one, sizes.attack_steps, prune=False)
         step.run(2)
         resident = step.run(steps)
 
-        def batches(split: Split = split, batch: int = batch) -> Iterator[Any]:
+        def batches(split: Split = split) -> Iterator[Any]:
             return train_batches(split, seed=0, epoch=0, batch_size=batch, devices=len(devices))
 
         started = time.perf_counter()

@@ -76,15 +76,13 @@ def _step(network: str, batch: int, mode: str, compiled: bool, attack_steps: int
 def torch_autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Measures torchattacks' AutoAttack on the network that harp_jax' part trained."""
     from benchmarks import autoattack, autoattack_task
-    from harp_jax.attacks import AutoAttack
 
     task = autoattack_task.load(sizes, options.work)
-    settings = AutoAttack(task.epsilon, **sizes.attack_settings)
     for count in sizes.attacked_images:
         for mode in ("tf32", "float32"):
             _allow_tf32(mode == "tf32")
             part = task._replace(split=task.split.take(slice(count)))
-            found = autoattack.torch_side(part, settings, DEVICE)
+            found = autoattack.torch_side(part, autoattack_task.settings(sizes), DEVICE)
             yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
 
 

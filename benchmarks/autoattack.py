@@ -98,7 +98,7 @@ def ours(
     Args:
         task: The task.
         settings: The attack; None means the published settings.
-        precision: Precision of float32 products on accelerators, see `parallel.parallel`.
+        precision: Of float32 products on accelerators, one of `parallel.PRECISIONS`.
 
     Returns:
         What the head of this file says, by name.
@@ -113,7 +113,7 @@ def ours(
         seed=task.seed,
         batch_size=task.batch_size,
         devices=devices,
-        precision=precision,
+        precision=precision and parallel.precision_on(devices, precision),
     )
     plain = parallel.replicate(task.variables, devices)
 

@@ -81,20 +81,25 @@ def _task(sizes: Sizes, variables: Any) -> Task:
     return Task(sizes.attacked, variables, split, workload.EPSILON, SEED, size)
 
 
+def settings(sizes: Sizes) -> AutoAttack:
+    """Returns the attack of both sides."""
+    changed: Any = dict(sizes.attack_settings)
+    return AutoAttack(workload.EPSILON, **changed)
+
+
 def ours(task: Task, sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Yields harp_jax' accuracies and seconds, for each number of images and both precisions."""
     for count in sizes.attacked_images:
         for mode in ("tf32", "float32"):
             part = task._replace(split=task.split.take(slice(count)))
             part = part._replace(batch_size=min(task.batch_size, count))
-            settings = AutoAttack(task.epsilon, **sizes.attack_settings)
-            found = attacked_by_us(part, settings, MODES[mode][1])
+            found = attacked_by_us(part, settings(sizes), MODES[mode][1])
             yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
 
 
 def save(task: Task, work: pathlib.Path) -> None:
     """Writes the network's variables for the other side."""
-    leaves = {
+    leaves: Any = {
         "/".join(path): np.asarray(leaf)
         for path, leaf in _flat(jax.device_get(task.variables)).items()
     }

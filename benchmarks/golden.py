@@ -87,11 +87,9 @@ def _attack(golden: Any) -> dict[str, float]:
     noise = jnp.asarray(torch_layout.images(golden["pgd/noise"]))
     plain = jax.jit(bake)(_variables(golden))
     attack = PGD(EPSILON, STEP_SIZE, STEPS)
-    with mock.patch.object(norms, "uniform_noise", lambda *_: noise):
-        run = jax.jit(
-            lambda x: attack(models.logits_fn(SMALL, plain), x, labels, jax.random.key(0))
-        )
-        found = run(images)
+    logits_fn, key = models.logits_fn(SMALL, plain), jax.random.key(0)
+    with mock.patch.object(norms, "uniform_noise", return_value=noise):
+        found = jax.jit(lambda x: attack(logits_fn, x, labels, key))(images)
     expected = torch_layout.images(golden["pgd/x_adv"])
     differ = np.abs(np.asarray(found) - expected) > 1e-6
     return {"small network, PGD-10: share of the pixels that differ": float(differ.mean())}

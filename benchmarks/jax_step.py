@@ -156,7 +156,7 @@ class JaxStep:
         prune: Whether to train scores and rates instead of weights.
         rate: Share of the weights that random masks keep, to compute with these alone; None keeps
             all.
-        precision: Of float32 products on accelerators, see `parallel.parallel`.
+        precision: Of float32 products on accelerators, one of `parallel.PRECISIONS`.
         dtype: Type of the features, 'float32' or 'bfloat16'.
         learning_rate: The same in every step.
     """
@@ -216,7 +216,8 @@ class JaxStep:
         self.batch = {
             name: array.reshape(len(devices), -1, *array.shape[1:]) for name, array in batch.items()
         }
-        self.step: Any = parallel.parallel(step, devices, (0,), precision)
+        chosen = precision and parallel.precision_on(devices, precision)
+        self.step: Any = parallel.parallel(step, devices, (0,), chosen)
 
     def compile(self) -> dict[str, float]:
         """Compiles the step before its first call; returns seconds and the device's memory, MiB."""

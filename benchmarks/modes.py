@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
     golden: tuple[str, ...] = ("vgg16_bn", "resnet18", "wrn_28_4")
     attacked: str = "resnet18"
     attacked_images: tuple[int, ...] = (128, 1000)
-    attack_settings: dict[str, int] = {}
+    attack_settings: tuple[tuple[str, int], ...] = ()
     training_steps: int = 150
     piped: tuple[str, ...] = ("cnn", "resnet18")
     piped_steps: int = 48
@@ -51,7 +51,7 @@ SMALL = Sizes(
     golden=(),
     attacked="cnn",
     attacked_images=(16,),
-    attack_settings={"steps": 3, "targets": 2, "queries": 5},
+    attack_settings=(("steps", 3), ("targets", 2), ("queries", 5)),
     training_steps=2,
     piped=("cnn",),
     piped_steps=8,

@@ -116,13 +116,12 @@ def parallel(
         function: Function of one device's arguments; may call `mean`, `total` and the others below.
         devices: Local devices.
         donate_argnums: Positions of the arguments whose memory the result may reuse.
-        precision: Precision of float32 products on accelerators, see `at_precision`; None leaves
-            JAX' default.
+        precision: Precision of float32 products, see `at_precision`; None leaves JAX' default.
 
     Returns:
         The compiled function of arguments with a first axis of length `len(devices)`.
     """
-    if precision is not None and devices[0].platform != "cpu":
+    if precision is not None:
         function = at_precision(function, precision)
     everywhere = len(devices) == jax.local_device_count()
     return jax.pmap(
@@ -133,11 +132,30 @@ def parallel(
     )
 
 
+def precision_on(devices: Sequence[Device], precision: str) -> str | None:
+    """Returns the precision to ask for on devices: on CPUs none, which compute in float32 anyhow.
+
+    There the highest would only switch off Winograd's form (see `ops`).
+
+    Args:
+        devices: Local devices.
+        precision: One of `PRECISIONS`.
+
+    Returns:
+        The argument of `parallel`.
+
+    Raises:
+        ValueError: For another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"matmul_precision={precision!r}: allowed are {', '.join(PRECISIONS)}")
+    return None if devices[0].platform == "cpu" else precision
+
+
 def at_precision(function: Callable[..., Any], precision: str) -> Callable[..., Any]:
     """Fixes the precision of all float32 products and convolutions of a function.
 
-    That counts for those of its gradients and loops too. CPUs compute in float32 whatever is asked,
-    so `parallel` leaves their functions, and with them their bits, as they are.
+    That counts for those of its gradients and loops too.
 
     Args:
         function: Function of arrays.

@@ -36,6 +36,10 @@ def default() -> Config:
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
     # Type of the network's features: float32 or bfloat16. All variables stay float32.
     config.compute_dtype = "float32"
+    # Precision of float32 products on GPUs and TPUs, while training: default (the device's own, as
+    # TF32 on GPUs, bfloat16 on TPUs), high (three passes of bfloat16 on TPUs) or highest (float32).
+    # CPUs always compute in float32.
+    config.matmul_precision = "default"
     # auto: what is pruned is skipped where that is faster, in float32. On CPUs with a C++ compiler
     # networks with fixed masks (finetuned and evaluated ones) compute with their kept weights alone
     # in some layers; on GPUs and TPUs evaluated ones compute without units that do nothing. off:
@@ -155,6 +159,9 @@ def default() -> Config:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 512
+    # As matmul_precision, while measuring on test images. What rounding hides from an attack looks
+    # like robustness, so it is float32 until it has been measured that less is enough.
+    config.evaluate.matmul_precision = "highest"
     # Which of the attacks, in this order. The cross-entropy of large logits has zero gradients; the
     # margin, which cw20 ascends, does not.
     config.evaluate.run = ("fgsm", "pgd10", "cw20", "pgd20")

@@ -22,6 +22,7 @@ from harp_jax.config.kinds import Choice, Flag, Number, Rule, Several, Text, Who
 from harp_jax.losses import LOSSES
 from harp_jax.methods import METHODS
 from harp_jax.models import COMPUTE_DTYPES, MODELS
+from harp_jax.parallel import PRECISIONS
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.settings import LARGEST, MOST
@@ -38,6 +39,7 @@ RULES: dict[str, Rule] = {
     "stages": Several(Choice(ALL_STAGES)),
     "model": Choice(MODELS, own=True),
     "compute_dtype": Choice(COMPUTE_DTYPES),
+    "matmul_precision": Choice(PRECISIONS),
     "sparse": Choice(SPARSE),
     "devices": _COUNT,
     "compilation_cache": Text("folders, or '' for none", optional=True),
@@ -94,6 +96,7 @@ RULES: dict[str, Rule] = {
     "finetune.source": _SOURCE,
     "finetune.regrow": Number(0.0, 1.0, open="high"),
     "evaluate.batch_size": Whole(1, 2**20),
+    "evaluate.matmul_precision": Choice(PRECISIONS),
     "evaluate.run": Several(Text("names of attacks"), empty=True),
     "evaluate.stages": Several(Choice(STAGES)),
     "evaluate.curve": Flag(),

@@ -92,6 +92,7 @@ def make_measurement(
     batch_size: int,
     devices: Sequence[Device],
     group: int | None = None,
+    precision: str | None = None,
 ) -> Measurement:
     """Builds the functions that measure a network.
 
@@ -102,14 +103,14 @@ def make_measurement(
         devices: Local devices.
         group: Largest number of images that a device attacks at once; None means all. See
             `attacks.groups`.
+        precision: Precision of float32 products, see `parallel.parallel`.
 
     Returns:
         Functions that compile at their first use, and only once for the same shapes.
     """
-    under = functools.partial(
-        make_accuracy, model, seed=seed, batch_size=batch_size, devices=devices, group=group
-    )
-    zero = functools.partial(make_zero_gradients, model, batch_size=batch_size, devices=devices)
+    common: Any = {"batch_size": batch_size, "devices": devices, "precision": precision}
+    under = functools.partial(make_accuracy, model, seed=seed, group=group, **common)
+    zero = functools.partial(make_zero_gradients, model, **common)
     return Measurement(
         parallel.parallel(bake, devices), functools.cache(under), functools.cache(zero)
     )
@@ -123,6 +124,7 @@ def make_accuracy(
     batch_size: int,
     devices: Sequence[Device],
     group: int | None = None,
+    precision: str | None = None,
 ) -> Accuracy:
     """Builds a function that measures accuracy; it compiles once.
 
@@ -133,6 +135,7 @@ def make_accuracy(
         batch_size: Examples at once over all devices of all processes.
         devices: Local devices.
         group: See `make_measurement`.
+        precision: See `make_measurement`.
 
     Returns:
         (replicated plain variables, see `Measurement.bake`; split; label in front of the progress
@@ -160,7 +163,7 @@ def make_accuracy(
         }
         return {**parallel.total(counts), "excess": parallel.maximum(norms.largest(excess))}
 
-    count_everywhere = parallel.parallel(count, devices)
+    count_everywhere = parallel.parallel(count, devices, precision=precision)
 
     def accuracy(variables: Any, split: Split, label: str) -> Score:
         correct = examples = excess = not_finite = np.zeros(())
@@ -179,6 +182,7 @@ def make_zero_gradients(
     *,
     batch_size: int,
     devices: Sequence[Device],
+    precision: str | None = None,
 ) -> Share:
     """Builds a function that measures on how many images the gradient of a loss is zero.
 
@@ -187,6 +191,7 @@ def make_zero_gradients(
         loss: Name of the loss, see `attacks.base.zero_gradients`.
         batch_size: Examples at once over all devices of all processes.
         devices: Local devices.
+        precision: See `make_measurement`.
 
     Returns:
         The function; it compiles once.
@@ -198,7 +203,7 @@ def make_zero_gradients(
         zero, _ = zero_gradients(loss, logits_fn, images, labels)
         return parallel.total({"zero": (zero & valid).sum(), "examples": valid.sum()})
 
-    count_everywhere = parallel.parallel(count, devices)
+    count_everywhere = parallel.parallel(count, devices, precision=precision)
 
     def share(variables: Any, split: Split, label: str) -> float:
         counts = _counts(count_everywhere, variables, split, label, batch_size, devices)

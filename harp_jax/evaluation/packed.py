@@ -121,19 +121,16 @@ class PackedAttack:
                 the number of devices.
             devices: Local devices.
             keep: Whether to keep the adversarial images.
-            precision: Precision of float32 products on accelerators, see `parallel.parallel`.
+            precision: Precision of float32 products, see `parallel.parallel`.
         """
         self.parts, self.names = dict(parts), (NATURAL, *parts)
-        self._network, self._identity, self._keep = network, identity, keep
-        self._seed, self._batch_size, self._devices = seed, batch_size, devices
+        self._network, self._identity, self._keep, self._seed = network, identity, keep, seed
+        self._batch_size, self._devices = batch_size, devices
 
         def everywhere(program: Callable[..., Any], settings: Any) -> Callable[..., Any]:
-            return parallel.parallel(
-                functools.partial(program, settings), devices, precision=precision
-            )
+            return parallel.parallel(functools.partial(program, settings), devices, (), precision)
 
-        losses = (loss_at_start(part) for part in self.parts.values())
-        loss = next(filter(None, losses), "ce")
+        loss = next(filter(None, map(loss_at_start, self.parts.values())), "ce")
         self._natural = everywhere(programs.natural, programs.Start(network, loss))
         self._programs = {
             name: everywhere(

@@ -60,6 +60,7 @@ def evaluate(
     seed: int = 0,
     progress: epath.PathLike | None = None,
     keep_images: bool = False,
+    matmul_precision: str = "highest",
 ) -> Result:
     """Measures the natural and the robust accuracy of a function from images to logits.
 
@@ -87,6 +88,8 @@ def evaluate(
             overwritten; the code of your own attacks is not compared. With `keep_images` the file
             holds the images too.
         keep_images: Whether to return the adversarial images too.
+        matmul_precision: Precision of float32 products on accelerators, one of
+            `parallel.PRECISIONS`: 'default' is the device's own, 'highest' float32.
 
     Returns:
         The accuracies, and what broke each image.
@@ -99,6 +102,7 @@ def evaluate(
     parts = inputs.parts(chosen)
     examples = inputs.examples(images, labels)
     devices = parallel.local_devices()
+    precision = parallel.precision_on(devices, matmul_precision)
     batch_size = inputs.fitting_batch(
         batch_size, len(examples.labels), len(devices) * jax.process_count()
     )
@@ -107,11 +111,12 @@ def evaluate(
     packed = PackedAttack(
         opened.network,
         parts,
-        identity=f"{opened.digest} {parts!r} {'images' if keep_images else ''}",
+        identity=f"{opened.digest} {parts!r} {'images' if keep_images else ''}{precision or ''}",
         seed=seed,
         batch_size=batch_size,
         devices=devices,
         keep=keep_images,
+        precision=precision,
     )
     path = None if progress is None else epath.Path(progress)
     if path is not None and path.is_dir():

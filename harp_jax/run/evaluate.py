@@ -54,6 +54,7 @@ def evaluate(
     attacks = attacks_to_run(config)
     settings = {name: config.evaluate.attacks[name].to_dict() for name in attacks}
     images = {"images_digest": dataset.test.digest(), "seed": config.seed}
+    images |= {"matmul_precision": subject.precision_name()}
     owners = {
         stage: {"network_digest": checkpoint.digest(network), **images}
         for stage, network in networks.items()

@@ -1,6 +1,5 @@
 """Writes a few test images, clean and attacked, for the report."""
 
-import functools
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint, models, parallel
 from harp_jax.attacks import Attack
 from harp_jax.data import to_unit
 from harp_jax.pruning.layers import bake
@@ -35,7 +34,6 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
     images = to_unit(jnp.asarray(test.images[chosen]))
     labels = jnp.asarray(test.labels[chosen])
 
-    @functools.partial(jax.jit, static_argnums=0)
     def attacked(form: Model, variables: Any) -> dict[str, jax.Array]:
         logits_fn = models.logits_fn(form, variables)
         adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
@@ -45,13 +43,17 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
             "adversarial_prediction": logits_fn(adversarial).argmax(-1),
         }
 
+    precision = subject.precision()
+    if precision is not None:
+        attacked = parallel.at_precision(attacked, precision)
+    attacked_once = jax.jit(attacked, static_argnums=0)
     plain = jax.jit(bake)  # apart from the attack, which compiles once for equal forms
     arrays = {"images": images, "labels": labels, "attack": name, "epsilon": attack.epsilon}
     for stage in stages:
         variables = checkpoint.load(subject.workdir / stage)
         del variables["metadata"]
         form, variables = subject.networks.measured(stage, variables)
-        found = attacked(form, plain(variables))
+        found = attacked_once(form, plain(variables))
         arrays |= {f"{stage}/{key}": value for key, value in found.items()}
     content = io.BytesIO()
     np.savez(content, **arrays)

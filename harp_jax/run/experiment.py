@@ -86,6 +86,7 @@ class _Experiment:
         self.config, self.workdir, self.interrupt = config, workdir, interrupt
         self.devices = parallel.local_devices(config.devices)
         check_batches(config, len(self.devices) * jax.process_count())
+        self.precision = parallel.precision_on(self.devices, config.matmul_precision)
         earlier = ownership.earlier_run(
             workdir,
             ownership.plain(config),
@@ -231,6 +232,7 @@ class _Experiment:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             devices=self.devices,
+            precision=self.precision,
         )
         return method(self.config).start(variables, told, probe)
 
@@ -276,10 +278,10 @@ class _Experiment:
         if stage.name == "finetune" and not fixed and self.config.sparse == "auto":
             _LOGGER.info("finetune: masks change (finetune.regrow), so it computes densely")
         network = self.networks.of(stage.name, variables) if fixed else self.model
-        measurement = self.networks.measurement(network)
+        measurement = self.networks.measurement(network, self.precision)
         step = recipe.make_step(stage, network, self.networks.group(network))
         programs = loop.Programs(
-            train_step=parallel.parallel(step, self.devices, donate_argnums=(0,)),
+            train_step=parallel.parallel(step, self.devices, (0,), self.precision),
             bake=measurement.bake,
             natural=measurement.under(None),
             robust=measurement.under(validation_attack(self.config)),

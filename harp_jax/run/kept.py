@@ -41,7 +41,8 @@ def of_earlier(
         earlier: Content of results.json; None if there is none.
         settings: Of the attacks of this evaluation, by name. An attack with other settings than
             before is dropped from all rows.
-        owners: For each stage what its row has to hold: 'network_digest', 'images_digest', 'seed'.
+        owners: For each stage what its row has to hold: 'network_digest', 'images_digest', 'seed',
+            and 'matmul_precision' unless the row is from before there was one.
 
     Returns:
         The rows of the same networks on the same test images.
@@ -54,10 +55,15 @@ def of_earlier(
     rows = {
         row["stage"]: without(row, changed | (row["robust"].keys() - measured.keys()))
         for row in earlier["rows"]
-        if row["stage"] in owners and owners[row["stage"]].items() <= row.items()
+        if row["stage"] in owners and _is_of(row, owners[row["stage"]])
     }
     names = dict.fromkeys(name for row in rows.values() for name in row["robust"])
     return Kept(rows, {name: measured[name] for name in names})
+
+
+def _is_of(row: Row, owner: Mapping[str, Any]) -> bool:
+    older = {"matmul_precision": owner["matmul_precision"]}
+    return owner.items() <= {**older, **row}.items()
 
 
 def keep_previous(earlier: Mapping[str, Any] | None, kept: Kept, workdir: Any) -> None:

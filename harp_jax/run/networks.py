@@ -51,7 +51,7 @@ class Networks:
             model: The dense network.
             sparse: Whether to skip what is pruned where that pays; the network is in float32.
             grouped: Whether to attack small groups of images; see `attacks.groups`.
-            measure: Builds the functions that measure a network, from it and `group`.
+            measure: Builds the functions that measure a network, from it, `group` and `precision`.
             platform: Of the devices that compute: 'cpu', 'gpu', 'tpu'.
             images: The first of them show whether a compact network has the same logits. None means
                 that there are no compact ones.
@@ -59,7 +59,8 @@ class Networks:
         self.model = model
         self._on_cpus, self._images = platform == "cpu", images
         self._sparse, self._grouped, self._measure, self._forms = sparse, grouped, measure, {}
-        self.measurement = functools.cache(self._measurement)  # of a form, for all stages
+        # Of a form at a precision, for all stages.
+        self.measurement = functools.cache(self._measurement)
 
     def group(self, form: Model) -> int | None:
         """Returns the number of images that a device attacks at once; None means all."""
@@ -67,8 +68,8 @@ class Networks:
             return None
         return SPARSE_GROUP if isinstance(form, SparseNetwork) else GROUP
 
-    def _measurement(self, form: Model) -> Measurement:
-        return self._measure(form, group=self.group(form))
+    def _measurement(self, form: Model, precision: str | None = None) -> Measurement:
+        return self._measure(form, group=self.group(form), precision=precision)
 
     def of(self, name: str, variables: Variables) -> Model:
         """Returns the form for fixed masks; networks with equal masks get the same one.

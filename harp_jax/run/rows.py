@@ -48,6 +48,14 @@ class Subject(NamedTuple):
     devices: Sequence[Device]
     architecture: Architecture
 
+    def precision(self) -> str | None:
+        """Returns the precision of the evaluation's products, see `parallel.parallel`."""
+        return parallel.precision_on(self.devices, self.config.evaluate.matmul_precision)
+
+    def precision_name(self) -> str:
+        """Returns the name to record: CPUs compute in float32 whatever is asked."""
+        return self.precision() or "highest"
+
 
 class _Measured(NamedTuple):
     """A network that is being measured: its stage, its form, and its replicated plain variables."""
@@ -109,7 +117,7 @@ class Measurer:
         row = {**row, **{entry: dict(row.get(entry) or {}) for entry in entries}}
         subject = self._subject
         form, variables = subject.networks.measured(stage, variables)
-        bake = subject.networks.measurement(form).bake
+        bake = subject.networks.measurement(form, subject.precision()).bake
         plain = bake(parallel.replicate(variables, subject.devices))
         self._measure(row, _Measured(stage, form, plain))
         row["seconds"] += time.monotonic() - started
@@ -164,13 +172,13 @@ class Measurer:
                 f"evaluate: stopped in stage {network.stage}; finished stages are saved, the same"
                 " command goes on from here"
             )
-        measurement = self._subject.networks.measurement(network.form)
+        measurement = self._subject.networks.measurement(network.form, self._subject.precision())
         score = measurement.under(attack)(network.plain, self._split, name)
         check_finite(score.not_finite, len(self._split), f"{network.stage}, {name}")
         return score
 
     def _zero_gradients(self, network: _Measured, loss: str) -> float:
-        measurement = self._subject.networks.measurement(network.form)
+        measurement = self._subject.networks.measurement(network.form, self._subject.precision())
         label = f"gradients of {loss}"
         return measurement.zero_gradients(loss)(network.plain, self._split, label)
 
@@ -193,6 +201,7 @@ class Measurer:
             seed=config.seed,
             batch_size=config.evaluate.batch_size,
             devices=self._subject.devices,
+            precision=self._subject.precision(),
         )
 
     def _of_outcome(self, outcome: Outcome) -> dict[str, Any]:

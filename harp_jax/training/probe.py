@@ -29,6 +29,7 @@ class Probe:
         batch_size: int,
         seed: int,
         devices: Sequence[Device],
+        precision: str | None = None,
     ):
         """Builds functions that compile at their first use.
 
@@ -40,10 +41,11 @@ class Probe:
             batch_size: Examples in a batch, over all devices of all processes.
             seed: The seed of the run.
             devices: Local devices.
+            precision: Precision of float32 products, see `parallel.parallel`.
         """
         self._model, self._loss, self._attack = model, loss, loss.attack(attack)
         self._split, self._batch_size, self._seed = split, batch_size, seed
-        self._devices = devices
+        self._devices, self._precision = devices, precision
 
     def logits_fn(self, variables: Variables) -> LogitsFn:
         """Returns the network in inference mode, with its masks applied."""
@@ -76,7 +78,7 @@ class Probe:
         Returns:
             A tree like `params`, the mean over all devices and processes.
         """
-        gradient = parallel.parallel(self._gradient(), self._devices)
+        gradient = parallel.parallel(self._gradient(), self._devices, precision=self._precision)
         replicated = parallel.replicate(variables, self._devices)
         parts = [
             parallel.to_host(gradient(replicated, batch))
