@@ -65,7 +65,7 @@ def golden(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
     """Compares with the golden numbers, at the device's own precision and the highest."""
     from benchmarks.golden import errors
 
-    for name, by_precision in errors(sizes.golden):
+    for name, by_precision in errors(sizes.golden, sizes.golden_losses):
         yield {"name": name, **by_precision}
 
 
@@ -81,8 +81,7 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     for size in larger:
         waves += [[Program(size, mode, "plain") for mode in MODES]]
         waves[-1] += [Program(size, "tf32", "prune")]
-    rest = ("float32", "bfloat16")
-    waves += [[Program(size, mode, "prune") for mode in rest] for size in sizes.batches]
+    waves += [[Program(size, mode, "prune") for mode in sizes.pruned] for size in sizes.batches]
     for wave in waves:
         yield from _wave(network, wave, sizes.attack_steps)
     used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -79,7 +79,7 @@ def torch_autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Resu
 
     task = autoattack_task.load(sizes, options.work)
     for count in sizes.attacked_images:
-        for mode in ("tf32", "float32"):
+        for mode in sizes.attack_modes:
             _allow_tf32(mode == "tf32")
             part = task._replace(split=task.split.take(slice(count)))
             found = autoattack.torch_side(part, autoattack_task.settings(sizes), DEVICE)

@@ -90,7 +90,7 @@ def settings(sizes: Sizes) -> AutoAttack:
 def ours(task: Task, sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Yields harp_jax' accuracies and seconds, for each number of images and both precisions."""
     for count in sizes.attacked_images:
-        for mode in ("tf32", "float32"):
+        for mode in sizes.attack_modes:
             part = task._replace(split=task.split.take(slice(count)))
             part = part._replace(batch_size=min(task.batch_size, count))
             found = attacked_by_us(part, settings(sizes), MODES[mode][1])

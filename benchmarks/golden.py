@@ -6,7 +6,7 @@ logits, gradients and attacks. It reads the arrays and their layouts from the fo
 which has to be in PYTHONPATH.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -31,7 +31,9 @@ MINIMUM = 0.01
 LOSS_NAMES = {"natural": "nat", "pgd": "pgd", "trades": "trades", "mart": "mart"}
 
 
-def errors(networks: tuple[str, ...]) -> Iterator[tuple[str, dict[str, float]]]:
+def errors(
+    networks: Sequence[str], losses: Sequence[str]
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Yields names of golden numbers with the errors of this device, by precision.
 
     Errors are relative to the largest golden number of the array. That of PGD is the share of the
@@ -39,12 +41,13 @@ def errors(networks: tuple[str, ...]) -> Iterator[tuple[str, dict[str, float]]]:
 
     Args:
         networks: Names of the networks whose logits are compared, of models.npz.
+        losses: Keys of `LOSS_NAMES`, whose values and gradients are compared.
     """
     yield from _each(_masks)
     golden = torch_layout.golden("net_losses")
     yield from _each(lambda: _attack(golden))
-    for loss, name in LOSS_NAMES.items():
-        yield from _each(lambda loss=loss, name=name: _loss(golden, loss, name))
+    for loss in losses:
+        yield from _each(lambda loss=loss: _loss(golden, loss, LOSS_NAMES[loss]))
     for network in networks:
         for train in (False, True):
             yield from _each(lambda network=network, train=train: _logits(network, train))

@@ -19,9 +19,12 @@ class Sizes(NamedTuple):
         batches: Images in a step; the first is that of all other parts.
         attack_steps: Steps of PGD in a training step.
         product: Rows and columns of the products that measure the device's peak.
+        pruned: Modes beside 'tf32' of which the pruning steps are measured.
         golden: Networks whose logits are compared with golden numbers.
+        golden_losses: Losses whose values and gradients are compared likewise.
         attacked: Network that AutoAttack attacks.
         attacked_images: Numbers of images that AutoAttack attacks, one after the other.
+        attack_modes: Modes in which it attacks.
         attack_settings: Settings of AutoAttack apart from the radius; none are the published ones.
         training_steps: Steps that the attacked network trains.
         piped: Networks whose input pipeline is measured.
@@ -33,9 +36,12 @@ class Sizes(NamedTuple):
     batches: tuple[int, ...] = (128, 512)
     attack_steps: int = 10
     product: int = 8192
+    pruned: tuple[str, ...] = ("float32", "bfloat16")
     golden: tuple[str, ...] = ("vgg16_bn", "resnet18", "wrn_28_4")
+    golden_losses: tuple[str, ...] = ("natural", "pgd", "trades", "mart")
     attacked: str = "resnet18"
     attacked_images: tuple[int, ...] = (128, 1000)
+    attack_modes: tuple[str, ...] = ("tf32", "float32")
     attack_settings: tuple[tuple[str, int], ...] = ()
     training_steps: int = 150
     piped: tuple[str, ...] = ("cnn", "resnet18")
@@ -48,9 +54,12 @@ SMALL = Sizes(
     batches=(8,),
     attack_steps=2,
     product=256,
+    pruned=(),
     golden=(),
+    golden_losses=("pgd",),
     attacked="cnn",
     attacked_images=(16,),
+    attack_modes=("float32",),
     attack_settings=(("steps", 3), ("targets", 2), ("queries", 5)),
     training_steps=2,
     piped=("cnn",),

@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import own_data
 import pytest
+from PIL import Image
 
 from harp_jax.data import DataError, load
 
@@ -130,3 +133,48 @@ def test_a_damaged_file(kind, tmp_path):
     with pytest.raises(DataError, match=r"set\.npz cannot be read \(.+\)") as caught:
         load(f"npz:{path}", seed=0, validation_examples=0)
     assert "\n" not in str(caught.value)
+
+
+def encoded(images, form="PNG"):
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, form)
+        files.append(np.frombuffer(file.getvalue(), np.uint8))
+    return np.concatenate(files), np.array([len(file) for file in files], np.int32)
+
+
+def encoded_set(**changed):
+    arrays = {"train_labels": IMAGES.y_train, "test_labels": IMAGES.y_test}
+    for split, images in (("train", IMAGES.x_train), ("test", IMAGES.x_test)):
+        arrays[f"{split}_jpegs"], arrays[f"{split}_sizes"] = encoded(images)
+    return arrays | changed
+
+
+def test_encoded_images_are_the_same_images(tmp_path):
+    expected = opened(tmp_path, IMAGES._asdict())
+    assert opened(tmp_path, encoded_set()).identity()["digests"] == expected.identity()["digests"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"test_sizes": np.array([7])}, "test_sizes are not the bytes of the files in test_jpegs"),
+        ({"train_jpegs": np.zeros(3)}, "train_sizes are not the bytes of the files in train_jpegs"),
+        (
+            {"test_jpegs": np.zeros(6, np.uint8), "test_sizes": np.ones(6, int)},
+            "image 0 of test_jpegs",
+        ),
+        ({"train_labels": IMAGES.y_train[1:]}, "train_images"),
+    ],
+)
+def test_damaged_encoded_images(changed, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, encoded_set(**changed))
+
+
+def test_encoded_images_of_several_sizes_are_refused(tmp_path):
+    images = [*IMAGES.x_test[1:], np.zeros((4, 8, 3), np.uint8)]
+    jpegs, sizes = encoded(images)
+    with pytest.raises(DataError, match=r"test_jpegs has images of \[\(4, 8, 3\), \(8, 8, 3\)\]"):
+        opened(tmp_path, encoded_set(test_jpegs=jpegs, test_sizes=sizes))

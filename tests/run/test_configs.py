@@ -64,7 +64,7 @@ def test_every_experiment_of_the_paper_is_valid():
     spec = importlib.util.spec_from_file_location("paper", runs.ROOT / "configs" / "paper.py")
     paper = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(paper)
-    assert len(set(paper.NAMES)) == 2 * 3 * 3 * 5 + 5
+    assert len(set(paper.NAMES)) == 2 * 3 * 4 * 5 + 5
     for name in paper.NAMES:
         validate(paper.get_config(name))
 
@@ -78,6 +78,14 @@ def test_names_choose_data_network_loss_and_budget():
     assert (config.prune.target, config.prune.granularity) == (0.6, "channel")
     assert config.prune.initial_rate == 1.0
     assert get_config("paper", "cifar10-vgg16_bn-pgd-50").prune.initial_rate == 0.5
+
+
+def test_short_experiments_are_pgd_with_fewer_epochs_and_images():
+    config = get_config("paper", "cifar10-vgg16_bn-short-99")
+    epochs = [config[stage].epochs for stage in runs.STAGES]
+    assert (config.loss, config.model, epochs) == ("pgd", "vgg16_bn", [30, 6, 30])
+    assert (config.prune.target, config.data.test_examples) == (0.01, 1000)
+    assert config.evaluate.run == ("pgd20", "autoattack")
 
 
 def test_imagenet_has_the_authors_settings():
