@@ -24,6 +24,8 @@ from harp_jax.pruning.layers import bake
 from harp_jax.pruning.masks import weight_mask
 from harp_jax.training.step import TrainingForward
 
+Errors = Iterator[tuple[str, dict[str, float]]]  # by name and precision
+
 PRECISIONS = ("default", "highest")
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 SMALL = ConvNet(num_classes=10, widths=(16, 32), hidden=64)
@@ -31,9 +33,7 @@ MINIMUM = 0.01
 LOSS_NAMES = {"natural": "nat", "pgd": "pgd", "trades": "trades", "mart": "mart"}
 
 
-def errors(
-    networks: Sequence[str], losses: Sequence[str]
-) -> Iterator[tuple[str, dict[str, float]]]:
+def errors(networks: Sequence[str], losses: Sequence[str]) -> Errors:
     """Yields names of golden numbers with the errors of this device, by precision.
 
     Errors are relative to the largest golden number of the array. That of PGD is the share of the
@@ -53,7 +53,7 @@ def errors(
             yield from _each(lambda network=network, train=train: _logits(network, train))
 
 
-def _each(measure: Callable[[], dict[str, float]]) -> Iterator[tuple[str, dict[str, float]]]:
+def _each(measure: Callable[[], dict[str, float]]) -> Errors:
     found: dict[str, dict[str, float]] = {}
     for precision in PRECISIONS:
         with jax.default_matmul_precision(precision):

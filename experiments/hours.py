@@ -104,7 +104,9 @@ def table(record: Mapping[str, Any] | None, efficiency: float, loss: str) -> str
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for data, network in EXPERIMENTS:
         flops, row = total_flops(network, data, loss, default()), steps.get(network)
-        share = row and accelerator_table.share_of_peak(record or {}, row)
+        share = None
+        if record is not None and row is not None:
+            share = accelerator_table.share_of_peak(record, row)
         rates = [1e12 * peak * (share or efficiency) for peak in DEVICES.values()]
         cells = [f"{flops / rate / 3600:.1f} h" for rate in rates]
         if steps:
