@@ -11,7 +11,7 @@ each a process of its own that is killed at its limit:
     golden            errors against the golden numbers, at the device's precision and the highest
     steps NETWORK     PGD-10 steps, plain and of HARP's pruning: float32, TF32, bfloat16
     torch_steps       the same plain steps in PyTorch, and through torch.compile
-    autoattack        AutoAttack on a network that was trained for moments
+    autoattack        AutoAttack on a network that `steps` trained for moments
     torch_autoattack  the same by torchattacks, if it is there
     pipeline          the share of a step that waits for its batch
     bits              whether two processes find the same bits, with XLA's deterministic operations
@@ -29,6 +29,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,18 +61,18 @@ class Part(NamedTuple):
 def parts(sizes: Sizes) -> list[Part]:
     """Returns the parts in order, with their shares of the time in seconds of ten minutes."""
     ours, torch = "benchmarks.accelerator_parts", "benchmarks.accelerator_torch"
-    found = [Part("device", ours, ["device"], 30), Part("golden", ours, ["golden"], 65)]
+    found = [Part("device", ours, ["device"], 25), Part("golden", ours, ["golden"], 55)]
     found += [
-        Part(f"steps {network}", ours, ["steps", f"--network={network}"], 240 / len(sizes.networks))
+        Part(f"steps {network}", ours, ["steps", f"--network={network}"], 210 / len(sizes.networks))
         for network in sizes.networks
     ]
     return [
         *found,
-        Part("torch_steps", torch, ["torch_steps"], 70),
-        Part("autoattack", ours, ["autoattack"], 70),
-        Part("torch_autoattack", torch, ["torch_autoattack"], 55),
-        Part("pipeline", ours, ["pipeline"], 30),
-        Part("bits", ours, ["digest", f"--network={sizes.attacked}"], 30),
+        Part("torch_steps", torch, ["torch_steps"], 55),
+        Part("autoattack", ours, ["autoattack"], 110),
+        Part("torch_autoattack", torch, ["torch_autoattack"], 75),
+        Part("pipeline", ours, ["pipeline"], 25),
+        Part("bits", ours, ["digest", f"--network={sizes.attacked}"], 35),
     ]
 
 
@@ -144,9 +145,16 @@ def run(part: Part, seconds: float, options: Any, record: Record, env: dict[str,
     log = options.work / f"{part.name.replace(' ', '-')}.log"
     with log.open("w") as errors:
         child = subprocess.Popen(
-            command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            env=env,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
         )
-        timer = threading.Timer(seconds, child.kill)
+        # Those that it has started too: they hold its output open.
+        timer = threading.Timer(seconds, os.killpg, (child.pid, signal.SIGKILL))
         timer.start()
         assert child.stdout is not None
         for line in child.stdout:

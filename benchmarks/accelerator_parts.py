@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import workload
+from benchmarks import autoattack_task, workload
+from benchmarks.jax_step import JaxStep, step_operations
 from benchmarks.modes import MODES, Sizes, read_sizes
 from harp_jax import parallel
 
@@ -73,7 +74,7 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Measures the training steps of one network: plain ones and those of HARP's pruning.
 
     Programs are compiled several at a time, and timed alone. So 'compile_seconds' are those of a
-    compilation beside others.
+    compilation beside others. The network that AutoAttack attacks is trained for moments, too.
     """
     network = options.network
     small, *larger = sizes.batches
@@ -82,15 +83,27 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
         waves += [[Program(size, mode, "plain") for mode in MODES]]
         waves[-1] += [Program(size, "tf32", "prune")]
     waves += [[Program(size, mode, "prune") for mode in sizes.pruned] for size in sizes.batches]
+    first = waves[0][1]
     for wave in waves:
-        yield from _wave(network, wave, sizes.attack_steps)
+        for program, step in zip(wave, _compiled(network, wave, sizes.attack_steps), strict=True):
+            start = parallel.to_host(step.state)
+            operations = step_operations(network, program.batch, sizes.attack_steps)
+            yield {
+                "name": f"{program.kind} {program.mode} {program.batch}",
+                "network": network,
+                **program._asdict(),
+                **step.costs,
+                **speed(step.run, operations, program.batch),
+            }
+            if network == sizes.attacked and program == first:
+                step.state = parallel.replicate(start, parallel.local_devices())
+                autoattack_task.save(autoattack_task.train(step, sizes), options.work)
     used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     yield {"name": "memory", "peak_mib": used and used / 2**20}
 
 
-def _wave(network: str, wave: list[Program], attack_steps: int) -> Iterator[Result]:
-    from benchmarks.jax_step import JaxStep, step_operations
-
+def _compiled(network: str, wave: list[Program], attack_steps: int) -> list[JaxStep]:
+    """Builds the steps of programs, and compiles all at a time."""
     made = [
         JaxStep(
             network,
@@ -99,19 +112,13 @@ def _wave(network: str, wave: list[Program], attack_steps: int) -> Iterator[Resu
             prune=program.kind == "prune",
             precision=MODES[program.mode][1],
             dtype=MODES[program.mode][0],
+            learning_rate=autoattack_task.LEARNING_RATE,
         )
         for program in wave
     ]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        compiled = list(pool.map(lambda step: step.compile(), made))
-    for program, step, found in zip(wave, made, compiled, strict=True):
-        yield {
-            "name": f"{program.kind} {program.mode} {program.batch}",
-            "network": network,
-            **program._asdict(),
-            **found,
-            **speed(step.run, step_operations(network, program.batch, attack_steps), program.batch),
-        }
+        list(pool.map(lambda step: step.compile(), made))
+    return made
 
 
 def speed(run: Callable[[int], float], operations: int, batch: int) -> Result:
@@ -139,19 +146,16 @@ def speed(run: Callable[[int], float], operations: int, batch: int) -> Result:
 
 
 def autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
-    """Trains a network for moments and measures AutoAttack on it; keeps it for PyTorch's side."""
-    from benchmarks import autoattack_task
-
-    started = time.perf_counter()
-    task = autoattack_task.train(sizes)
-    autoattack_task.save(task, options.work)
-    yield {"name": "training", "seconds": time.perf_counter() - started}
+    """Measures AutoAttack on the network that the part of its steps has trained and left."""
+    task = autoattack_task.load(sizes, options.work)
+    # The same programs attack more images later.
+    jax.config.update("jax_compilation_cache_dir", str(options.work / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield from autoattack_task.ours(task, sizes)
 
 
 def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
     """Measures what the input pipeline costs: steps on batches that come, and on one that stays."""
-    from benchmarks.jax_step import JaxStep
     from harp_jax.data import Split, train_batches
 
     devices = parallel.local_devices()
@@ -197,7 +201,6 @@ def _through_pipeline(step: Any, batches: Iterator[Any], devices: Any, steps: in
 
 def digest(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Takes three steps and returns a digest of the state's bits."""
-    from benchmarks.jax_step import JaxStep
     from harp_jax import checkpoint
 
     network = options.network

@@ -78,12 +78,11 @@ def torch_autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Resu
     from benchmarks import autoattack, autoattack_task
 
     task = autoattack_task.load(sizes, options.work)
-    for count in sizes.attacked_images:
-        for mode in sizes.attack_modes:
-            _allow_tf32(mode == "tf32")
-            part = task._replace(split=task.split.take(slice(count)))
-            found = autoattack.torch_side(part, autoattack_task.settings(sizes), DEVICE)
-            yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
+    for mode, count in sizes.attacks:
+        _allow_tf32(mode == "tf32")
+        part = task._replace(split=task.split.take(slice(count)))
+        found = autoattack.torch_side(part, autoattack_task.settings(sizes), DEVICE)
+        yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import jax_step, workload
+from benchmarks import workload
 from benchmarks.autoattack import Task
 from benchmarks.autoattack import ours as attacked_by_us
+from benchmarks.jax_step import JaxStep
 from benchmarks.modes import MODES, Sizes
 from harp_jax import parallel
 from harp_jax.attacks import AutoAttack
@@ -22,7 +23,7 @@ from harp_jax.pruning.layers import bake
 
 STRENGTH, NOISE = 0.12, 0.1  # on the [0, 1] scale
 CELLS = 4  # of a pattern, along each axis
-BATCH, LEARNING_RATE = 128, 0.02
+LEARNING_RATE = 0.02
 SEED = 0
 
 
@@ -49,17 +50,18 @@ def images(network: str, count: int, seed: int) -> Split:
     return Split((255 * pixels.clip(0, 1)).round().astype(np.uint8), labels)
 
 
-def train(sizes: Sizes) -> Task:
-    """Trains the network with PGD-10 for a few steps; returns the task of both sides."""
-    network, batch = sizes.attacked, min(BATCH, 16 * sizes.batches[0])
+def train(step: JaxStep, sizes: Sizes) -> Task:
+    """Trains the network of a plain step for a few steps; returns the task of both sides.
+
+    Args:
+        step: The step, with the state to start from, for batches of `sizes.batches[0]`.
+        sizes: The sizes.
+
+    Returns:
+        The task.
+    """
+    network, batch = sizes.attacked, sizes.batches[0]
     split = images(network, batch * sizes.training_steps, 1)
-    step = jax_step.JaxStep(
-        network,
-        workload.random_batch(network, batch),
-        sizes.attack_steps,
-        prune=False,
-        learning_rate=LEARNING_RATE,
-    )
     devices = parallel.local_devices()
     for number in range(sizes.training_steps):
         places = slice(number * batch, (number + 1) * batch)
@@ -71,14 +73,13 @@ def train(sizes: Sizes) -> Task:
         sharded = {name: x.reshape(len(devices), -1, *x.shape[1:]) for name, x in taken.items()}
         step.state = step.step(step.state, sharded)
     variables = parallel.to_host(step.state.variables)
-    return _task(sizes, jax.jit(bake)(variables))
+    return _task(sizes, jax.device_get(jax.jit(bake)(variables)))
 
 
 def _task(sizes: Sizes, variables: Any) -> Task:
-    count = max(sizes.attacked_images)
+    count = max(count for _, count in sizes.attacks)
     split = images(sizes.attacked, count, 2)
-    size = min(512, count)
-    return Task(sizes.attacked, variables, split, workload.EPSILON, SEED, size)
+    return Task(sizes.attacked, variables, split, workload.EPSILON, SEED, sizes.attack_batch)
 
 
 def settings(sizes: Sizes) -> AutoAttack:
@@ -88,21 +89,16 @@ def settings(sizes: Sizes) -> AutoAttack:
 
 
 def ours(task: Task, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Yields harp_jax' accuracies and seconds, for each number of images and both precisions."""
-    for count in sizes.attacked_images:
-        for mode in sizes.attack_modes:
-            part = task._replace(split=task.split.take(slice(count)))
-            part = part._replace(batch_size=min(task.batch_size, count))
-            found = attacked_by_us(part, settings(sizes), MODES[mode][1])
-            yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
+    """Yields harp_jax' accuracies and seconds, for each mode and number of images."""
+    for mode, count in sizes.attacks:
+        part = task._replace(split=task.split.take(slice(count)))
+        found = attacked_by_us(part, settings(sizes), MODES[mode][1])
+        yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
 
 
 def save(task: Task, work: pathlib.Path) -> None:
     """Writes the network's variables for the other side."""
-    leaves: Any = {
-        "/".join(path): np.asarray(leaf)
-        for path, leaf in _flat(jax.device_get(task.variables)).items()
-    }
+    leaves: Any = {"/".join(path): np.asarray(leaf) for path, leaf in _flat(task.variables).items()}
     np.savez(work / "network.npz", **leaves)
 
 

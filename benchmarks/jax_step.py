@@ -1,5 +1,6 @@
 """The training step of harp_jax, and the layers and arrays of its networks."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -61,7 +62,13 @@ def image_like(network: str) -> jax.Array:
 def create(network: str, dtype: str = "float32") -> tuple[nn.Module, Variables]:
     """Creates a network, with features of a type, and its initial variables, always the same."""
     model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS, dtype=dtype)
-    return model, jax.jit(model.init)(jax.random.key(0), image_like(network))
+    return model, jax.tree.map(jnp.asarray, _initial(network))
+
+
+@functools.cache
+def _initial(network: str) -> Variables:
+    model = models.create(network, workload.CLASSES, axis_name=parallel.AXIS)
+    return jax.device_get(jax.jit(model.init)(jax.random.key(0), image_like(network)))
 
 
 def pruned(variables: Variables) -> dict[str, Any]:
@@ -219,15 +226,17 @@ class JaxStep:
         chosen = precision and parallel.precision_on(devices, precision)
         self.step: Any = parallel.parallel(step, devices, (0,), chosen)
 
-    def compile(self) -> dict[str, float]:
-        """Compiles the step before its first call; returns seconds and the device's memory, MiB."""
+        self.costs: dict[str, float] = {}
+
+    def compile(self) -> None:
+        """Compiles the step before its first call; notes seconds and the device's memory, MiB."""
         lowered = self.step.lower(self.state, self.batch)
         started = time.perf_counter()
         self.step = lowered.compile()
         seconds, memory = time.perf_counter() - started, self.step.memory_analysis()
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         used += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return {"compile_seconds": seconds, "memory_mib": used / 2**20}
+        self.costs = {"compile_seconds": seconds, "memory_mib": used / 2**20}
 
     def run(self, steps: int) -> float:
         """Runs steps one after the other without waiting in between; returns seconds a step."""

@@ -23,8 +23,8 @@ class Sizes(NamedTuple):
         golden: Networks whose logits are compared with golden numbers.
         golden_losses: Losses whose values and gradients are compared likewise.
         attacked: Network that AutoAttack attacks.
-        attacked_images: Numbers of images that AutoAttack attacks, one after the other.
-        attack_modes: Modes in which it attacks.
+        attacks: Modes and numbers of images of AutoAttack, in the order in which they are run.
+        attack_batch: Images that it attacks at once.
         attack_settings: Settings of AutoAttack apart from the radius; none are the published ones.
         training_steps: Steps that the attacked network trains.
         piped: Networks whose input pipeline is measured.
@@ -37,11 +37,11 @@ class Sizes(NamedTuple):
     attack_steps: int = 10
     product: int = 8192
     pruned: tuple[str, ...] = ("float32", "bfloat16")
-    golden: tuple[str, ...] = ("vgg16_bn", "resnet18", "wrn_28_4")
+    golden: tuple[str, ...] = ("resnet18", "vgg16_bn", "wrn_28_4")
     golden_losses: tuple[str, ...] = ("natural", "pgd", "trades", "mart")
     attacked: str = "resnet18"
-    attacked_images: tuple[int, ...] = (128, 1000)
-    attack_modes: tuple[str, ...] = ("tf32", "float32")
+    attacks: tuple[tuple[str, int], ...] = (("tf32", 256), ("float32", 256), ("tf32", 1000))
+    attack_batch: int = 256
     attack_settings: tuple[tuple[str, int], ...] = ()
     training_steps: int = 150
     piped: tuple[str, ...] = ("cnn", "resnet18")
@@ -58,8 +58,8 @@ SMALL = Sizes(
     golden=(),
     golden_losses=("pgd",),
     attacked="cnn",
-    attacked_images=(16,),
-    attack_modes=("float32",),
+    attacks=(("float32", 16),),
+    attack_batch=16,
     attack_settings=(("steps", 3), ("targets", 2), ("queries", 5)),
     training_steps=2,
     piped=("cnn",),
