@@ -63,6 +63,7 @@ ROW = {
     "images": SIZE,
     "seconds?": AMOUNT,
     "checkpoint_epoch?": COUNT,
+    "matmul_precision?": str,
     "layers?": [{"layer": str, "kept": COUNT, "parameters": SIZE}],
     "balanced?": {"*": SHARE},
     "correct?": {"*": [COUNT]},

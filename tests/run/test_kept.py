@@ -9,7 +9,12 @@ from harp_jax.run import kept
 from harp_jax.workdir import checksums
 
 SETTINGS = {"fgsm": {"type": "FGSM", "epsilon": 0.1}, "aa": {"type": "AutoAttack", "epsilon": 0.1}}
-OWNER = {"network_digest": "n", "images_digest": "i", "seed": 0}
+OWNER = {
+    "network_digest": "n",
+    "images_digest": "i",
+    "seed": 0,
+    "matmul_precision": "highest",
+}
 
 
 def row(stage, **fields):
@@ -46,6 +51,12 @@ def test_other_attacks_leave_everything():
     assert found.settings == SETTINGS
 
 
+def test_a_row_of_another_precision_is_dropped_and_one_without_any_stays():
+    older = {name: value for name, value in row("finetune").items() if name != "matmul_precision"}
+    found = of(table(row("prune", matmul_precision="default"), older), SETTINGS)
+    assert found.rows == {"finetune": older}
+
+
 def test_an_attack_with_other_settings_is_dropped_alone():
     found = of(table(row("prune")), {"fgsm": {"type": "FGSM", "epsilon": 0.2}})
     assert found.settings == {"aa": SETTINGS["aa"]}
@@ -63,7 +74,7 @@ def test_an_attack_with_other_settings_is_dropped_alone():
     assert kept.without(left, ["aa"])["autoattack"] == {}
 
 
-@pytest.mark.parametrize("name", OWNER)
+@pytest.mark.parametrize("name", ["network_digest", "images_digest", "seed"])
 def test_rows_of_other_networks_or_images_go(name):
     assert list(of(table(row("prune", **{name: "x"}), row("finetune")), {}).rows) == ["finetune"]
     without = row("prune")
