@@ -23,6 +23,8 @@ run with tiny sizes, on any device. --table prints the file's numbers as Markdow
 """
 
 import argparse
+import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -36,7 +38,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.modes import Sizes, read_sizes
@@ -47,6 +49,8 @@ WANTED = ("torch", "torchattacks", "ml_dtypes", "tensorboardX", "tensorflow_data
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Programs of a dry run run for moments and compile for seconds.
 COMPILED_FAST = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+
+Entry = dict[str, Any]  # of a part: its state, limit, seconds and results
 
 
 class Part(NamedTuple):
@@ -136,12 +140,22 @@ def environment(site: pathlib.Path, module: str, *, small: bool, flags: str = ""
     return found
 
 
-def run(part: Part, seconds: float, options: Any, record: Record, env: dict[str, str]) -> None:
-    """Runs a part until its end or its limit; records each of its results as it comes."""
+def run(
+    part: Part, seconds: float, options: Any, env: dict[str, str], write: Callable[[Entry], Any]
+) -> None:
+    """Runs a part until its end or its limit.
+
+    Args:
+        part: The part.
+        seconds: Its limit.
+        options: The command line, with the folder 'work' that the parts share.
+        env: Variables of its process.
+        write: Called with all that the part has so far, whenever there is more.
+    """
     command = [sys.executable, "-m", part.module, *part.arguments, f"--work={options.work}"]
     command += ["--small"] * options.small
     started = time.monotonic()
-    entry: dict[str, Any] = {"state": "running", "limit": seconds, "seconds": 0.0, "results": {}}
+    entry: Entry = {"state": "running", "limit": seconds, "seconds": 0.0, "results": {}}
     log = options.work / f"{part.name.replace(' ', '-')}.log"
     with log.open("w") as errors:
         child = subprocess.Popen(
@@ -153,64 +167,57 @@ def run(part: Part, seconds: float, options: Any, record: Record, env: dict[str,
             text=True,
             start_new_session=True,
         )
-        # Those that it has started too: they hold its output open.
-        timer = threading.Timer(seconds, os.killpg, (child.pid, signal.SIGKILL))
+        timer = threading.Timer(seconds, _kill, (child,))
         timer.start()
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith("RESULT "):
-                result = json.loads(line.removeprefix("RESULT "))
-                entry["results"][result.pop("name")] = result
-                entry["seconds"] = time.monotonic() - started
-                record.write(part.name, entry)
-        code = child.wait()
-        timer.cancel()
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith("RESULT "):
+                    result = json.loads(line.removeprefix("RESULT "))
+                    entry["results"][result.pop("name")] = result
+                    write(entry)
+            code = child.wait()
+        finally:
+            timer.cancel()
+            if child.poll() is None:
+                _kill(child)
     entry["seconds"] = time.monotonic() - started
     entry["state"] = "complete" if code == 0 else f"ended with {code}"
     if code and entry["seconds"] >= seconds:
         entry["state"] = f"stopped after {seconds:.0f} s"
     elif code:
         entry["error"] = log.read_text().strip().splitlines()[-3:]
-    record.write(part.name, entry)
+    write(entry)
 
 
-def run_bits(part: Part, seconds: float, options: Any, record: Record, site: pathlib.Path) -> None:
+def _kill(child: subprocess.Popen[str]) -> None:
+    """Ends a part's process, and those that it has started: they hold its output open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def run_bits(part: Part, seconds: float, options: Any, site: pathlib.Path) -> Entry:
     """Runs a few steps in two processes with XLA's deterministic operations and two without."""
-    found: dict[str, Any] = {}
-    lock = threading.Lock()
-
-    class Quiet:
-        """Keeps the records of one process apart from those of the others."""
-
-        def __init__(self, name: str):
-            self.name = name
-
-        def write(self, _: str, entry: Mapping[str, Any]) -> None:
-            with lock:
-                found[self.name] = dict(entry)
-
+    found: dict[str, Entry] = {}
     kinds = {"default": "", "deterministic": DETERMINISTIC}
     threads = []
     for kind, flags in kinds.items():
         for number in (1, 2):
-            name = f"{kind} {number}"
+            each = part._replace(name=f"bits-{kind}-{number}")
             env = environment(site, part.module, small=options.small, flags=flags)
-            each: Any = (part._replace(name=f"bits-{kind}-{number}"), seconds, options)
-            thread = threading.Thread(target=run, args=(*each, Quiet(name), env))
-            threads.append(thread)
-            thread.start()
+            write = functools.partial(found.__setitem__, f"{kind} {number}")
+            threads.append(threading.Thread(target=run, args=(each, seconds, options, env, write)))
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
     results = {}
     for kind in kinds:
         pair = [found[f"{kind} {number}"]["results"] for number in (1, 2)]
         results[kind] = {"steps": len(pair[0]), "same_bits": bool(pair[0]) and pair[0] == pair[1]}
-    states = {entry["state"] for entry in found.values()}
-    state = "complete" if states == {"complete"} else ", ".join(sorted(states))
+    states = sorted({entry["state"] for entry in found.values()})
     longest = max(entry["seconds"] for entry in found.values())
-    record.write(
-        part.name, {"state": state, "limit": seconds, "seconds": longest, "results": results}
-    )
+    return {"state": ", ".join(states), "limit": seconds, "seconds": longest, "results": results}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -242,10 +249,10 @@ def measure(options: argparse.Namespace) -> None:
             left = max(due - time.monotonic(), 1.0)
             say(f"{part.name}: at most {left:.0f} s")
             if part.name == "bits":
-                run_bits(part, left, options, record, site)
+                record.write(part.name, run_bits(part, left, options, site))
             else:
                 env = environment(site, part.module, small=options.small)
-                run(part, left, options, record, env)
+                run(part, left, options, env, functools.partial(record.write, part.name))
             entry = record.content["parts"][part.name]
             say(f"{part.name}: {entry['state']}, {entry['seconds']:.0f} s {entry.get('error', '')}")
         if options.logs:

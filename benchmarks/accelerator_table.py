@@ -20,9 +20,10 @@ def device(record: Record) -> str:
 
 
 def share_of_peak(record: Record, row: Record) -> float | None:
-    """Returns a step's share of the device's published peak; None if that is not known."""
+    """Returns a step's share of all devices' published peak; None if that is not known."""
     peak = peaks.at_precision(device(record), row["mode"])
-    return None if not peak else row["tflops"] / peak
+    count = results(record, "device").get("device", {}).get("devices", 1)
+    return None if not peak else row["tflops"] / (count * peak)
 
 
 def steps(record: Record) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """`benchmarks.accelerator`: its parts, limits, file and table, and the hours that follow."""
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def run_slow(tmp_path, monkeypatch, seconds):
     monkeypatch.setattr(accelerator, "ROOT", tmp_path)
     record = Record(tmp_path / "out" / "file.json", {"small": True}, keep=False)
     options = argparse.Namespace(work=tmp_path, small=False)
-    accelerator.run(Part("slow", "slow_part", [], 1.0), seconds, options, record, {})
+    write = functools.partial(record.write, "slow")
+    accelerator.run(Part("slow", "slow_part", [], 1.0), seconds, options, {}, write)
     return json.loads((tmp_path / "out" / "file.json").read_text())
 
 
