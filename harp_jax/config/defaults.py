@@ -95,6 +95,10 @@ def default() -> Config:
     config.pretrain.epochs = 100
     config.pretrain.learning_rate = 0.1
     config.pretrain.loss = config_dict.placeholder(str)  # of this stage; config.loss if unset
+    # Decay of an exponential moving average of the weights, once a step (less in the first steps).
+    # The averaged network is validated, chosen and handed on; training goes on with the plain one.
+    # 0: no average.
+    config.pretrain.average = 0.0
 
     config.prune = ConfigDict()
     config.prune.epochs = 20  # magnitude and random have none
@@ -151,6 +155,7 @@ def default() -> Config:
     # largest gradient, once an epoch until three quarters of the stage; 0: masks stay. Such a stage
     # computes densely, whatever `sparse` says.
     config.finetune.regrow = 0.0
+    config.finetune.average = 0.0  # as pretrain.average
 
     # Checkpoints are saved at the end of each epoch, and inside epochs:
     config.checkpoint_every_steps = 0  # after so many steps; 0: never

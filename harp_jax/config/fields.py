@@ -81,6 +81,11 @@ WORDS = {
     "pretrain.epochs": "Epochs of the stage",
     "pretrain.learning_rate": "Learning rate of its first epochs",
     "pretrain.loss": "Training loss of this stage. Unset: `config.loss`",
+    "pretrain.average": (
+        "Decay of an exponential moving average of the weights, in [0, 1), once a step; less in"
+        " the first steps. The averaged network is validated, chosen and handed on, while the"
+        " plain weights train. 0: no average"
+    ),
     "prune.epochs": "Epochs of the stage. `magnitude` and `random` have none, whatever this says",
     "prune.learning_rate": (
         "Learning rate of its first epochs. `admm` trains weights and wants 0.01"
@@ -122,6 +127,7 @@ WORDS = {
     "finetune.epochs": "Epochs of the stage",
     "finetune.learning_rate": "Learning rate of its first epochs",
     "finetune.loss": "Training loss of this stage. Unset: `config.loss`",
+    "finetune.average": "As `pretrain.average`, in this stage",
     "finetune.source": "Checkpoint or workdir of a pruned network. `''`: this run's prune stage",
     "evaluate.batch_size": "Test images in a batch, over all devices of all processes",
     "evaluate.run": "Names of the attacks to run, in this order",

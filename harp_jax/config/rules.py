@@ -31,6 +31,7 @@ from harp_jax.training.stages import STAGES
 
 _LOSS, _OWN_LOSS = Choice(LOSSES, own=True), Choice(LOSSES, own=True, optional=True)
 _EPOCHS, _RATE = Whole(1, 10**6), Number(open="low")
+_DECAY = Number(0.0, 1.0, open="high")
 _COUNT = Whole(1, optional=True)
 _SOURCE = Text("paths of checkpoints or workdirs, or ''")
 
@@ -71,6 +72,7 @@ RULES: dict[str, Rule] = {
     "pretrain.epochs": _EPOCHS,
     "pretrain.learning_rate": _RATE,
     "pretrain.loss": _OWN_LOSS,
+    "pretrain.average": _DECAY,
     "prune.epochs": _EPOCHS,
     "prune.learning_rate": _RATE,
     "prune.loss": _OWN_LOSS,
@@ -95,6 +97,7 @@ RULES: dict[str, Rule] = {
     "finetune.loss": _OWN_LOSS,
     "finetune.source": _SOURCE,
     "finetune.regrow": Number(0.0, 1.0, open="high"),
+    "finetune.average": _DECAY,
     "evaluate.batch_size": Whole(1, 2**20),
     "evaluate.matmul_precision": Choice(PRECISIONS),
     "evaluate.run": Several(Text("names of attacks"), empty=True),

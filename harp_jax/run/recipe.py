@@ -11,6 +11,7 @@ from harp_jax.losses import Free
 from harp_jax.methods import Links, Setting, Timing, regrowing
 from harp_jax.pruning.schemes import Scheme
 from harp_jax.training import optim
+from harp_jax.training.average import averaging
 from harp_jax.training.free_step import make_free_step
 from harp_jax.training.stages import STREAMS, WEIGHTS, Stage
 from harp_jax.training.state import TrainState
@@ -77,6 +78,7 @@ def make_stage(
         learning_rate=schedule,
         batches_per_epoch=batches_per_epoch,
         augment=_augmentation(config),
+        average=settings.get("average", 0.0),
         epochs=settings.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -120,4 +122,5 @@ def make_step(stage: Stage, model: Model, group: int | None = None) -> Callable[
     if stage.attack is not None and group is not None:
         stage = dataclasses.replace(stage, attack=InGroups(stage.attack, group))
     make = make_free_step if isinstance(stage.loss, Free) else make_train_step
-    return make(stage, model)
+    step = make(stage, model)
+    return averaging(step, stage.average) if stage.average else step

@@ -181,7 +181,7 @@ class _Loop:
             start = 0
         best = self.checkpoints.best()
         if best is None:
-            last = parallel.to_host(self.state.variables)
+            last = parallel.to_host(self.state.network())
             return Outcome(last, self.stage.epochs - 1, self.progress.reached)
         return Outcome(best, best.pop("metadata")["epoch"], self.progress.reached)
 
@@ -283,7 +283,7 @@ class _Loop:
 
     def validate(self, step: int) -> dict[str, float]:
         """Measures accuracy on the validation split, clean and under attack."""
-        plain = self.programs.bake(self.state.variables)
+        plain = self.programs.bake(self.state.network())
         measures = {"natural": self.programs.natural, "robust": self.programs.robust}
         accuracies = {}
         for name, measure in measures.items():
@@ -320,7 +320,7 @@ class _Loop:
         row["best"] = self.progress.judge(self.stage, epoch, accuracy, reached)
         if row["best"]:
             self.checkpoints.save_best(
-                int(state.step), state.variables, {"epoch": epoch, "validation": validation}
+                int(state.step), state.network(), {"epoch": epoch, "validation": validation}
             )
         self.log.add(row)
         accuracies = row["train"]["accuracy"], accuracy

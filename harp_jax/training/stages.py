@@ -54,6 +54,8 @@ class Stage:
             original scores. None takes the gradient at the original scores.
         after_epoch: Changes the variables after each epoch, see `Method.after_epoch`.
         chosen_from: First epoch whose network may be the stage's result.
+        average: Decay of the moving average of the weights, in [0, 1); 0 for none. See
+            `training.average`.
         epochs: Epochs to train, >= 1.
         batch_size: Examples in a batch, over all devices of all processes.
         seed: The seed of the run, for the order of the examples and all random numbers.
@@ -72,6 +74,7 @@ class Stage:
     ascend: Ascend | None = None
     after_epoch: AfterEpoch | None = None
     chosen_from: int = 0
+    average: float = 0.0
     epochs: int = 1
     batch_size: int = 1
     seed: int = 0

@@ -12,6 +12,8 @@ from harp_jax.training import stages
 from harp_jax.training.stages import Stage
 from harp_jax.types import Variables
 
+AVERAGED = ("params", "batch_stats")  # collections that an average has
+
 
 class TrainState(flax.struct.PyTreeNode):
     """State of a stage. Checkpoints hold all of it, so that a resumed run has the same bits.
@@ -25,6 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
             'bad_step', the first step after which the sum of losses was not finite, or -1.
         perturbation: Perturbation of the global batch, `[batch, height, width, channels]`, under
             Free-AT, on the [0, 1] scale; None for other losses.
+        average: The moving average of `AVERAGED` (see `training.average`); None for none.
     """
 
     # Any array, or what JAX puts in an array's place while it works on a tree's structure.
@@ -34,12 +37,16 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     sums: dict[str, Any]
     perturbation: Any = None
+    average: Any = None
+
+    def network(self) -> dict[str, Any]:
+        """Returns the variables of the network to validate and to keep: averaged if there are."""
+        return {**self.variables, **(self.average or {})}
 
     def training(self) -> dict[str, Any]:
         """Returns everything but the variables, which a resumed run needs beside the network."""
         names = ["step", "key", "opt_state", "sums"]
-        if self.perturbation is not None:
-            names.append("perturbation")
+        names += [name for name in ("perturbation", "average") if getattr(self, name) is not None]
         return {name: getattr(self, name) for name in names}
 
 
@@ -86,6 +93,7 @@ def create(
     if isinstance(stage.loss, Free):
         assert image_shape is not None
         perturbation = jnp.zeros((stage.batch_size, *image_shape))
+    average = {name: variables[name] for name in AVERAGED if name in variables}
     state = TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(stage.seed), stage.stream)),
@@ -93,5 +101,6 @@ def create(
         opt_state=stage.optimizer.init(trainable),
         sums=zero_sums(),
         perturbation=perturbation,
+        average=average if stage.average else None,
     )
     return jax.tree.map(np.asarray, state)
