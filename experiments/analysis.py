@@ -16,7 +16,8 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint
+from harp_jax.export import trained
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import layer_name, leaves_by_path
 from harp_jax.pruning.sparsity import LayerSparsity, layer_sparsity
@@ -33,7 +34,7 @@ def layers(variables: dict[str, Any]) -> list[LayerSparsity]:
     if any(leaf.ndim > 1 for leaf in jax.tree.leaves(variables["scores"])):
         return layer_sparsity(variables)  # one score per weight
     metadata = variables["metadata"]
-    model = models.create(metadata["model"], metadata["num_classes"])
+    model = trained.create(metadata)
     return layer_sparsity(variables, channels.trace(model, metadata["image_shape"]))
 
 

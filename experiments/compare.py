@@ -25,8 +25,9 @@ import jax
 import numpy as np
 
 from experiments.matrix import DENSE, Cell, Matrix, cells
-from harp_jax import checkpoint, models
+from harp_jax import checkpoint
 from harp_jax.evaluation import ROBUST
+from harp_jax.export import trained
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.live import live_weights
@@ -86,7 +87,7 @@ def live(stage: pathlib.Path) -> int:
     """Counts the weights of a stage's network on a path from the images to the classes."""
     variables = checkpoint.load(stage)
     metadata = variables.pop("metadata")
-    model = models.create(metadata["model"], metadata["num_classes"])
+    model = trained.create(metadata)
     groups = channels.trace(model, metadata["image_shape"]).groups
     return sum(live_weights(jax.jit(bake)(variables)["params"], groups).values())
 

@@ -94,6 +94,7 @@ def entry(workdir: epath.PathLike, method: str, dataset: str | None = None) -> E
     results = records.read_results(folder)
     config = records.read_json(folder / files.CONFIG, forms.CONFIG)["config"]
     _require(folder, "model", network.get("model"), ARCHITECTURES)
+    _require(folder, "width", network.get("width", 1.0), [1.0])
     _require(folder, "num_classes", network["num_classes"], [CLASSES])
     _require(folder, "image_shape", list(network["image_shape"]), [IMAGE_SHAPE])
     dataset = _dataset(folder, results, dataset)

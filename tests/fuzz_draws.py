@@ -108,6 +108,7 @@ def small() -> dict[str, tuple[Any, ...]]:
     sets = images("grey", 1), images("colour", 3)
     return {
         "model": (f"{__name__}:Net", "tiny"),
+        "width": (0.5, 1, 2.0),
         "data.name": (*sets, "digits", "npz:none.npz", "no_such_set", "folder:none", "npz:", "x:y"),
         "data.directory": (str(folder()), "/nowhere", "gs"),
         "data.image_size": (8, 16),

@@ -26,6 +26,11 @@ bottleneck = functools.partial(BottleneckResNet, stages=(1, 1), width=4)
 KINDS = ("convnet", "vgg", "residual", "wide", "bottleneck")
 
 
+def of_width(num_classes: int, width: float = 1.0) -> ConvNet:
+    """A network of one's own that takes a width."""
+    return convnet(num_classes=num_classes).scaled(width)
+
+
 class Varied(nn.Module):
     """What a network of one's own may do: odd strides and paddings, other layers, activations."""
 

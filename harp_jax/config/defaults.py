@@ -34,6 +34,7 @@ def default() -> Config:
     config.seed = 0  # with the config itself, all that a run depends on
     config.stages = ALL_STAGES  # which to run, always in this order; finished ones skipped
     config.model = "vgg16_bn"  # a name in harp_jax.models.MODELS
+    config.width = 1.0  # multiplies the channels of its layers
     # Type of the network's features: float32 or bfloat16. All variables stay float32.
     config.compute_dtype = "float32"
     # Precision of float32 products on GPUs and TPUs, while training: default (the device's own, as

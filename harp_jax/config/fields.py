@@ -20,6 +20,10 @@ WORDS = {
     "seed": "Seed of everything random. A run is a function of the configuration and this number",
     "stages": "The stages to run, always in this order. Finished ones are skipped",
     "model": "A name in `harp_jax.models.MODELS`, or `module:function` of your own",
+    "width": (
+        "Multiplies the channels and hidden units of all layers but the last, in (0, 100]. They are"
+        " rounded to whole ones, at least 1"
+    ),
     "devices": "Number of devices. Unset: all accelerators, or one device per CPU core",
     "compilation_cache": "Folder of compiled programs, kept over runs. `''`: none is kept",
     "batch_size": "Training images in a step, over all devices of all processes",

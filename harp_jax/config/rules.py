@@ -23,6 +23,7 @@ from harp_jax.losses import LOSSES
 from harp_jax.methods import METHODS
 from harp_jax.models import COMPUTE_DTYPES, MODELS
 from harp_jax.parallel import PRECISIONS
+from harp_jax.models.blocks import MOST_WIDTH
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.settings import LARGEST, MOST
@@ -39,6 +40,7 @@ RULES: dict[str, Rule] = {
     "seed": Whole(0, 2**32 - 1),
     "stages": Several(Choice(ALL_STAGES)),
     "model": Choice(MODELS, own=True),
+    "width": Number(0.0, MOST_WIDTH, open="low"),
     "compute_dtype": Choice(COMPUTE_DTYPES),
     "matmul_precision": Choice(PRECISIONS),
     "sparse": Choice(SPARSE),

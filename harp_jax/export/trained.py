@@ -29,7 +29,7 @@ from harp_jax.workdir import files, ownership
 
 _LOGGER = logging.getLogger(__name__)
 
-NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype")
+NETWORK_FIELDS = ("model", "num_classes", "image_shape", "normalization", "compute_dtype", "width")
 _GROUP = 64  # images that a small sparse network computes at once, see `attacks.groups`
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ class Trained(NamedTuple):
         network: A linen module, as `harp_jax.models.create` makes it.
         variables: 'params' and, with BatchNorm, 'batch_stats': NumPy float32, masks applied.
         metadata: 'model', 'num_classes', 'image_shape' (height, width, channels),
-            'normalization', 'compute_dtype', and whatever else files should say, as JSON has it.
+            'normalization', 'compute_dtype', 'width' (1 if missing), and whatever else files should
+            say, as JSON has it.
     """
 
     network: nn.Module
@@ -116,7 +117,7 @@ def read(path: epath.PathLike, *, model: str | None = None) -> Trained:
     network = network_of(found, folder, model)
     plain = jax.tree.map(np.asarray, jax.device_get(jax.jit(bake)(variables)))
     metadata = {name: found[name] for name in (*NETWORK_FIELDS, *_OWN_FIELDS) if name in found}
-    metadata = {"normalization": None, "compute_dtype": "float32"} | metadata
+    metadata = {"normalization": None, "compute_dtype": "float32", "width": 1.0} | metadata
     metadata |= counts(plain)
     workdir = workdir_of(path)
     if workdir is not None:
@@ -176,6 +177,7 @@ def create(metadata: Mapping[str, Any]) -> nn.Module:
         metadata["num_classes"],
         normalization=metadata.get("normalization"),
         dtype=metadata.get("compute_dtype", "float32"),
+        width=metadata.get("width", 1.0),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from harp_jax.interop import import_checkpoint, inspect
 from harp_jax.models import MODELS
 
-_ASKED = ("num_classes", "image_shape", "key", "ignore")
+_ASKED = ("num_classes", "width", "image_shape", "key", "ignore")
 _IMPORTED = ("target", "alpha", "rate", "normalization", *_ASKED)
 
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--num-classes", type=int, help="number of logits; the file's if left out"
         )
+        each.add_argument("--width", type=float, help="factor of its channels; 1 if left out")
         each.add_argument(
             "--image-shape", type=_sizes, metavar="H,W,C", help="of the images; the network's usual"
         )

@@ -40,7 +40,9 @@ class Comparison:
             FileError: If there is no one place to look at.
         """
         self._options = options
-        of_classes = functools.partial(layout, options.model, options.image_shape)
+        of_classes = functools.partial(
+            layout, options.model, options.image_shape, width=options.width
+        )
         self.choice, others = choose(content, of_classes, options.num_classes, options.key)
         self.scores = self._scores()
         level = self.choice.level
@@ -134,7 +136,8 @@ class Comparison:
         fitting = []
         for model in models.MODELS:
             try:
-                options = checked(model, {"ignore": self._options.ignore})
+                given = {"ignore": self._options.ignore, "width": self._options.width}
+                options = checked(model, given)
                 other = Comparison(dict(self.choice.entries), options)
             except FileError:
                 continue

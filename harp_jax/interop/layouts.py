@@ -49,18 +49,21 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def layout(model: str, image_shape: tuple[int, int, int], num_classes: int) -> Layout:
+def layout(
+    model: str, image_shape: tuple[int, int, int], num_classes: int, width: float = 1.0
+) -> Layout:
     """Finds the arrays of a network, without computing any.
 
     Args:
         model: One of `harp_jax.models.MODELS`.
         image_shape: Height, width and channels.
         num_classes: Number of logits, >= 2.
+        width: See `harp_jax.models.create`.
 
     Raises:
         FileError: If the network cannot take such images.
     """
-    network = models.create(model, num_classes)
+    network = models.create(model, num_classes, width=width)
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
         made: Any = jax.eval_shape(network.init, jax.random.key(0), images)

@@ -7,6 +7,8 @@ from harp_jax import models
 from harp_jax.export.errors import FileError
 from harp_jax.interop import normalizing
 from harp_jax.interop.layouts import DEFAULT_SHAPE, IMAGE_SHAPES
+from harp_jax.models.blocks import MOST_WIDTH
+from harp_jax.settings import is_number
 
 ALPHA = 0.1  # the HARP authors'
 
@@ -21,6 +23,7 @@ class Options(NamedTuple):
     rate: float | None = None
     normalization: Any = None
     num_classes: int | None = None
+    width: float = 1.0
     key: str | None = None
     ignore: tuple[str, ...] = ()
 
@@ -51,6 +54,8 @@ def checked(model: str, given: dict[str, Any]) -> Options:
     classes = options.num_classes
     if classes is not None and (type(classes) is not int or not 2 <= classes <= 2**24):
         raise FileError(f"num_classes={classes!r}: allowed are whole numbers >= 2")
+    if not is_number(options.width) or not 0 < options.width <= MOST_WIDTH:
+        raise FileError(f"width={options.width!r}: allowed are numbers in (0, {MOST_WIDTH:g}]")
     normalizing.check(options.normalization, shape[-1])
     return options._replace(ignore=tuple(options.ignore))
 

@@ -30,8 +30,8 @@ class Imported(NamedTuple):
         variables: 'params' and 'batch_stats'; of a pruned network also 'scores', 'rates' and
             'minimum_rates'. NumPy float32, as `harp_jax.checkpoint.load` gives them.
         metadata: 'stage' ('pretrain' of a dense network, 'prune' of a pruned one), 'model',
-            'num_classes', 'image_shape', 'normalization', 'compute_dtype', 'notes' and 'imported'
-            (the file's name, and where in it the arrays are).
+            'num_classes', 'image_shape', 'normalization', 'compute_dtype', 'width', 'notes' and
+            'imported' (the file's name, and where in it the arrays are).
         report: What was taken and what was left out.
     """
 
@@ -49,6 +49,7 @@ def read(
     rate: float | None = None,
     normalization: str | Sequence[Sequence[float]] | None = None,
     num_classes: int | None = None,
+    width: float = 1.0,
     image_shape: Sequence[int] | None = None,
     key: str | None = None,
     ignore: Sequence[str] = (),
@@ -68,6 +69,7 @@ def read(
         normalization: 'none', 'cifar10', 'svhn', 'imagenet', or mean and deviation of every
             channel. None means that of the file's buffers, or none.
         num_classes: Number of logits; None means that of the file.
+        width: Factor of the network's channels, in (0, 100]; see `harp_jax.models.create`.
         image_shape: Height, width and channels; None means the usual ones of the network.
         key: Where the arrays are, if there are several networks in the file: 'state_dict_ema', or
             'state_dict:ema.' with a prefix.
@@ -86,6 +88,7 @@ def read(
         "rate": rate,
         "normalization": normalization,
         "num_classes": num_classes,
+        "width": width,
         "image_shape": image_shape,
         "key": key,
         "ignore": ignore,
@@ -101,6 +104,7 @@ def inspect(
     model: str,
     *,
     num_classes: int | None = None,
+    width: float = 1.0,
     image_shape: Sequence[int] | None = None,
     key: str | None = None,
     ignore: Sequence[str] = (),
@@ -111,6 +115,7 @@ def inspect(
         path: See `read`.
         model: See `read`.
         num_classes: See `read`.
+        width: See `read`.
         image_shape: See `read`.
         key: See `read`.
         ignore: See `read`.
@@ -121,7 +126,13 @@ def inspect(
     Raises:
         FileError: If the file cannot be read, or has several networks; names the file.
     """
-    given = {"num_classes": num_classes, "image_shape": image_shape, "key": key, "ignore": ignore}
+    given = {
+        "num_classes": num_classes,
+        "width": width,
+        "image_shape": image_shape,
+        "key": key,
+        "ignore": ignore,
+    }
     with _compared(checkpoint.absolute(path), checked(model, given)) as found:
         return found.report
 
@@ -160,6 +171,7 @@ def _imported(found: Comparison, options: Options, name: str) -> Imported:
         "image_shape": list(options.image_shape),
         "normalization": normalization,
         "compute_dtype": "float32",
+        "width": float(options.width),
         "notes": notes,
         "imported": {"file": name, "key": found.choice.name},
     }

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from harp_jax.models.blocks import MOST_WIDTH, Network
 from harp_jax.models.bottleneck import resnet50
 from harp_jax.models.convnet import cnn, tiny
 from harp_jax.models.preact import preact_resnet18, preact_resnet18_v2
@@ -24,9 +25,10 @@ from harp_jax.models.wrn import wrn_28_4, wrn_28_10, wrn_34_10
 from harp_jax.names import find
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.scores import GRANULARITIES, Granularity
+from harp_jax.settings import is_number
 from harp_jax.types import Images, Logits, LogitsFn, Model, Normalization, Variables
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., Network]] = {
     "cnn": cnn,
     "tiny": tiny,
     "vgg16_bn": vgg16_bn,
@@ -49,6 +51,7 @@ def create(
     axis_name: str | None = None,
     normalization: Sequence[Sequence[float]] | None = None,
     dtype: str = "float32",
+    width: float = 1.0,
 ) -> nn.Module:
     """Builds a network.
 
@@ -66,14 +69,18 @@ def create(
             leaves the images as they are.
         dtype: Type of the features, one of `COMPUTE_DTYPES`. Variables, images and logits, and so
             all their gradients, are float32 always.
+        width: Multiplies the channels and hidden units of all layers but the last, in (0, 100]; see
+            `blocks.Network.scaled` for how they are rounded. A function of your own gets it if it
+            is not 1, and has to take it then.
 
     Returns:
         A linen module: `model.apply(variables, images, train=False)` gives logits
         `[batch, num_classes]` for NHWC images in [0, 1].
 
     Raises:
-        ValueError: For an unknown name, granularity or type, fewer than two classes, or means and
-            deviations that are not one each per channel or not usable.
+        ValueError: For an unknown name, granularity or type, fewer than two classes, a width out of
+            range or that the network does not take, or means and deviations that are not one each
+            per channel or not usable.
     """
     build = find(MODELS, name, "model")
     if granularity is not None and granularity not in GRANULARITIES:
@@ -84,6 +91,8 @@ def create(
         raise ValueError(f"num_classes={num_classes}: at least 2 are needed")
     if dtype not in COMPUTE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {', '.join(COMPUTE_DTYPES)}")
+    if not is_number(width) or not 0 < width <= MOST_WIDTH:
+        raise ValueError(f"width={width!r}: allowed are numbers in (0, {MOST_WIDTH:g}]")
     settings = {
         "axis_name": axis_name,
         "normalization": None if normalization is None else _checked(normalization),
@@ -91,7 +100,9 @@ def create(
     }
     if name in MODELS:
         network = build(num_classes=num_classes, **settings)
+        network = network if width == 1 else network.scaled(width)
     else:
+        settings |= {} if width == 1 else {"width": width}
         network = _own(build, num_classes, settings, name)
     return network if granularity is None else Prunable(network, granularity)
 
@@ -117,8 +128,8 @@ def _taken(build: Callable[..., Any], settings: dict[str, Any], name: str) -> di
     parameters = inspect.signature(build).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return settings
-    for setting, default in (("normalization", None), ("dtype", jnp.float32)):
-        value = settings[setting]
+    for setting, default in (("normalization", None), ("dtype", jnp.float32), ("width", 1)):
+        value = settings.get(setting, default)
         if setting not in parameters and value != default:
             raise ValueError(
                 f"model={name!r}: takes no {setting!r}, which is {value}; allowed are functions"

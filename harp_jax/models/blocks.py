@@ -7,7 +7,7 @@ as large. With the n = batch * height * width of real training that is a differe
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from harp_jax import ops
 from harp_jax.pruning.layers import bake
 from harp_jax.types import Images, Logits, Normalization, PRNGKey, Variables
 
+MOST_WIDTH = 100.0  # allowed factor of the channels
 Layer = Callable[..., nn.Module]
 
 he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -51,6 +52,33 @@ class Network(nn.Module, kw_only=True):
     axis_name: str | None = None
     normalization: Normalization | None = None
     dtype: DTypeLike = jnp.float32
+
+    CHANNELS: ClassVar[tuple[str, ...]] = ()  # attributes that count channels or hidden units
+
+    @nn.nowrap
+    def scaled(self, width: float) -> "Network":
+        """Returns the network with a multiple of the channels of its layers.
+
+        Every number of channels or hidden units is multiplied and rounded to the nearest whole one,
+        halves to the even one, at least 1. Residual networks have one such number, that of the
+        first convolution; their stages stay whole multiples of it, so that each block has the
+        shortcut that it has at width 1.
+
+        Args:
+            width: Factor, in (0, 100].
+
+        Returns:
+            A network of the same kind; its layers have the same names.
+        """
+
+        def rounded(count: Any) -> Any:
+            if isinstance(count, str):  # a pooling in VGG's plan
+                return count
+            if isinstance(count, Sequence):
+                return tuple(map(rounded, count))
+            return max(1, round(count * width))
+
+        return self.clone(**{name: rounded(getattr(self, name)) for name in self.CHANNELS})
 
     def __call__(self, images: Images, *, train: bool = False) -> Logits:
         """Computes the logits of images in [0, 1]."""

@@ -62,6 +62,8 @@ class BottleneckResNet(Network):
         width: Channels of the first convolution, and width of the first stage's blocks.
     """
 
+    CHANNELS = ("width",)
+
     num_classes: int
     stages: Sequence[int]
     width: int = 64

@@ -18,6 +18,8 @@ class ConvNet(Network):
         hidden: Width of the first dense layer.
     """
 
+    CHANNELS = ("widths", "hidden")
+
     num_classes: int
     widths: Sequence[int]
     hidden: int

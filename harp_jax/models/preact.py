@@ -63,6 +63,8 @@ class PreActResNet(Network):
             the last block.
     """
 
+    CHANNELS = ("width",)
+
     num_classes: int
     stages: Sequence[int]
     width: int = 64

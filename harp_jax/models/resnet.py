@@ -60,6 +60,8 @@ class ResNet(Network):
         width: Channels of the first convolution and of the first stage.
     """
 
+    CHANNELS = ("width",)
+
     num_classes: int
     stages: Sequence[int]
     width: int = 64

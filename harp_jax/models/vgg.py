@@ -31,6 +31,8 @@ class VGG(Network):
         hidden: Widths of the classifier's hidden layers.
     """
 
+    CHANNELS = ("plan", "hidden")
+
     num_classes: int
     plan: Sequence[int | str] = VGG16_PLAN
     hidden: Sequence[int] = (256, 256)

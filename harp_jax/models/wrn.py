@@ -57,12 +57,16 @@ class WideResNet(Network):
         num_classes: Number of logits.
         depth: Number of 3x3 convolutions and dense layers on the longest way: 6 n + 4 for n blocks
             in a stage.
-        widen: The first stage has 16 times this many channels.
+        widen: The first stage has this many times the channels of the first convolution.
+        width: Channels of the first convolution.
     """
+
+    CHANNELS = ("width",)
 
     num_classes: int
     depth: int
     widen: int
+    width: int = 16
 
     @nn.compact
     def classify(self, x: Images, *, train: bool) -> Logits:
@@ -76,11 +80,11 @@ class WideResNet(Network):
             raise ValueError(f"depth={self.depth}: allowed are 10, 16, 22, ...")
         conv = self.conv()
         norm = self.norm(train=train)
-        x = conv(16, name="conv1")(x)
+        x = conv(self.width, name="conv1")(x)
         for stage in range(3):
             for block in range(blocks):
                 x = WideBlock(
-                    width=16 * self.widen * 2**stage,
+                    width=self.width * self.widen * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     conv=conv,
                     norm=norm,

@@ -22,6 +22,7 @@ def headline(run: Record, results: Record) -> dict[str, Any]:
     facts = [
         ("dataset", data),
         ("model", model),
+        ("width", f"{width:g}" if (width := config.get("width") or 1) != 1 else ""),
         ("target sparsity", words.sparsity(1 - target) if target and not by_channel else ""),
         ("target channels", f"{100 * target:g} %" if target and by_channel else ""),
         ("seed", str(results.get("seed", ""))),

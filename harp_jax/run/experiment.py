@@ -105,6 +105,7 @@ class _Experiment:
             axis_name=parallel.AXIS,
             normalization=self.normalization,
             dtype=config.compute_dtype,
+            width=config.width,
         )
         self._check_steps()
         self.scheme = self._scheme()
@@ -315,6 +316,7 @@ class _Experiment:
             "image_shape": list(self.dataset.image_shape),
             "normalization": self.normalization,
             "compute_dtype": self.config.compute_dtype,
+            "width": self.config.width,
             "dataset": self.dataset.name,
             "seed": self.config.seed,
             "notes": notes,

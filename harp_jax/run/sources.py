@@ -112,7 +112,11 @@ class Sources(NamedTuple):
         try:
             found = checkpoint.load(path)
             checkpoint.check_fits(found, self.expected, collections, str(path))
-            ours = {"model": self.config.model, "normalization": self.normalization}
+            ours = {
+                "model": self.config.model,
+                "width": self.config.width,
+                "normalization": self.normalization,
+            }
             checkpoint.check_metadata(found["metadata"], ours, str(path))
             if stage == "prune" and "scores" in found:
                 raise checkpoint.CheckpointError(f"{path}: is pruned; allowed are dense networks")

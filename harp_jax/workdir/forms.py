@@ -37,6 +37,7 @@ OBJECT = {"*": object}
 
 DIGESTS = {"train": str, "validation": str, "*": str}
 SETTINGS = {  # the configuration of a run
+    "width?": NUMBER,
     "data?": OBJECT,
     "prune?": {"target?": NUMBER, "*": object},
     "finetune?": OBJECT,
