@@ -4,27 +4,25 @@ python -m experiments.compare --matrix=experiments/matrices/fashion.py --runs=ru
 
 The dense network of a seed is trained once and shared. After each combination (a cell) one row is
 added to experiments/results/NAME_matrix.csv. Cells with a row are skipped, so repeat the command
-after an interruption; an interrupted run resumes. Several processes with the same command share
-the cells.
+after an interruption; an interrupted run resumes. `--jobs=N` runs N cells side by side, each on a
+core of its own; several processes with the same command share the cells, too. `--hours=H` saves and
+stops when that time is over.
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import importlib.util
 import json
 import pathlib
-import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.matrix import DENSE, Cell, Matrix, cells
+from experiments.matrix import Cell, Matrix, cells
+from experiments.workers import Clock, StoppedError, claimed, execute, side_by_side
 from harp_jax import checkpoint
 from harp_jax.evaluation import ROBUST
 from harp_jax.export import trained
@@ -44,8 +42,9 @@ Line = dict[str, Any]
 def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
     """Returns the command that runs a cell."""
     fields = {**matrix.fields, **cell.fields, "seed": cell.seed}
-    if cell.method != DENSE:
-        fields["prune.source"] = runs / f"{DENSE}_1_{cell.seed}" / "pretrain"
+    source = cell.source(matrix)
+    if source is not None:
+        fields["prune.source"] = runs / source.name / "pretrain"
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
     program = [sys.executable, "-m", "harp_jax.main", f"--config={matrix.base}"]
     return [*program, f"--workdir={runs / cell.name}", *settings]
@@ -147,46 +146,83 @@ def main() -> None:
     parser.add_argument("--matrix", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
     parser.add_argument("--only", default="", help="part of the names of the cells to run")
+    parser.add_argument("--jobs", type=int, default=1, help="cells side by side, a core each")
+    parser.add_argument("--hours", type=float, help="time after which to save and stop")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of all cells, as data.name=npz:FILE",
+    )
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs={arguments.jobs}: allowed are whole numbers >= 1")
+    if arguments.hours is not None and not arguments.hours > 0:
+        parser.error(f"--hours={arguments.hours}: allowed are numbers > 0")
+    if wrong := [each for each in arguments.set if "=" not in each]:
+        parser.error(f"--set={wrong[0]}: allowed is FIELD=VALUE")
     matrix = load(arguments.matrix)
+    fields = dict(each.split("=", 1) for each in arguments.set)
+    matrix = dataclasses.replace(matrix, fields={**matrix.fields, **fields})
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    everything = list(cells(matrix))
-    for number, cell in enumerate(everything, start=1):
-        if cell.method != DENSE and arguments.only not in cell.name:
-            continue
-        with claimed(arguments.runs / f"{cell.name}.lock", wait=cell.method == DENSE) as is_ours:
+    clock = Clock(arguments.hours)
+
+    def work() -> None:
+        work_on(matrix, arguments.matrix.stem, arguments.runs, arguments.only, clock)
+
+    try:
+        side_by_side(work, arguments.jobs, clock)
+    except StoppedError:
+        print("stopped, the time is over; all is saved, the same command goes on", flush=True)
+
+
+def work_on(matrix: Matrix, name: str, runs: pathlib.Path, only: str, clock: Clock) -> None:
+    """Runs the cells that nobody else runs.
+
+    Seeds' dense networks come first, so that several seeds begin side by side. What starts from one
+    that another process trains waits for it.
+
+    Args:
+        matrix: The matrix.
+        name: Name of its tables.
+        runs: Folder of the workdirs.
+        only: Part of the names of the cells to run; dense networks are always run.
+        clock: The time.
+
+    Raises:
+        StoppedError: If the time is over.
+    """
+    everything = list(enumerate(cells(matrix), start=1))
+    chosen = [(number, cell) for number, cell in everything if only in cell.name or cell.is_source]
+    for number, cell in sorted(chosen, key=lambda each: not each[1].is_source):
+        if not cell.is_source and (source := cell.source(matrix)) is not None:
+            with claimed(runs / f"{source.name}.lock", wait=True):
+                run(source, matrix, name, runs, source.name, clock)
+        with claimed(runs / f"{cell.name}.lock", wait=False) as is_ours:
             if is_ours:
                 label = f"{number} of {len(everything)}: {cell.name}"
-                run(cell, matrix, arguments.matrix.stem, arguments.runs, label)
+                run(cell, matrix, name, runs, label, clock)
 
 
-def run(cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str) -> None:
+def run(
+    cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str, clock: Clock
+) -> None:
     """Runs a cell and adds its rows, unless the table has them already."""
     table, workdir = RESULTS / f"{name}_matrix.csv", runs / cell.name
     done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
-    trained = cell.method != DENSE or (workdir / "pretrain" / files.RESULT).exists()
+    trained = not cell.is_source or (workdir / "pretrain" / files.RESULT).exists()
     if done and trained:
         return
     if done:  # only the dense network is missing
         cell = dataclasses.replace(cell, fields={"stages": ("pretrain",)})
+    clock.check()
     print(label, flush=True)
-    subprocess.run(command(cell, matrix, runs), check=True)
+    execute(command(cell, matrix, runs), clock)
     if not done:
         with claimed(runs / f"{table.name}.lock", wait=True):
             add(RESULTS / f"{name}_epochs.csv", epochs(cell, workdir))
             add(table, [result(cell, workdir)])
-
-
-@contextlib.contextmanager
-def claimed(path: pathlib.Path, wait: bool) -> Iterator[bool]:
-    """Locks a file among the processes of this machine; yields whether that succeeded."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...]
     yield from found.items()
 
 
+def _is_dense(line: Line) -> bool:
+    return float(line["target"]) == 1
+
+
 def in_order(lines: Sequence[Line]) -> list[Line]:
     """Sorts rows by target, largest first, then by seed, smallest first."""
     return sorted(lines, key=lambda line: (-float(line["target"]), int(line["seed"])))
@@ -79,14 +83,14 @@ def accuracy(lines: Sequence[Line]) -> Figure:
             values = [point[name] for point in points]
             line = {"color": shades[method], "linewidth": 1.5, "linestyle": style}
             label = method if name == "natural" else None
-            if method == DENSE:
+            if _is_dense(points[0]):
                 axes.axhline(values[0], label=label, **line)
             else:
                 places = [float(point["target"]) for point in points]
                 axes.plot(places, values, marker="o", markersize=3, label=label, **line)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    targets = sorted({float(row["target"]) for row in rows if row["method"] != DENSE})
+    targets = sorted({float(row["target"]) for row in rows if not _is_dense(row)})
     axes.set_xticks(targets, [f"{100 - 100 * target:g} %" for target in targets])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(plots.percent_ticks())
@@ -99,7 +103,7 @@ def accuracy(lines: Sequence[Line]) -> Figure:
 
 def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
     """Draws the fraction kept per layer: one panel per target, one line per method, first seed."""
-    pruned = [line for line in lines if line["method"] != DENSE]
+    pruned = [line for line in lines if not _is_dense(line)]
     targets = [target for (target,), _ in groups(pruned, "target")]
     figure, panels = _panels(targets, "share kept of each layer's weights")
     shades = colours(lines)
@@ -123,7 +127,7 @@ def time(lines: Sequence[Line]) -> Figure:
 
     Each epoch counts with the median time of its stage, so that a paused run is not shown slower.
     """
-    pruned = [line for line in lines if line["method"] != DENSE]
+    pruned = [line for line in lines if not _is_dense(line)]
     targets = [target for (target,), _ in groups(pruned, "target")]
     figure, panels = _panels(targets, "robust accuracy on validation data")
     shades = colours(lines)
@@ -149,7 +153,7 @@ def settings(lines: Sequence[Line]) -> Figure:
 
     The axis ends `IN_SIGHT` below the best; lower means are written there as numbers.
     """
-    rows = [row for row in summary(lines) if row["method"] != DENSE]
+    rows = [row for row in summary(lines) if not _is_dense(row)]
     lowest = rows[0]["validation_robust"] - IN_SIGHT
     figure = Figure(figsize=(plots.WIDTH, 0.9 + 0.22 * len(rows)), layout="constrained")
     axes = figure.subplots()

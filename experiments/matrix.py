@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 DENSE = "dense"
+_ONLY_DENSE = {"stages": ("pretrain", "evaluate")}
 
 Fields = Mapping[str, Any]
 
@@ -22,6 +23,7 @@ class Matrix:
         seeds: Seeds of all methods and of the dense network.
         more_seeds: Additional seeds, by method.
         more_targets: Additional targets, by method.
+        dense: Fields of further dense networks, by name; each is trained once a seed.
     """
 
     base: str
@@ -31,6 +33,7 @@ class Matrix:
     seeds: tuple[int, ...] = (0,)
     more_seeds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     more_targets: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    dense: Mapping[str, Fields] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +63,30 @@ class Cell:
         words = re.sub(r"[^a-z0-9]+", "-", self.method.lower())
         return f"{words}_{self.target:g}_{self.seed}"
 
+    @property
+    def is_source(self) -> bool:
+        """Whether it is the dense network from which the others of its seed start."""
+        return self.method == DENSE
+
+    def source(self, matrix: Matrix) -> "Cell | None":
+        """Returns the cell that this one starts from; None for dense networks."""
+        if self.method == DENSE or self.method in matrix.dense:
+            return None
+        return _dense(self.seed)
+
+
+def _dense(seed: int) -> Cell:
+    return Cell(DENSE, 1.0, seed, _ONLY_DENSE)
+
 
 def cells(matrix: Matrix) -> Iterator[Cell]:
     """Yields all cells, seed by seed; a seed's dense network comes first."""
     more_seeds = {seed for seeds in matrix.more_seeds.values() for seed in seeds}
     for seed in sorted({*matrix.seeds, *more_seeds}):
-        yield Cell(DENSE, 1.0, seed, {"stages": ("pretrain", "evaluate")})
+        yield _dense(seed)
+        for method, fields in matrix.dense.items():
+            if seed in (*matrix.seeds, *matrix.more_seeds.get(method, ())):
+                yield Cell(method, 1.0, seed, {**_ONLY_DENSE, **fields})
         for method, fields in matrix.methods.items():
             if seed in (*matrix.seeds, *matrix.more_seeds.get(method, ())):
                 for target in (*matrix.targets, *matrix.more_targets.get(method, ())):

@@ -1,5 +1,6 @@
 """The scripts of experiments/: cells and commands of a matrix, its table, its figures."""
 
+import pathlib
 import sys
 
 import networks
@@ -7,13 +8,22 @@ import pytest
 import runs
 from PIL import Image
 
-from configs import fashion_cnn
+from configs import cifar_vgg, fashion_cnn
 from experiments import analysis, collect, compare, figures, sizes
-from experiments.matrices import fashion, fashion_ablation
+from experiments.matrices import (
+    cifar_jpeg,
+    fashion,
+    fashion_ablation,
+    fashion_best,
+    fashion_best_options,
+    fashion_best_rates,
+)
 from experiments.matrix import DENSE, Matrix, cells
+from experiments.workers import StoppedError
 from harp_jax import config as harp
 from harp_jax import models
 from harp_jax.export.unread import without_unread
+from harp_jax.methods import METHODS
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
 
@@ -36,14 +46,48 @@ def test_cells_start_with_the_dense_network_of_their_seed():
     ]
 
 
-@pytest.mark.parametrize("matrix", [fashion.MATRIX, fashion_ablation.MATRIX])
+MATRICES = (
+    *(cifar_jpeg, fashion, fashion_ablation),
+    *(fashion_best, fashion_best_options, fashion_best_rates),
+)
+CONFIGS = {"configs/fashion_cnn.py": fashion_cnn, "configs/cifar_vgg.py": cifar_vgg}
+
+
+@pytest.mark.parametrize("matrix", [each.MATRIX for each in MATRICES], ids=lambda each: each.base)
 def test_every_cell_sets_fields_that_there_are(matrix):
     everything = list(cells(matrix))
     assert len({cell.name for cell in everything}) == len(everything)
     for cell in everything:
-        config = fashion_cnn.get_config()
+        config = CONFIGS[matrix.base].get_config()
+        own = [name.removeprefix("prune.") for name in cell.fields if name.startswith("prune.")]
+        method = cell.fields.get("prune.method", "harp")
+        if not {*own} <= {*config.prune} or method not in METHODS:
+            pytest.skip(f"a field of {cell.name} is not there yet")
         config.update_from_flattened_dict({**matrix.fields, **cell.fields, "seed": cell.seed})
         harp.validate(config)
+
+
+def test_each_option_is_alone_on_or_alone_off():
+    methods = fashion_best_options.MATRIX.methods
+    live, best = methods["HARP, live"], methods["HARP, best"]
+    for name, option in fashion_best.OPTIONS.items():
+        assert methods[f"HARP, live, with {name}"] == {**live, **option}
+        assert {**methods[f"HARP, best, without {name}"], **option} == best
+        assert not methods[f"HARP, best, without {name}"].keys() & option.keys()
+    assert "prune.live" not in methods["HARP, best, without live"]
+
+
+def test_seeds_and_epochs_of_the_best():
+    seeds = {}
+    for cell in cells(fashion_best.MATRIX):
+        seeds.setdefault(cell.method, set()).add(cell.seed)
+    often = {name for name, of in seeds.items() if len(of) == 5} - {DENSE}
+    assert often == {"HARP, best", "HYDRA, LAMP, best", "Flying Bird"}
+    assert all(len(of) == 3 for name, of in seeds.items() if name not in {*often, DENSE})
+    config = fashion_cnn.get_config()
+    (longer,) = fashion_best.MATRIX.dense.values()
+    total = config.pretrain.epochs + config.prune.epochs + config.finetune.epochs
+    assert longer["pretrain.epochs"] == total
 
 
 def test_methods_train_for_equally_many_epochs():
@@ -191,23 +235,23 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     """Cells with a row are done; a missing dense network is trained again for those without."""
     workdir, called = runs.finished(tmp_path_factory.getbasetemp()), []
 
-    def run(command, check):
+    def run(command, clock):
         cell_workdir = next(part for part in command if part.startswith("--workdir="))
         called.append((cell_workdir.split("/")[-1], command))
         (tmp_path / called[-1][0]).symlink_to(workdir)
 
     monkeypatch.setattr(compare, "load", lambda path: MATRIX)
     monkeypatch.setattr(compare, "RESULTS", tmp_path)
-    monkeypatch.setattr(compare.subprocess, "run", run)
+    monkeypatch.setattr(compare, "execute", run)
     first, second, *_ = cells(MATRIX)
     for cell in (first, second):
         compare.add(tmp_path / "toy_matrix.csv", [compare.result(cell, workdir)])
     arguments = ["compare", "--matrix=toy.py", f"--runs={tmp_path}"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--only=hydra"])
     compare.main()
-    assert [name for name, _ in called] == ["dense_1_0", "hydra-erk_0.2_0", "dense_1_1"]
+    assert [name for name, _ in called] == ["dense_1_0", "dense_1_1", "hydra-erk_0.2_0"]
     assert "--config.stages=('pretrain',)" in called[0][1]
-    assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[1][1]
+    assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[2][1]
     called.clear()
     monkeypatch.setattr(sys, "argv", arguments)
     with compare.claimed(tmp_path / "harp_0.1_0.lock", wait=False):  # another process has it
@@ -216,3 +260,47 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     compare.main()
     assert [name for name, _ in called] == ["harp_0.2_1", "harp_0.1_1", "harp_0.1_0"]
     assert len(compare.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
+
+
+def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def run(command, clock):
+        called.append(command)
+        raise StoppedError
+
+    monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "execute", run)
+    arguments = ["compare", "--matrix=toy.py", f"--runs={tmp_path}", "--hours=1"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--set=data.name=npz:a=b.npz", "--set=width=0.5"])
+    compare.main()
+    (command,) = called  # nothing begins after a stop
+    assert {"--config.data.name=npz:a=b.npz", "--config.width=0.5"} <= set(command)
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "allowed"),
+    [
+        ("--jobs=0", "--jobs=0: allowed are whole numbers >= 1"),
+        ("--hours=0", "--hours=0.0: allowed are numbers > 0"),
+        ("--hours=nan", "--hours=nan: allowed are numbers > 0"),
+        ("--set=width", "--set=width: allowed is FIELD=VALUE"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_line(option, allowed, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare", "--matrix=toy.py", "--runs=none", option])
+    with pytest.raises(SystemExit, match="2"):
+        compare.main()
+    assert allowed in capsys.readouterr().err
+
+
+def test_further_dense_networks_start_from_nothing():
+    matrix = Matrix("configs/digits.py", {}, {}, (0.1,), dense={"longer": {"pretrain.epochs": 9}})
+    dense, longer = cells(matrix)
+    assert (dense.method, longer.method, longer.target) == (DENSE, "longer", 1)
+    command = compare.command(longer, matrix, pathlib.Path("runs"))
+    assert "--config.pretrain.epochs=9" in command
+    assert "--config.stages=('pretrain', 'evaluate')" in command
+    assert not any("prune" in part for part in command)

@@ -50,7 +50,9 @@ def test_width_one_is_the_network_itself(name):
     assert models.create(name, 10, width=1.0) == models.create(name, 10)
 
 
-@pytest.mark.parametrize(("width", "expected"), [(0.5, 2), (0.7, 4), (0.1, 1), (0.375, 2), (2.0, 10)])
+@pytest.mark.parametrize(
+    ("width", "expected"), [(0.5, 2), (0.7, 4), (0.1, 1), (0.375, 2), (2.0, 10)]
+)
 def test_channels_are_rounded_to_the_nearest(width, expected):
     assert ResNet(10, stages=(1,), width=5).scaled(width).width == expected
 

@@ -46,7 +46,7 @@ def test_files_load_as_the_narrow_network(workdir, name, tmp_path):
 
 def test_a_file_for_pytorch_is_imported_with_the_width_alone(workdir, tmp_path):
     export.write(workdir, tmp_path / "net.pt", "torch")
-    with pytest.raises(interop.FileError, match="is not of model='tiny'"):
+    with pytest.raises(export.FileError, match="is not of model='tiny'"):
         interop.read(tmp_path / "net.pt", "tiny", image_shape=(8, 8, 1))
     found = interop.read(tmp_path / "net.pt", "tiny", image_shape=(8, 8, 1), width=WIDTH)
     assert found.metadata["width"] == WIDTH

@@ -1,0 +1,173 @@
+"""Intervals of accuracies over test images and seeds, and of the differences between methods.
+
+python -m experiments.bootstrap --matrix=experiments/matrices/fashion_best.py --runs=runs/best
+
+Reads the outcome of AutoAttack on every test image from the workdirs of `experiments.compare`;
+writes experiments/results/NAME_intervals.csv. All networks see the same test images, so images are
+drawn together for all of them; seeds are drawn for each method, since each is another training.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from experiments import compare
+from experiments.matrix import Cell, Matrix, cells
+from harp_jax.evaluation import ROBUST
+from harp_jax.workdir import files
+
+DRAWS, LEVEL = 4000, 0.95
+_CHUNK = 250  # draws at once, for memory
+
+Outcomes = Bool[np.ndarray, "seeds images"]
+
+
+class Interval(NamedTuple):
+    """A mean and its percentile interval.
+
+    Attributes:
+        mean: Mean over seeds and images.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def means(
+    outcomes: Outcomes, draws: int = DRAWS, seed: int = 0, of_seeds: int = 0
+) -> Float[np.ndarray, " draws"]:
+    """Draws seeds and images with replacement, and computes the mean of each draw.
+
+    Args:
+        outcomes: Whether each network classifies each image correctly; one row a seed.
+        draws: Number of draws, >= 1.
+        seed: Draws of the same number of images with the same seed are of the same images.
+        of_seeds: Draws with different numbers are of other seeds.
+
+    Returns:
+        Means in [0, 1]. Of one seed, images alone vary.
+    """
+    seeds, images = outcomes.shape
+    networks = np.random.default_rng((seed, 1, of_seeds)).multinomial(
+        seeds, np.full(seeds, 1 / seeds), draws
+    )
+    random, found = np.random.default_rng((seed, 0)), []
+    for start in range(0, draws, _CHUNK):
+        count = min(_CHUNK, draws - start)
+        chosen = random.multinomial(images, np.full(images, 1 / images), count)
+        correct = networks[start : start + count] @ outcomes.astype(np.int64)
+        found.append((correct * chosen).sum(1) / (seeds * images))
+    return np.concatenate(found)
+
+
+def interval(outcomes: Outcomes, draws: int = DRAWS, level: float = LEVEL) -> Interval:
+    """Computes the interval of a method's accuracy.
+
+    Args:
+        outcomes: See `means`.
+        draws: Number of draws, >= 1.
+        level: Share of the draws inside, in (0, 1).
+    """
+    return _interval(float(outcomes.mean()), means(outcomes, draws), level)
+
+
+def difference(
+    one: Outcomes, other: Outcomes, draws: int = DRAWS, level: float = LEVEL
+) -> Interval:
+    """Computes the interval of the difference between two methods, on the same drawn images.
+
+    Args:
+        one: See `means`.
+        other: The same images; any number of seeds.
+        draws: Number of draws, >= 1.
+        level: Share of the draws inside, in (0, 1).
+
+    Returns:
+        The interval of `one`'s accuracy minus `other`'s.
+
+    Raises:
+        ValueError: If they have other numbers of images.
+    """
+    if one.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"images={other.shape[1]}: allowed are as many as of the other, {one.shape[1]}"
+        )
+    drawn = means(one, draws, of_seeds=0) - means(other, draws, of_seeds=1)
+    return _interval(float(one.mean() - other.mean()), drawn, level)
+
+
+def _interval(mean: float, drawn: Float[np.ndarray, " draws"], level: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def outcomes_of(of_method: Sequence[Cell], runs: pathlib.Path) -> Outcomes | None:
+    """Reads which images the networks of a method withstand; None if none is measured.
+
+    Args:
+        of_method: Cells that differ in the seed.
+        runs: Folder of the workdirs.
+    """
+    found = []
+    for cell in of_method:
+        stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
+        path = runs / cell.name / files.ROBUSTNESS / f"{stage}-autoattack.npz"
+        if path.exists():
+            with np.load(path) as outcome:
+                found.append(outcome["broken_by"] == ROBUST)
+    return np.stack(found) if found else None
+
+
+def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, Any]]:
+    """Builds the rows of the intervals, in percent.
+
+    Args:
+        matrix: The matrix.
+        runs: Folder of the workdirs.
+        against: Name of the method that the others are compared with, target by target.
+    """
+    groups: dict[tuple[str, float], list[Cell]] = {}
+    for cell in cells(matrix):
+        groups.setdefault((cell.method, cell.target), []).append(cell)
+    read = {key: outcomes_of(of_method, runs) for key, of_method in groups.items()}
+    measured = {key: found for key, found in read.items() if found is not None}
+    rows = []
+    for (method, target), found in measured.items():
+        row = {"method": method, "target": f"{target:g}", "seeds": len(found)}
+        row |= _words("autoattack", interval(found))
+        other = measured.get((against, target))
+        if other is not None and method != against:
+            row |= _words(f"minus {against}", difference(found, other))
+        rows.append(row)
+    return rows
+
+
+def _words(name: str, of: Interval) -> dict[str, float]:
+    entries = {name: of.mean, f"{name}, low": of.low, f"{name}, high": of.high}
+    return {label: round(100 * value, 2) for label, value in entries.items()}
+
+
+def main() -> None:
+    """Writes the table of a matrix."""
+    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser.add_argument("--matrix", type=pathlib.Path, required=True)
+    parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
+    parser.add_argument("--against", default="HARP, live", help="method to compare with")
+    arguments = parser.parse_args()
+    rows = table(compare.load(arguments.matrix), arguments.runs, arguments.against)
+    if not rows:
+        parser.error(f"--runs={arguments.runs}: allowed are folders with outcomes of AutoAttack")
+    path = compare.RESULTS / f"{arguments.matrix.stem}_intervals.csv"
+    compare.write(path, rows)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

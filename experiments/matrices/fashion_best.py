@@ -1,0 +1,43 @@
+"""HARP with the options that help it, beside the best of others, on Fashion-MNIST.
+
+Every pruning method starts from the same dense network of its seed, trains for 5 and 8 epochs more
+and finetunes with the same extras, so that the columns compare what is kept. `fashion_best_options`
+turns the options on and off one by one; `fashion_best_rates` chooses the finetuning rates on
+validation data.
+"""
+
+from experiments.matrices import fashion
+from experiments.matrix import Fields, Matrix
+
+LIVE: Fields = {"prune.live": True}
+# What the options of HARP, best are, by name.
+OPTIONS: dict[str, Fields] = {
+    "joint": {"prune.joint": True},
+    "anneal": {"prune.anneal": 0.5},
+    "fill": {"prune.fill": True},
+    "average": {"finetune.average": 0.98},
+    "finetuning rate": {"finetune.learning_rate": 0.1},
+}
+FINETUNING: Fields = {**OPTIONS["average"], **OPTIONS["finetuning rate"]}
+BEST: Fields = {**LIVE, **{name: each for of in OPTIONS.values() for name, each in of.items()}}
+OTHERS: dict[str, Fields] = {
+    "HYDRA, LAMP, best": {
+        **BEST,
+        "prune.live": False,
+        "prune.method": "score",
+        "prune.strategy": "lamp",
+    },
+    "Flying Bird": {"prune.method": "flying_bird", "prune.strategy": "erk", **FINETUNING},
+    "Twin-Rep": {"prune.method": "twin_rep", "prune.strategy": "global", **FINETUNING},
+}
+TARGETS = (0.01, 0.001)
+
+MATRIX = Matrix(
+    base=fashion.MATRIX.base,
+    fields=fashion.MATRIX.fields,
+    methods={"HARP, live": LIVE, "HARP, best": BEST, **OTHERS},
+    dense={"dense, as many epochs": {"pretrain.epochs": 8 + 5 + 8}},
+    targets=TARGETS,
+    seeds=(0, 1, 2),
+    more_seeds=dict.fromkeys(("HARP, best", "HYDRA, LAMP, best", "Flying Bird"), (3, 4)),
+)

@@ -1,0 +1,123 @@
+"""Bootstrap intervals over images and seeds."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import bootstrap, compare
+from experiments.bootstrap import difference, interval, means
+from experiments.matrix import DENSE, Matrix, cells
+from harp_jax.evaluation import ROBUST
+
+few = settings(max_examples=20, deadline=None, derandomize=True)
+DRAWS = 300
+
+
+@st.composite
+def outcomes(draw, images=40):
+    """Outcomes of one to four networks on some images, often the same on all."""
+    seeds, share = draw(st.integers(1, 4)), draw(st.floats(0, 1))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    return random.random((seeds, images)) < share
+
+
+@few
+@given(outcomes())
+def test_an_interval_has_its_mean_and_lies_in_a_wider_one(found):
+    inner, outer = (interval(found, DRAWS, level) for level in (0.5, 0.95))
+    assert 0 <= outer.low <= inner.low <= inner.high <= outer.high <= 1
+    assert inner.mean == outer.mean == found.mean()
+    assert outer.low <= outer.mean <= outer.high
+    if found.all() or not found.any():
+        assert outer.low == outer.high == outer.mean
+
+
+@few
+@given(outcomes())
+def test_wrong_answers_have_the_mirrored_interval(found):
+    one, other = interval(found, DRAWS), interval(~found, DRAWS)
+    np.testing.assert_allclose(
+        [one.mean, one.low, one.high], [1 - other.mean, 1 - other.high, 1 - other.low], atol=1e-12
+    )
+
+
+@few
+@given(outcomes(), outcomes())
+def test_a_difference_is_opposite_the_other_way_round(one, other):
+    there, back = difference(one, other, 4000), difference(other, one, 4000)
+    np.testing.assert_allclose(there.mean, -back.mean, atol=1e-12)
+    # Seeds are drawn anew, so the ends are equal up to the noise of the draws.
+    np.testing.assert_allclose([there.low, there.high], [-back.high, -back.low], atol=0.05)
+
+
+@few
+@given(outcomes())
+def test_a_single_network_does_not_differ_from_itself(found):
+    assert difference(found[:1], found[:1], DRAWS) == (0, 0, 0)
+
+
+def test_one_network_has_the_binomial_interval():
+    found = np.arange(1000)[None] < 700
+    of = interval(found, 4000)
+    half = 1.96 * np.sqrt(0.7 * 0.3 / 1000)
+    assert of.low == pytest.approx(0.7 - half, abs=0.003)
+    assert of.high == pytest.approx(0.7 + half, abs=0.003)
+
+
+def test_variance_adds_that_of_the_images_and_that_of_the_seeds():
+    shares = np.array([0.5, 0.6, 0.7])  # of disjoint luck: seeds differ by much
+    found = np.arange(2000)[None] < 2000 * shares[:, None]
+    variance = means(found, 4000).var()
+    over_images = found.mean(0).var() / 2000
+    assert variance == pytest.approx(shares.var() / 3 + over_images, rel=0.15)
+
+
+def test_common_images_make_a_difference_narrower():
+    random = np.random.default_rng(0)
+    hard = random.random((1, 2000))
+    one, other = hard < 0.6, hard < 0.62
+    both = difference(one, other)
+    assert both.high - both.low < 0.3 * (interval(one).high - interval(one).low)
+    assert both.high < 0
+    with pytest.raises(ValueError, match="images=5: allowed are as many as of the other, 2000"):
+        difference(one, other[:, :5])
+
+
+MATRIX = Matrix(
+    base="configs/digits.py",
+    fields={},
+    methods={"a": {}, "b": {}},
+    targets=(0.1,),
+    seeds=(0, 1),
+    dense={"longer": {"pretrain.epochs": 9}},
+)
+
+
+def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(0)
+    for cell in cells(MATRIX):
+        if cell.method in ("a", "b", DENSE) and (cell.method, cell.seed) != ("b", 1):
+            folder = tmp_path / cell.name / "robustness"
+            folder.mkdir(parents=True)
+            stage = "pretrain" if cell.method == DENSE else "finetune"
+            broken = np.where(random.random(50) < 0.5, ROBUST, 0)
+            np.savez(folder / f"{stage}-autoattack.npz", broken_by=broken)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+    arguments = ["bootstrap", "--matrix=toy.py", f"--runs={tmp_path}", "--against=a"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    bootstrap.main()
+    rows = compare.read(tmp_path / "toy_intervals.csv")
+    assert [(row["method"], row["seeds"]) for row in rows] == [(DENSE, "2"), ("a", "2"), ("b", "1")]
+    assert [row["minus a"] for row in rows[:2]] == ["", ""]
+    expected = float(rows[2]["autoattack"]) - float(rows[1]["autoattack"])
+    assert float(rows[2]["minus a"]) == pytest.approx(expected, abs=0.011)
+    empty = dataclasses.replace(MATRIX, seeds=(7,))
+    monkeypatch.setattr(compare, "load", lambda path: empty)
+    with pytest.raises(SystemExit, match="2"):
+        bootstrap.main()
+    assert "allowed are folders with outcomes of AutoAttack" in capsys.readouterr().err
