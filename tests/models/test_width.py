@@ -87,6 +87,6 @@ def test_other_widths_are_refused(width):
 def test_own_networks_take_the_width_or_refuse_it():
     assert models.create("small_networks:of_width", 10, width=0.5).hidden == 4
     assert models.create("small_networks:of_width", 10).hidden == 8
-    with pytest.raises(ValueError, match="small_networks:vgg': takes no 'width', which is 0.5"):
+    with pytest.raises(ValueError, match=r"small_networks:vgg': takes no 'width', which is 0.5"):
         models.create("small_networks:vgg", 10, width=0.5)
     assert isinstance(models.create("small_networks:vgg", 10, width=1.0), small_networks.VGG)

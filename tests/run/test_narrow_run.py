@@ -1,4 +1,4 @@
-"""A run of a narrow network with averaged weights: its networks, files, page, and what it refuses."""
+"""A run of a narrow network with averaged weights: networks, files, page, and refusals."""
 
 import jax
 import numpy as np
