@@ -38,6 +38,9 @@ def momentary_decay(decay: float, step: Int[Array, ""]) -> Scalar:
 def moved(average: Any, values: Any, decay: Scalar) -> Any:
     """Moves an average towards new values: values + decay * (average - values).
 
+    What is exactly zero now has a zero average: a weight that regrowth drops, or grows from zero,
+    begins without its past.
+
     Args:
         average: A tree of arrays.
         values: A tree of the same structure.
@@ -46,7 +49,11 @@ def moved(average: Any, values: Any, decay: Scalar) -> Any:
     Returns:
         The new average; equal to the values where the average was.
     """
-    return jax.tree.map(lambda old, new: new + decay * (old - new), average, values)
+
+    def of_leaf(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(new == 0, 0.0, new + decay * (old - new))
+
+    return jax.tree.map(of_leaf, average, values)
 
 
 def averaging(step: Step, decay: float) -> Step:
