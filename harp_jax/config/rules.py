@@ -22,8 +22,8 @@ from harp_jax.config.kinds import Choice, Flag, Number, Rule, Several, Text, Who
 from harp_jax.losses import LOSSES
 from harp_jax.methods import METHODS
 from harp_jax.models import COMPUTE_DTYPES, MODELS
-from harp_jax.parallel import PRECISIONS
 from harp_jax.models.blocks import MOST_WIDTH
+from harp_jax.parallel import PRECISIONS
 from harp_jax.pruning.scores import GRANULARITIES
 from harp_jax.pruning.strategies import STRATEGIES
 from harp_jax.settings import LARGEST, MOST
