@@ -1,4 +1,4 @@
-"""What the loop of a stage knows of the epochs that are done."""
+"""The state of a stage's loop between epochs: the best network so far, and what was measured."""
 
 import dataclasses
 from typing import Any
