@@ -92,6 +92,17 @@ FIELDS = [
         ["prune.granularity='channel'", "weight", "'admm'"],
     ),
     ({"admm.rho": 0.0}, ["admm.rho=0.0", "> 0"]),
+    ({"finetune.regrow": 1.0}, ["finetune.regrow=1.0", "[0, 1)"]),
+    (
+        {"finetune.regrow": 0.1, "prune.granularity": "channel"},
+        ["finetune.regrow=0.1", "0 with prune.granularity='channel'"],
+    ),
+    (
+        {"prune.method": "flying_bird", "prune.granularity": "channel"},
+        ["prune.granularity='channel'", "weight", "'flying_bird'"],
+    ),
+    ({"flying_bird.growth": "grad"}, ["flying_bird.growth='grad'", "gradient, random"]),
+    ({"twin_rep.dense": 1.0}, ["twin_rep.dense=1.0", "[0, 1)"]),
     ({"admm.growth": 0.9}, ["admm.growth=0.9", ">= 1"]),
     (
         {"admm.growth": 4.0, "prune.method": "admm", "prune.epochs": 9},
