@@ -12,7 +12,6 @@ Differences to their code (VITA-Group/Sparsity-Win-Robust-Generalization), besid
 - Validation gets no better where its accuracy does not rise; theirs where its loss does not fall.
 - The last regrowth returns every layer to its rate. Only networks from then on may be chosen, so
   that the method ends on the budget like any other. Theirs ends at the sparsity that comes of it.
-- The masks of `growth="random"` too change by exact numbers.
 """
 
 import dataclasses

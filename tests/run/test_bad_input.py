@@ -102,7 +102,6 @@ FIELDS = [
         ["prune.granularity='channel'", "weight", "'flying_bird'"],
     ),
     ({"flying_bird.growth": "grad"}, ["flying_bird.growth='grad'", "gradient, random"]),
-    ({"twin_rep.dense": 1.0}, ["twin_rep.dense=1.0", "[0, 1)"]),
     ({"admm.growth": 0.9}, ["admm.growth=0.9", ">= 1"]),
     (
         {"admm.growth": 4.0, "prune.method": "admm", "prune.epochs": 9},
