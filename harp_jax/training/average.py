@@ -3,7 +3,10 @@
 The plain weights train as without it. The averaged network is the one that is validated, chosen,
 saved as best and handed on.
 
-BatchNorm's running statistics are averaged like the weights.
+BatchNorm's running statistics are averaged like the weights: they are of the attacked images that
+the weights saw. To estimate them again with training images at the end of an epoch was no better
+while finetuning a pruned network. With clean images it costs about two points of accuracy under
+attack, with attacked ones it gives the same accuracy for an attack on all images more.
 """
 
 from collections.abc import Callable
