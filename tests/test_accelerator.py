@@ -145,6 +145,7 @@ def test_the_table_has_shares_of_the_peak_and_the_ratio_to_pytorch(record):
     assert "| default | 3 | no |" in table
 
 
+@pytest.mark.slow
 def test_hours_use_what_was_measured(record):
     assumed, measured = (hours.table(each, 0.3, "pgd") for each in (None, record))
     assert "measured" not in assumed

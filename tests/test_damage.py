@@ -95,9 +95,14 @@ def damages(saved, inside, tmp_path, ways=tuple(WAYS)):
             shutil.rmtree(copy)
 
 
-def test_a_damaged_result_never_gives_other_numbers(saved, tmp_path):
+@pytest.mark.parametrize(
+    "ways",
+    [("removed", "bit at 0.5"), pytest.param(tuple(WAYS), marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_a_damaged_result_never_gives_other_numbers(ways, saved, tmp_path):
     found = 0
-    for stage, what in damages(saved, "result", tmp_path):
+    for stage, what in damages(saved, "result", tmp_path, ways):
         try:
             read = checkpoint.load(stage)
         except checkpoint.DamagedCheckpointError as error:
@@ -108,7 +113,7 @@ def test_a_damaged_result_never_gives_other_numbers(saved, tmp_path):
             continue
         assert read.pop("metadata") == METADATA, what
         assert_same(read, VARIABLES)
-    assert found > 25
+    assert found > 4 * len(ways)
 
 
 @pytest.mark.parametrize("item", ["variables", "metadata", "record"])
@@ -135,7 +140,10 @@ def restore(stage):
     return found, best
 
 
-@pytest.mark.parametrize("inside", ["checkpoints/last/10", "checkpoints/best/10"])
+@pytest.mark.parametrize(
+    "inside",
+    ["checkpoints/last/10", pytest.param("checkpoints/best/10", marks=pytest.mark.slow)],
+)
 def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog):
     passed = 0
     for stage, what in damages(saved, inside, tmp_path, ["bit at 0.5"]):
@@ -149,7 +157,9 @@ def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog
         assert best is not None, what
         assert best.pop("metadata") == {"epoch": step}, what
         assert_same(best, state(step)[0])
-        said = [record.getMessage() for record in caplog.records]
+        # Orbax' event loop may speak, too, of a task that failed with what it read.
+        ours = [record for record in caplog.records if record.name.startswith("harp_jax")]
+        said = [record.getMessage() for record in ours]
         if step == 5:
             passed += 1
             assert len(said) == 1, what

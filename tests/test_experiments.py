@@ -196,6 +196,7 @@ def test_settings_are_drawn_best_first_with_what_is_out_of_sight_in_words():
     row = {"target": "0.1", "seed": "0", "kept": "9", "natural": "0.8", "pgd20": "0.5"}
     accuracies = {"a": "0.4", "b": "0.6", "c": "0.55", DENSE: "0.7"}
     lines = [{**row, "method": name, "validation_robust": of} for name, of in accuracies.items()]
+    lines[-1]["target"] = "1"
     (axes,) = figures.settings(lines).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a"]
     assert [text.get_text()[2:] for text in axes.texts] == ["40.0 %"]

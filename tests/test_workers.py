@@ -30,7 +30,7 @@ def test_a_command_runs_to_its_end_or_fails():
 
 
 def test_a_command_is_asked_to_stop_when_the_time_is_over(tmp_path):
-    clock = Clock(10 / 3600)
+    clock = Clock(3 / 3600)
     with pytest.raises(StoppedError):
         execute([sys.executable, "-c", PATIENT, str(tmp_path / "state")], clock)
     assert (tmp_path / "state").read_text() == "saved"

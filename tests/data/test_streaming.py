@@ -213,6 +213,7 @@ def test_what_cannot_be_streamed(folder, tmp_path):
     fake_imagenet.write(tmp_path, train=4, validation=0, test=2)
     with pytest.raises(DataError, match=r"has no labelled split .*, only \['test', 'train'\]"):
         opened(str(tmp_path))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"could not be prepared in .*\(AssertionError: "):
         opened(str(tmp_path / "empty"))
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch_files
 import torch_layout
-from test_golden_models import ARRAYS, MINIMUM, NETWORKS, logits, scaled, signed, tensors, uniform
+from golden_networks import NETWORKS, scaled, signed, tensors, uniform
+from test_golden_models import ARRAYS, MINIMUM, logits
 
 from harp_jax import interop
 from harp_jax.interop.layouts import layout

@@ -72,6 +72,7 @@ def test_it_wraps_the_method_only_if_asked():
     assert isinstance(method(runs.digits()), Harp)
 
 
+@pytest.mark.slow
 def test_a_joint_run_goes_on_with_the_same_bits(tmp_path, tmp_path_factory, monkeypatch):
     dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
     config = runs.digits(**FIELDS, **{"prune.source": str(dense)})

@@ -110,15 +110,20 @@ class Steps:
         return found
 
 
+BIRD = {"prune.method": "flying_bird"}
 RUNS = [
-    ("prune", {"prune.method": "flying_bird"}),
-    ("prune", {"prune.method": "flying_bird", "flying_bird.growth": "random"}),
-    ("prune", {"prune.method": "flying_bird", "loss": "free", "free.replays": 2}),
-    ("finetune", {"finetune.regrow": 0.2}),
+    pytest.param("prune", BIRD, id="gradient"),
+    pytest.param(
+        "prune", {**BIRD, "flying_bird.growth": "random"}, id="random", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "prune", {**BIRD, "loss": "free", "free.replays": 2}, id="free", marks=pytest.mark.slow
+    ),
+    pytest.param("finetune", {"finetune.regrow": 0.2}, id="finetune"),
 ]
 
 
-@pytest.mark.parametrize(("stage", "fields"), RUNS, ids=["gradient", "random", "free", "finetune"])
+@pytest.mark.parametrize(("stage", "fields"), RUNS)
 def test_devices_regrow_the_same_weights_and_keep_as_many(stage, fields):
     steps = Steps(2, stage, **fields)
     found = steps.run()
@@ -137,8 +142,9 @@ def test_devices_regrow_the_same_weights_and_keep_as_many(stage, fields):
         assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_random_growth_depends_on_the_seed_alone():
-    fields = {"prune.method": "flying_bird", "flying_bird.growth": "random"}
+    fields = {**BIRD, "flying_bird.growth": "random"}
     one, same, other = (Steps(1, seed=seed, **fields).run(BATCHES + 1)[-1] for seed in (0, 0, 1))
     jax.tree.map(assert_array_equal, one, same)
     assert any((one[path] != other[path]).any() for path in one)

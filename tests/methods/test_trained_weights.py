@@ -54,7 +54,11 @@ def prune(finished):
     return in_workdir
 
 
-@pytest.fixture(scope="module", params=METHODS)
+# `flying_bird_plus` does all that `flying_bird` does.
+SLOW = [pytest.param("flying_bird", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=[*SLOW, "flying_bird_plus", "twin_rep"])
 def run(request, prune, tmp_path_factory):
     return request.param, prune(tmp_path_factory.mktemp(request.param) / "run", request.param)
 
