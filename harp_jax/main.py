@@ -232,6 +232,9 @@ def _of_flags(error: flags.Error, file: str) -> str:
     # The last line of an exception from a configuration of the package.
     text = [line for line in str(error).splitlines() if line.strip()][-1]
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    if wrong and " as a ConfigDict: " in text:
+        allowed = f"allowed are flags of its fields, --config.{wrong[1]}.FIELD=VALUE"
+        return f"{wrong[1]}={wrong[2]!r}: is a section; {allowed}"
     parser = flags.FLAGS[f"config.{wrong[1]}"].parser if wrong else None
     if wrong and parser is not None and parser.flag_type() in _ALLOWED:
         ratio = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", wrong[2])

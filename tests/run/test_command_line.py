@@ -345,6 +345,13 @@ def test_a_configuration_of_the_package_is_found_from_elsewhere(given, tmp_path,
         assert done.stderr == "error: prune.target=2.0: allowed are numbers in (0, 1]\n"
 
 
+def test_a_flag_of_a_section_is_answered_with_its_fields(tmp_path):
+    done = runs.here([*runs.command(tmp_path), "--config.prune=True"])
+    allowed = "allowed are flags of its fields, --config.prune.FIELD=VALUE"
+    wanted = f"error: prune='True': is a section; {allowed}\n"
+    assert (done.returncode, done.stderr) == (2, wanted)
+
+
 def test_a_ratio_is_answered_with_its_value(tmp_path):
     done = runs.here([*runs.command(tmp_path), "--config.attack.epsilon=8/255"])
     wanted = "error: attack.epsilon='8/255': allowed are numbers, such as 0.0313725\n"
