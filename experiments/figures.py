@@ -39,7 +39,7 @@ def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...]
 
 
 def _is_dense(line: Line) -> bool:
-    return float(line["target"]) == 1
+    return line["method"] == DENSE or float(line["target"]) == 1
 
 
 def in_order(lines: Sequence[Line]) -> list[Line]:
