@@ -23,7 +23,6 @@ from experiments.workers import StoppedError
 from harp_jax import config as harp
 from harp_jax import models
 from harp_jax.export.unread import without_unread
-from harp_jax.methods import METHODS
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
 
@@ -59,10 +58,6 @@ def test_every_cell_sets_fields_that_there_are(matrix):
     assert len({cell.name for cell in everything}) == len(everything)
     for cell in everything:
         config = CONFIGS[matrix.base].get_config()
-        own = [name.removeprefix("prune.") for name in cell.fields if name.startswith("prune.")]
-        method = cell.fields.get("prune.method", "harp")
-        if not {*own} <= {*config.prune} or method not in METHODS:
-            pytest.skip(f"a field of {cell.name} is not there yet")
         config.update_from_flattened_dict({**matrix.fields, **cell.fields, "seed": cell.seed})
         harp.validate(config)
 

@@ -1,7 +1,7 @@
 r"""HARP and others on CIFAR-10 with networks of a quarter of the channels, in a short schedule.
 
-The images come from an .npz file with `x_train`, `y_train`, `x_test` and `y_test`, which
-the command line names; `--set model=resnet18` takes that network instead:
+The images come from an .npz file that the command line names (see `harp_jax.data.npz`);
+`--set model=resnet18` takes that network instead:
 
     python -m experiments.compare --matrix=experiments/matrices/cifar_jpeg.py --runs=runs/cifar \
         --set data.name=npz:cifar10.npz --jobs=2 --hours=8
