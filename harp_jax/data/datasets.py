@@ -157,8 +157,8 @@ def _read(
         return Source(train.num_classes, train=splits[0], test=splits[1])
     if image_size is not None and (kind is not None or name in BUNDLED):
         raise DataError(
-            f"cannot be streamed (data.image_size={image_size}); allowed are {_ENCODED} and sets of "
-            "TensorFlow Datasets"
+            f"cannot be streamed (data.image_size={image_size}); allowed are {_ENCODED} and sets "
+            "of TensorFlow Datasets"
         )
     if kind is not None:
         return kind.read(place)
