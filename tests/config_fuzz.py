@@ -240,6 +240,8 @@ def fuzz(
         if sum(counts.values()) == count or repr(draw) in seen:
             return
         seen.add(repr(draw))
+        if len(seen) % 50 == 0:
+            jax.clear_caches()  # each program has maps of memory, of which a process may have 65,530
         kind, text = outcome(draw, sum(counts.values()))
         counts[kind] += 1
         if kind == ELSE:
