@@ -241,7 +241,7 @@ def fuzz(
             return
         seen.add(repr(draw))
         if len(seen) % 50 == 0:
-            jax.clear_caches()  # each program has maps of memory, of which a process may have 65,530
+            jax.clear_caches()  # a process may have 65,530 maps of memory
         kind, text = outcome(draw, sum(counts.values()))
         counts[kind] += 1
         if kind == ELSE:
