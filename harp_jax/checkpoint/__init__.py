@@ -22,6 +22,7 @@ from harp_jax.checkpoint.reading import (
     has_begun,
     is_complete,
     load,
+    origins,
     recorded_run,
     saved,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "has_begun",
     "is_complete",
     "load",
+    "origins",
     "recorded_run",
     "save_result",
     "saved",

@@ -4,8 +4,8 @@ import functools
 import gc
 import json
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,20 @@ class CheckpointError(ValueError):
 
 class DamagedCheckpointError(CheckpointError):
     """Raised if a checkpoint is not what was saved; the message names its path and the damage."""
+
+
+class Origin(NamedTuple):
+    """Where a checkpoint was saved.
+
+    Attributes:
+        folder: The checkpoint.
+        run: Content of the run's config.json; None if it had none.
+        stage: The stage; None if that is not recorded.
+    """
+
+    folder: epath.Path
+    run: dict[str, Any] | None
+    stage: str | None
 
 
 def is_complete(stage_directory: epath.PathLike) -> bool:
@@ -182,6 +196,27 @@ def recorded_run(workdir: epath.PathLike) -> dict[str, Any] | None:
             if record.problem(saved, {}) is None and saved["run"] is not None:
                 return saved["run"]
     return None
+
+
+def origins(stage_directory: epath.PathLike) -> Iterator[Origin]:
+    """Yields what the checkpoints of a stage recorded of where they were saved.
+
+    Args:
+        stage_directory: Folder of the stage. A network that was put there without checkpoints
+            beside it, as an imported one, was not trained there, and nothing is compared.
+    """
+    directory = epath.Path(stage_directory)
+    checkpoints = directory / CHECKPOINTS
+    if not checkpoints.exists():
+        return
+    steps = [step for name in (LAST, BEST) for step in finalized(checkpoints / name)]
+    for folder in (directory / RESULT, *steps):
+        try:
+            saved, metadata = _read_json(folder / RECORD), _read_json(folder / METADATA)
+        except (OSError, ValueError):  # an older version, or damage
+            continue
+        if record.problem(saved, {METADATA: metadata}) is None:
+            yield Origin(folder, saved["run"], metadata.get("stage"))
 
 
 def _read_json(folder: epath.Path) -> Any:

@@ -97,6 +97,7 @@ class _Experiment:
         self.dataset = load_data(config)
         self.data = self.dataset.identity()
         ownership.check_data(workdir, earlier, self.data)
+        self._check_checkpoints()
         self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
         self.normalization = normalization(config, self.dataset.image_shape[-1])
         self.model = models.create(
@@ -142,6 +143,15 @@ class _Experiment:
                 devices=self.devices,
             ),
         )
+
+    def _check_checkpoints(self) -> None:
+        """Refuses checkpoints that were saved in another run or another stage."""
+        config, defaults = ownership.plain(self.config), ownership.plain(config_default())
+        for stage in stages.STAGES:
+            for folder, run, saved_in in checkpoint.origins(self.workdir / stage):
+                if saved_in not in (None, stage):
+                    raise ownership.foreign(folder, f"is of stage {saved_in!r}")
+                ownership.check_checkpoint(folder, run, config, defaults, self.data)
 
     def _check_steps(self) -> None:
         if self.batches_per_epoch == 0:

@@ -55,14 +55,7 @@ def earlier_run(
             str(workdir),
             files.CONFIG,
         )
-    free = identity.FREE_FIELDS
-    if (
-        config["data"]["select_on"] == "test"
-    ):  # then the size of the test split affects the choice of the best epoch
-        free = tuple(field for field in free if field != "data.test_examples")
-    before, now = identity.flat(earlier["config"]), identity.flat(config)
-    form = earlier.get("format", 0)
-    found = identity.compare(before, now, identity.flat(defaults), form, free)
+    found = _compared(earlier, config, defaults)
     if found.different:
         raise WorkdirError(
             f"workdir={str(workdir)!r}: belongs to another configuration"
@@ -74,6 +67,52 @@ def earlier_run(
     if found.gone:
         _LOGGER.info("this version does not know the workdir's %s", ", ".join(found.gone))
     return earlier
+
+
+def _compared(
+    earlier: Mapping[str, Any], config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> identity.Comparison:
+    free = identity.FREE_FIELDS
+    if config["data"]["select_on"] == "test":
+        # Then the size of the test split affects the choice of the best epoch.
+        free = tuple(field for field in free if field != "data.test_examples")
+    before, now = identity.flat(earlier["config"]), identity.flat(config)
+    return identity.compare(before, now, identity.flat(defaults), earlier.get("format", 0), free)
+
+
+def check_checkpoint(
+    folder: epath.Path,
+    run: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> None:
+    """Checks that a checkpoint in a workdir was saved by the workdir's run.
+
+    Args:
+        folder: The checkpoint.
+        run: The config.json that was saved with it; None if there was none.
+        config: Configuration of this run, from `plain`.
+        defaults: Default configuration of this version, from `plain`.
+        data: 'digests' of this run's data.
+
+    Raises:
+        WorkdirError: If it is of a run with another configuration or other images.
+    """
+    if run is None or forms.problem(run, forms.CONFIG) is not None:
+        return
+    different = _compared(run, config, defaults).different
+    before = (run.get("data") or {}).get("digests") or data["digests"]
+    different += [
+        f"other {split} images" for split in TRAINED_ON if before[split] != data["digests"][split]
+    ]
+    if different:
+        raise foreign(folder, f"is of another run ({'; '.join(different)})")
+
+
+def foreign(folder: epath.Path, why: str) -> WorkdirError:
+    """Returns the error of a checkpoint that was not saved where it is."""
+    return WorkdirError(f"{folder}: {why}; remove this folder, and the same command makes it again")
 
 
 def check_data(workdir: epath.Path, earlier: Mapping[str, Any] | None, data: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import runs
 
 from harp_jax import checkpoint
+from harp_jax.checkpoint import record
 from harp_jax.interrupt import Interrupt, InterruptedRunError
 from harp_jax.run import experiment
 
@@ -66,8 +67,8 @@ def test_without_config_json_the_checkpoints_say_whose_run_it_is(workdir, caplog
 
 def test_without_config_json_and_record_a_trained_run_is_refused(workdir):
     (workdir / "config.json").unlink()
-    for record in workdir.rglob("record"):
-        shutil.rmtree(record)
+    for each in workdir.rglob("record"):
+        shutil.rmtree(each)
     said = runs.refusal(runs.digits(**runs.FIELDS), workdir)
     assert said.startswith(f"workdir={str(workdir)!r}: has pretrain/checkpoints but no config.json")
     assert said.endswith("allowed are a new folder, or to put that file back")
@@ -101,3 +102,47 @@ def test_the_exit_code_is_that_of_the_signal(number, code, monkeypatch, tmp_path
     done = runs.here(runs.command(tmp_path, "--config.compilation_cache=''"))
     assert done.returncode == code
     assert done.stderr == "interrupted: prune: stopped\n"
+
+
+def resave(folder, change):
+    """Gives a checkpoint the record of one that another run saved."""
+    file = folder / "record" / "metadata"
+    saved = json.loads(file.read_text())
+    change(saved["run"])
+    saved["checksums"]["run"] = record.make({}, saved["run"])["checksums"]["run"]
+    file.write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize("place", ["result", "checkpoints/last", "checkpoints/best"])
+def test_a_checkpoint_of_another_run_is_refused(place, workdir):
+    folder = workdir / "finetune" / place
+    folder = folder if place == "result" else max(folder.glob("[0-9]*"), key=lambda x: int(x.name))
+    resave(folder, lambda run: run["config"].update(seed=1, devices=7))
+    said = runs.refusal(runs.digits(**runs.FIELDS), workdir)
+    assert said == (
+        f"{folder}: is of another run (seed=1, not 0); remove this folder, and the same command"
+        " makes it again"
+    )
+    resave(folder, lambda run: run["config"].update(seed=0))
+    resave(folder, lambda run: run["data"]["digests"].update(train="other"))
+    assert "is of another run (other train images)" in runs.refusal(
+        runs.digits(**runs.FIELDS), workdir
+    )
+
+
+def test_a_checkpoint_of_another_stage_is_refused_and_made_again(workdir, tmp_path_factory):
+    result = workdir / "finetune" / "result"
+    shutil.rmtree(result)
+    shutil.copytree(workdir / "prune" / "result", result)
+    said = runs.refusal(runs.digits(**runs.FIELDS), workdir)
+    assert said.startswith(f"{result}: is of stage 'prune'; remove this folder, and ")
+    shutil.rmtree(result)
+    experiment.run(runs.digits(**runs.FIELDS, stages=runs.STAGES), workdir)
+    finished = runs.finished(tmp_path_factory.getbasetemp())
+    assert set(runs.differences(finished, workdir).values()) == {0.0}
+
+
+def test_a_network_without_checkpoints_beside_it_may_be_of_another_run(workdir):
+    resave(workdir / "pretrain" / "result", lambda run: run["config"].update(seed=1))
+    shutil.rmtree(workdir / "pretrain" / "checkpoints")
+    experiment.run(runs.digits(**runs.FIELDS, stages=("report",)), workdir)
