@@ -172,6 +172,24 @@ def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog
     assert passed >= 5
 
 
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_checkpoint_of_an_earlier_step_in_place_of_another_is_passed_over(
+    name, saved, tmp_path, caplog
+):
+    stage = tmp_path / "stage"
+    shutil.copytree(saved, stage)
+    folder = stage / "checkpoints" / name
+    shutil.rmtree(folder / "10")
+    shutil.copytree(folder / "5", folder / "10")
+    with caplog.at_level(logging.WARNING, logger="harp_jax"):
+        found, best = restore(stage)
+    assert found is not None
+    assert best is not None
+    assert (found[2]["progress"], best["metadata"]) == (5, {"epoch": 5})
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder}/10: is damaged (it is of step 5); goes on from step 5")
+
+
 def test_a_stage_without_a_whole_state_starts_again(saved, tmp_path, caplog):
     shutil.copytree(saved, tmp_path / "stage")
     for step in ("5", "10"):

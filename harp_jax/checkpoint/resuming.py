@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from harp_jax.types import Variables
 from harp_jax.workdir.files import BEST, LAST, writing
 
 _LOGGER = logging.getLogger(__name__)
-_BEST_STEP = "best_step"  # in the metadata of a state: the step of the best network so far
+# In the metadata: the step of the checkpoint; in that of a state, of the best network so far.
+_STEP, _BEST_STEP = "step", "best_step"
 
 
 class StageCheckpoints:
@@ -79,7 +80,7 @@ class StageCheckpoints:
 
     def _save(self, name: str, step: int, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
         manager = self._managers[name]
-        items = arguments(trees, metadata, self._run)
+        items = arguments(trees, {**metadata, _STEP: step}, self._run)
         with writing(self.directory / name):
             (self.directory / name).stat()  # Orbax would make a new folder in place of one gone
             for later in [each for each in manager.all_steps() if each >= step]:
@@ -126,10 +127,10 @@ class StageCheckpoints:
 
     def _whole(self, folder: epath.Path) -> dict[str, Any]:
         """Reads a state; raises a DamagedCheckpointError if it or its best network is damaged."""
-        found = reading.read(folder, TREES)
+        found = _read(folder, TREES)
         best = found[METADATA].get(_BEST_STEP)
         if best is not None:
-            reading.read(self.directory / BEST / str(best), (VARIABLES,))
+            _read(self.directory / BEST / str(best), (VARIABLES,))
         return found
 
     def _newest_best(self, step: int) -> int | None:
@@ -146,7 +147,7 @@ class StageCheckpoints:
         if self._best is None:
             return None
         try:
-            found = reading.read(self.directory / BEST / str(self._best), (VARIABLES,))
+            found = _read(self.directory / BEST / str(self._best), (VARIABLES,))
         except DamagedCheckpointError as error:
             advice = "the same command goes on from a state before it"
             raise DamagedCheckpointError(f"{error}; {advice}") from None
@@ -158,6 +159,15 @@ class StageCheckpoints:
             for name, manager in self._managers.items():
                 all_of_them.enter_context(writing(self.directory / name))
                 all_of_them.callback(manager.close)
+
+
+def _read(folder: epath.Path, trees: Sequence[str]) -> dict[str, Any]:
+    """Reads a checkpoint; one that is not of the step in its path counts as damaged."""
+    found = reading.read(folder, trees)
+    step = found[METADATA].pop(_STEP, folder.name)  # older versions did not save it
+    if str(step) != folder.name:
+        raise DamagedCheckpointError(f"{folder}: is damaged (it is of step {step})")
+    return found
 
 
 def _say_lost(damage: list[str], newest: int, step: int) -> None:
