@@ -45,7 +45,10 @@ from benchmarks.modes import Sizes, read_sizes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NEEDED = ("absl", "etils", "flax", "jax", "jaxtyping", "ml_collections", "optax", "orbax", "tqdm")
+NEEDED = (*NEEDED, "wadler_lindig", "PIL", "safetensors")
+MODULES = {"pillow": "PIL"}  # by the name of the wheel, where they differ
 WANTED = ("torch", "torchattacks", "ml_dtypes", "tensorboardX", "tensorflow_datasets", "mlxtend")
+NO_ACCELERATOR = "JAX found no accelerator"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Programs of a dry run run for moments and compile for seconds.
 COMPILED_FAST = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
@@ -92,6 +95,10 @@ class Record:
     def write(self, part: str, entry: Mapping[str, Any]) -> None:
         """Writes what a part has so far."""
         self.content["parts"][part] = dict(entry)
+        self.save()
+
+    def save(self) -> None:
+        """Replaces the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text(json.dumps(self.content, indent=1) + "\n")
@@ -117,7 +124,8 @@ def unpack_wheels(folder: pathlib.Path, site: pathlib.Path) -> list[str]:
     absent = {name.lower() for name in missing((*NEEDED, *WANTED))}
     taken = []
     for wheel in sorted(folder.glob("*.whl")):
-        if wheel.name.split("-")[0].lower() in absent:
+        name, *_, tag, binary, _ = wheel.stem.split("-")
+        if MODULES.get(name, name).lower() in absent and _fits(tag, binary):
             with zipfile.ZipFile(wheel) as file:
                 file.extractall(site)
             taken.append(wheel.name)
@@ -125,6 +133,12 @@ def unpack_wheels(folder: pathlib.Path, site: pathlib.Path) -> list[str]:
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: harp_jax\nVersion: 0.1.0\n")
     return taken
+
+
+def _fits(tag: str, binary: str) -> bool:
+    """Says whether the Python that runs can import a wheel of tags like 'cp312' and 'abi3'."""
+    ours = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    return binary in ("none", "abi3") or ours in tag.split(".")
 
 
 def environment(site: pathlib.Path, module: str, *, small: bool, flags: str = "") -> dict[str, str]:
@@ -165,29 +179,36 @@ def run(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            errors="replace",
             start_new_session=True,
         )
+        _running.add(child)
         timer = threading.Timer(seconds, _kill, (child,))
         timer.start()
         try:
             assert child.stdout is not None
             for line in child.stdout:
                 if line.startswith("RESULT "):
-                    result = json.loads(line.removeprefix("RESULT "))
-                    entry["results"][result.pop("name")] = result
-                    write(entry)
+                    with contextlib.suppress(ValueError):  # half a line of a killed part
+                        result = json.loads(line.removeprefix("RESULT "))
+                        entry["results"][result.pop("name")] = result
+                        write(entry)
             code = child.wait()
         finally:
             timer.cancel()
             if child.poll() is None:
                 _kill(child)
+            _running.discard(child)
     entry["seconds"] = time.monotonic() - started
     entry["state"] = "complete" if code == 0 else f"ended with {code}"
     if code and entry["seconds"] >= seconds:
         entry["state"] = f"stopped after {seconds:.0f} s"
     elif code:
-        entry["error"] = log.read_text().strip().splitlines()[-3:]
+        entry["error"] = log.read_text(errors="replace").strip().splitlines()[-3:]
     write(entry)
+
+
+_running: set[subprocess.Popen[str]] = set()
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
@@ -235,6 +256,10 @@ def measure(options: argparse.Namespace) -> None:
         head = {"small": options.small, "minutes": options.minutes}
         head |= {"missing": absent, "wheels": wheels}
         record = Record(options.out, head, keep=options.parts is not None)
+        try:
+            record.save()
+        except OSError as error:
+            sys.exit(f"error: --out={options.out}: {error.strerror}")
         everything = parts(read_sizes(options.small))
         wanted = options.parts or [part.name.split()[0] for part in everything]
         chosen = [part for part in everything if part.name.split()[0] in wanted]
@@ -255,6 +280,8 @@ def measure(options: argparse.Namespace) -> None:
                 run(part, left, options, env, functools.partial(record.write, part.name))
             entry = record.content["parts"][part.name]
             say(f"{part.name}: {entry['state']}, {entry['seconds']:.0f} s {entry.get('error', '')}")
+            if any(NO_ACCELERATOR in line for line in entry.get("error", ())):
+                sys.exit(f"error: {NO_ACCELERATOR}; nothing else is measured")
         if options.logs:
             shutil.copytree(
                 options.work,
@@ -283,7 +310,14 @@ def main() -> None:
         known = {part.name.split()[0] for part in parts(read_sizes(options.small))}
         if unknown := sorted(set(options.parts or ()) - known):
             parser.error(f"--parts {' '.join(unknown)}: allowed are {', '.join(sorted(known))}")
-        measure(options)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
+        try:
+            measure(options)
+        except KeyboardInterrupt:
+            sys.exit("error: interrupted; the file has what there was")
+        finally:
+            for child in tuple(_running):
+                _kill(child)
     else:
         parser.error("--out=FILE or --table=FILE is needed")
 

@@ -38,7 +38,7 @@ class Program(NamedTuple):
     kind: str
 
 
-def device(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
+def device(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Names the device and the packages, and measures large products in every mode."""
     first = jax.devices()[0]
     statistics_of = getattr(first, "memory_stats", lambda: None)() or {}
@@ -52,6 +52,8 @@ def device(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "cores": workload.cores(),
     }
+    if first.platform == "cpu" and not options.small:
+        sys.exit("JAX found no accelerator")
     size = sizes.product
     for mode, (dtype, precision) in MODES.items():
         # Random numbers: products of ones or zeros can run faster.
@@ -78,20 +80,29 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """
     network = options.network
     small, *larger = sizes.batches
-    waves = [[Program(small, mode, "plain") for mode in MODES] + [Program(small, "tf32", "prune")]]
+    # What counts most comes first and alone: AutoAttack needs it, and compiling may take a minute.
+    waves = [[Program(small, "tf32", "plain")]]
+    waves += [[Program(small, mode, "plain") for mode in MODES if mode != "tf32"]]
+    waves[-1] += [Program(small, "tf32", "prune")]
     for size in larger:
         waves += [[Program(size, mode, "plain") for mode in MODES]]
         waves[-1] += [Program(size, "tf32", "prune")]
     waves += [[Program(size, mode, "prune") for mode in sizes.pruned] for size in sizes.batches]
-    first = waves[0][1]
+    first = waves[0][0]
     for wave in waves:
         for program, step in zip(wave, _compiled(network, wave, sizes.attack_steps), strict=True):
-            start = parallel.to_host(step.state)
-            operations = step_operations(network, program.batch, sizes.attack_steps)
-            yield {
+            named = {
                 "name": f"{program.kind} {program.mode} {program.batch}",
                 "network": network,
                 **program._asdict(),
+            }
+            if isinstance(step, Exception):  # the others may still run
+                yield {**named, "failed": f"{type(step).__name__}: {step}".splitlines()[0]}
+                continue
+            start = parallel.to_host(step.state)
+            operations = step_operations(network, program.batch, sizes.attack_steps)
+            yield {
+                **named,
                 **step.costs,
                 **speed(step.run, operations, program.batch),
             }
@@ -102,8 +113,8 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     yield {"name": "memory", "peak_mib": used and used / 2**20}
 
 
-def _compiled(network: str, wave: list[Program], attack_steps: int) -> list[JaxStep]:
-    """Builds the steps of programs, and compiles all at a time."""
+def _compiled(network: str, wave: list[Program], attack_steps: int) -> list[JaxStep | Exception]:
+    """Builds the steps of programs, and compiles all at a time; those that fail are errors."""
     made = [
         JaxStep(
             network,
@@ -116,9 +127,16 @@ def _compiled(network: str, wave: list[Program], attack_steps: int) -> list[JaxS
         )
         for program in wave
     ]
+
+    def compiled(step: JaxStep) -> JaxStep | Exception:
+        try:
+            step.compile()
+        except Exception as error:
+            return error
+        return step
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda step: step.compile(), made))
-    return made
+        return list(pool.map(compiled, made))
 
 
 def speed(run: Callable[[int], float], operations: int, batch: int) -> Result:

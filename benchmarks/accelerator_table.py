@@ -59,10 +59,18 @@ def _head(record: Record) -> Iterator[str]:
 
 def _states(record: Record) -> list[str]:
     cells = [
-        [name, entry["state"], f"{entry.get('seconds', 0):.0f} of {entry.get('limit', 0):.0f} s"]
+        [name, _state(entry), f"{entry.get('seconds', 0):.0f} of {entry.get('limit', 0):.0f} s"]
         for name, entry in record["parts"].items()
     ]
     return _rows("Parts:", ("part", "state", "time"), cells)
+
+
+def _state(entry: Record) -> str:
+    """Returns how a part ended, with its last words and the results that failed."""
+    said = [entry["state"], *entry.get("error", [])[-1:]]
+    failed = {name: row["failed"] for name, row in entry["results"].items() if "failed" in row}
+    said += [f"{name}: {reason}" for name, reason in failed.items()]
+    return "; ".join(said).replace("|", "/")
 
 
 def _golden(record: Record) -> list[str]:

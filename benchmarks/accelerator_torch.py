@@ -8,6 +8,7 @@ kept on the CPU here; it only makes the arrays that both sides share.
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,19 +23,19 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def torch_steps(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
-    """Measures the plain steps of all networks, then those that `torch.compile` has compiled."""
-    cases = [
-        (network, batch, mode, False)
-        for network in sizes.networks
-        for batch in sizes.batches
-        for mode in MODES
+    """Measures the plain steps of all networks, those that `torch.compile` compiles before others.
+
+    The larger batches come last.
+    """
+    small, *larger = sizes.batches
+    eager = [
+        [(network, batch, mode, False) for network in sizes.networks for mode in MODES]
+        for batch in (small, *larger)
     ]
-    cases += [
-        (network, batch, mode, True)
-        for network in sizes.compiled
-        for batch in sizes.batches[:1]
-        for mode in ("tf32", "bfloat16")
+    compiled = [
+        (network, small, mode, True) for network in sizes.compiled for mode in ("tf32", "bfloat16")
     ]
+    cases = [*eager[0], *compiled, *itertools.chain(*eager[1:])]
     for network, batch, mode, compiled in cases:
         yield _step(network, batch, mode, compiled, sizes.attack_steps)
 

@@ -26,11 +26,14 @@ class Peak(NamedTuple):
 
 # More telling names first: the first that the device's name contains counts.
 PEAKS: dict[str, Peak] = {
+    "H200 NVL": Peak(60.0, 417.5, 835.5, "NVIDIA H200 datasheet, NVL"),
     "H200": Peak(67.0, 494.7, 989.4, "NVIDIA H200 datasheet, SXM"),
     "H100 PCIe": Peak(51.0, 378.0, 756.0, "NVIDIA H100 datasheet, PCIe"),
+    "H100 NVL": Peak(60.0, 417.5, 835.5, "NVIDIA H100 datasheet, NVL"),
     "H100": Peak(67.0, 494.7, 989.4, "NVIDIA H100 datasheet, SXM"),
     "A100": Peak(19.5, 156.0, 312.0, "NVIDIA A100 datasheet"),
     "L40S": Peak(91.6, 183.0, 362.0, "NVIDIA L40S datasheet"),
+    "L40": Peak(90.5, 90.5, 181.05, "NVIDIA L40 datasheet"),
     "L4": Peak(30.3, 60.0, 121.0, "NVIDIA L4 datasheet"),
     "TPU v6 lite": Peak(None, None, 918.0, "Google Cloud TPU v6e documentation"),
     "TPU v5 lite": Peak(None, None, 197.0, "Google Cloud TPU v5e documentation"),

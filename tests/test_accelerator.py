@@ -3,8 +3,11 @@
 import argparse
 import functools
 import json
+import os
+import pathlib
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -61,6 +64,7 @@ def record():
                 **{"resnet18 tf32 128": theirs, "resnet18 tf32 128 compiled": faster}
             ),
             "torch_autoattack": {"state": "no torchattacks", "results": {}},
+            "steps wrn_28_4": {**entry(a={"failed": "no memory"}), "error": ["a", "Killed"]},
             "bits": entry(default={"steps": 3, "same_bits": False}),
         },
     }
@@ -112,6 +116,73 @@ def test_only_wheels_of_missing_modules_are_unpacked(tmp_path, monkeypatch):
     assert names == ["harp_jax-0.1.0.dist-info", "torchattacks"]
 
 
+@pytest.mark.parametrize(
+    ("tags", "taken"),
+    [("cp37-cp37m", False), ("cp310-abi3", True), ("py2.py3-none", True)],
+)
+def test_wheels_of_another_python_stay_packed(tmp_path, monkeypatch, tags, taken):
+    wheel = f"pillow-13.0-{tags}-manylinux_2_28_x86_64.whl"
+    with zipfile.ZipFile(tmp_path / wheel, "w") as file:
+        file.writestr("PIL/__init__.py", "")
+    monkeypatch.setattr(accelerator, "missing", lambda _: ["PIL"])
+    assert accelerator.unpack_wheels(tmp_path, tmp_path / "site") == [wheel] * taken
+
+
+def test_every_needed_package_can_be_carried():
+    """JAX, Flax, Optax and Orbax bring the others along."""
+    script = (accelerator.ROOT / "benchmarks" / "wheels.sh").read_text().split()
+    theirs = {"absl", "etils", "flax", "jax", "optax", "orbax"}
+    carried = {accelerator.MODULES.get(name, name) for name in script}
+    assert set(accelerator.NEEDED) - theirs <= carried
+
+
+def test_a_garbled_result_does_not_end_the_others(tmp_path, monkeypatch):
+    garbled = "print('RESULT {', flush=True)\nimport sys\nsys.stdout.buffer.write(b'\\xff\\n')"
+    monkeypatch.setattr(sys.modules[__name__], "SLOW", garbled)
+    assert run_slow(tmp_path, monkeypatch, 30.0)["parts"]["slow"]["state"] == "complete"
+
+
+def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "out.json"
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--small", f"--out={path}"]
+    ran = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith(f"error: --out={path}: ")
+
+
+def test_a_signal_ends_the_part_too(tmp_path):
+    program = """
+import pathlib, signal, sys
+from benchmarks import accelerator
+work = pathlib.Path(sys.argv[1])
+(work / "slow_part.py").write_text(
+    "import os, pathlib, time\\n"
+    "pathlib.Path('pid.tmp').write_text(str(os.getpid()))\\n"
+    "os.replace('pid.tmp', 'pid')\\n"
+    "time.sleep(120)\\n"
+)
+accelerator.ROOT = work
+accelerator.missing = lambda _: []
+accelerator.parts = lambda _: [accelerator.Part("device", "slow_part", [], 1.0)]
+sys.argv = ["accelerator", "--small", f"--out={work}/out.json", f"--wheels={work}/none"]
+accelerator.main()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    child = subprocess.Popen(command, cwd=runs.ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    part = int((tmp_path / "pid").read_text())
+    child.terminate()
+    assert "ended from outside" in child.communicate(timeout=60)[1]
+    while time.monotonic() < until and pathlib.Path(f"/proc/{part}").exists():
+        time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(part, 0)
+    assert "parts" in json.loads((tmp_path / "out.json").read_text())
+
+
 def test_all_parts_fit_into_ten_minutes():
     for sizes in (Sizes(), SMALL):
         assert sum(part.share for part in accelerator.parts(sizes)) <= 600
@@ -123,7 +194,9 @@ def test_all_parts_fit_into_ten_minutes():
         ("NVIDIA H200", "tf32", 494.7),
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
         ("NVIDIA H100 PCIe", "bfloat16", 756.0),
+        ("NVIDIA H100 NVL", "tf32", 417.5),
         ("NVIDIA A100-SXM4-40GB", "float32", 19.5),
+        ("NVIDIA L40", "bfloat16", 181.05),
         ("TPU v4", "tf32", 275.0),
         ("TPU v5 lite", "bfloat16", 197.0),
         ("TPU v4", "float32", None),
@@ -143,6 +216,7 @@ def test_the_table_has_shares_of_the_peak_and_the_ratio_to_pytorch(record):
     assert "| logits | 1.0e-03 | 2.0e-06 |" in table
     assert "| torch_autoattack | no torchattacks | 0 of 0 s |" in table
     assert "| default | 3 | no |" in table
+    assert "| steps wrn_28_4 | complete; Killed; a: no memory | 12 of 60 s |" in table
 
 
 @pytest.mark.slow
