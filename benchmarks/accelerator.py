@@ -204,7 +204,8 @@ def run(
     if code and entry["seconds"] >= seconds:
         entry["state"] = f"stopped after {seconds:.0f} s"
     elif code:
-        entry["error"] = log.read_text(errors="replace").strip().splitlines()[-3:]
+        with contextlib.suppress(FileNotFoundError):  # the main thread has ended
+            entry["error"] = log.read_text(errors="replace").strip().splitlines()[-3:]
     write(entry)
 
 
@@ -215,6 +216,13 @@ def _kill(child: subprocess.Popen[str]) -> None:
     """Ends a part's process, and those that it has started: they hold its output open."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def _end(*_: Any) -> None:
+    """Ends the parts' processes, and this one: a signal's handler."""
+    for child in tuple(_running):
+        _kill(child)
+    sys.exit("error: ended from outside; the file has what there was")
 
 
 def run_bits(part: Part, seconds: float, options: Any, site: pathlib.Path) -> Entry:
@@ -310,14 +318,9 @@ def main() -> None:
         known = {part.name.split()[0] for part in parts(read_sizes(options.small))}
         if unknown := sorted(set(options.parts or ()) - known):
             parser.error(f"--parts {' '.join(unknown)}: allowed are {', '.join(sorted(known))}")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
-        try:
-            measure(options)
-        except KeyboardInterrupt:
-            sys.exit("error: interrupted; the file has what there was")
-        finally:
-            for child in tuple(_running):
-                _kill(child)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
+        measure(options)
     else:
         parser.error("--out=FILE or --table=FILE is needed")
 

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -151,7 +152,8 @@ def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path):
     assert ran.stderr.splitlines()[-1].startswith(f"error: --out={path}: ")
 
 
-def test_a_signal_ends_the_part_too(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_part_too(tmp_path, number):
     program = """
 import pathlib, signal, sys
 from benchmarks import accelerator
@@ -174,7 +176,7 @@ accelerator.main()
     while not (tmp_path / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
     part = int((tmp_path / "pid").read_text())
-    child.terminate()
+    child.send_signal(number)
     assert "ended from outside" in child.communicate(timeout=60)[1]
     while time.monotonic() < until and pathlib.Path(f"/proc/{part}").exists():
         time.sleep(0.1)
