@@ -21,7 +21,9 @@ def whole(folder):
     return faults.undisturbed(folder)
 
 
-@pytest.mark.parametrize("name", ["kill", "terminate", "flip"])
+@pytest.mark.parametrize(
+    "name", ["kill", pytest.param("terminate", marks=pytest.mark.slow), "flip"]
+)
 def test_a_trial_ends_well(name, folder, whole):
     row = faults.run_trial(folder, whole, seed=0, number=0, names=[name])
     assert row["outcome"] not in (LOST, WRONG), row

@@ -153,7 +153,7 @@ def test_one_channel_if_asked_for(tmp_path):
     dataset = opened(tmp_path, grey=True)
     assert dataset.image_shape == (8, 8, 1)
     np.testing.assert_array_equal(dataset.test.images, grey.x_test)
-    text = r"data\.grey=True\); only folder:DIR, .* without data\.image_size"
+    text = r"data\.grey=True\); allowed are folder:DIR, .* without data\.image_size"
     refused(tmp_path, text, grey=True, image_size=4)
 
 

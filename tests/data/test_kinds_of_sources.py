@@ -153,6 +153,6 @@ def test_an_unknown_prefix_is_refused_with_all_that_are_allowed():
 def test_arrays_are_neither_streamed_nor_turned_grey(kind, field, tmp_path):
     name = WRITERS[kind](tmp_path, fitting(kind))
     ((setting, value),) = field.items()
-    allowed = rf"data\.{setting}={value}\); only folder:DIR, parquet:GLOB"
+    allowed = rf"data\.{setting}={value}\); allowed are folder:DIR, parquet:GLOB"
     with pytest.raises(DataError, match=allowed):
         load(name, seed=0, validation_examples=3, **field)
