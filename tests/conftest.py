@@ -10,8 +10,13 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
     f" --xla_cpu_collective_call_terminate_timeout_seconds=3600 {runs.COMPILED_FAST}"
 )
+import hypothesis
 import jax
 import pytest
+
+# The same examples each time; `pytest --hypothesis-profile=default` draws others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 # Traces are many objects that live long: looking through them for cycles took a tenth of the time.
 gc.set_threshold(200_000, 20, 100)
