@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harp_jax.pruning.budget import kept_total, lowest_counts
+from harp_jax.pruning.budget import kept_total, lowest_counts, settle
 from harp_jax.pruning.channels import Group
 from harp_jax.pruning.compression import as_cost
 from harp_jax.pruning.costs import Cost, WeightCost
@@ -42,8 +42,9 @@ def fill(
         tied: Paths of layers that share a rate, together; None if no layers do.
 
     Returns:
-        Logits whose masks keep all that the given ones do. No layer can grow without exceeding the
-        budget; if none could before, the logits are the given ones.
+        Logits whose masks keep all that the given ones do, in any program (`budget.settle`). No
+        layer can grow without exceeding the budget; if none could before, the logits are the given
+        ones.
     """
     cost = as_cost(costs)
     budget, before = target * cost.total, kept_total(logits, minimum, cost)
@@ -69,7 +70,7 @@ def fill(
             filled = larger
     if kept_total(filled, minimum, cost) == before:
         return {path: jnp.float32(logit) for path, logit in logits.items()}
-    return filled
+    return settle(filled, minimum, cost)
 
 
 def _larger(
