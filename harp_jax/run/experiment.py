@@ -36,7 +36,7 @@ from harp_jax.run.network_file import write_network
 from harp_jax.run.networks import Networks
 from harp_jax.run.paths import no_path
 from harp_jax.run.rows import Subject
-from harp_jax.run.sources import PRODUCER, Sources
+from harp_jax.run.sources import PRODUCER, Sources, check_checkpoints
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
@@ -97,7 +97,7 @@ class _Experiment:
         self.dataset = load_data(config)
         self.data = self.dataset.identity()
         ownership.check_data(workdir, earlier, self.data)
-        self._check_checkpoints()
+        check_checkpoints(config, workdir, self.data)
         self.batches_per_epoch = batches_per_epoch(self.dataset.train, config.batch_size)
         self.normalization = normalization(config, self.dataset.image_shape[-1])
         self.model = models.create(
@@ -143,15 +143,6 @@ class _Experiment:
                 devices=self.devices,
             ),
         )
-
-    def _check_checkpoints(self) -> None:
-        """Refuses checkpoints that were saved in another run or another stage."""
-        config, defaults = ownership.plain(self.config), ownership.plain(config_default())
-        for stage in stages.STAGES:
-            for folder, run, saved_in in checkpoint.origins(self.workdir / stage):
-                if saved_in not in (None, stage):
-                    raise ownership.foreign(folder, f"is of stage {saved_in!r}")
-                ownership.check_checkpoint(folder, run, config, defaults, self.data)
 
     def _check_steps(self) -> None:
         if self.batches_per_epoch == 0:

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from harp_jax import checkpoint
-from harp_jax.config.defaults import CHECKPOINT, JSON
+from harp_jax.config.defaults import CHECKPOINT, JSON, default
 from harp_jax.config.sections import Config, ConfigError
 from harp_jax.pruning.layers import Path, layer_name
 from harp_jax.run.initial_rates import read as read_rates
 from harp_jax.training.stages import STAGES
 from harp_jax.types import Normalization
-from harp_jax.workdir import files, sources
+from harp_jax.workdir import files, ownership, sources
 from harp_jax.workdir.claims import WorkdirError
 from harp_jax.workdir.sources import Source
 
@@ -25,6 +25,25 @@ _LOGGER = logging.getLogger(__name__)
 
 PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
 STRATEGY = "prune.strategy"
+
+
+def check_checkpoints(config: Config, workdir: epath.Path, data: Mapping[str, Any]) -> None:
+    """Refuses checkpoints in a workdir that were saved in another run or another stage.
+
+    Args:
+        config: A valid configuration.
+        workdir: Folder of the run.
+        data: 'digests' of this run's data.
+
+    Raises:
+        WorkdirError: If there is one; it names the folder.
+    """
+    ours, defaults = ownership.plain(config), ownership.plain(default())
+    for stage in STAGES:
+        for folder, run, saved_in in checkpoint.origins(workdir / stage):
+            if saved_in not in (None, stage):
+                raise ownership.foreign(folder, f"is of stage {saved_in!r}")
+            ownership.check_checkpoint(folder, run, ours, defaults, data)
 
 
 class Sources(NamedTuple):
