@@ -44,10 +44,17 @@ def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
     fields = {**matrix.fields, **cell.fields, "seed": cell.seed}
     source = cell.source(matrix)
     if source is not None:
-        fields["prune.source"] = runs / source.name / "pretrain"
+        stage = stage_for_others(source, matrix)
+        after = {"pretrain": "prune", "prune": "finetune"}[stage]
+        fields[f"{after}.source"] = runs / source.name / stage
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
     program = [sys.executable, "-m", "harp_jax.main", f"--config={matrix.base}"]
     return [*program, f"--workdir={runs / cell.name}", *settings]
+
+
+def stage_for_others(cell: Cell, matrix: Matrix) -> str:
+    """Returns the stage of a cell whose network others start from."""
+    return "pretrain" if cell.source(matrix) is None else "prune"
 
 
 def result(cell: Cell, workdir: pathlib.Path) -> Line:
@@ -167,62 +174,84 @@ def main() -> None:
     matrix = dataclasses.replace(matrix, fields={**matrix.fields, **fields})
     arguments.runs.mkdir(parents=True, exist_ok=True)
     clock = Clock(arguments.hours)
-
-    def work() -> None:
-        work_on(matrix, arguments.matrix.stem, arguments.runs, arguments.only, clock)
-
+    work = Work(matrix, arguments.matrix.stem, arguments.runs, clock)
     try:
-        side_by_side(work, arguments.jobs, clock)
+        side_by_side(lambda: work.on(arguments.only), arguments.jobs, clock)
     except StoppedError:
         print("stopped, the time is over; all is saved, the same command goes on", flush=True)
 
 
-def work_on(matrix: Matrix, name: str, runs: pathlib.Path, only: str, clock: Clock) -> None:
-    """Runs the cells that nobody else runs.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be done.
 
-    Seeds' dense networks come first, so that several seeds begin side by side. What starts from one
-    that another process trains waits for it.
-
-    Args:
+    Attributes:
         matrix: The matrix.
         name: Name of its tables.
         runs: Folder of the workdirs.
-        only: Part of the names of the cells to run; dense networks are always run.
         clock: The time.
-
-    Raises:
-        StoppedError: If the time is over.
     """
-    everything = list(enumerate(cells(matrix), start=1))
-    chosen = [(number, cell) for number, cell in everything if only in cell.name or cell.is_source]
-    for number, cell in sorted(chosen, key=lambda each: not each[1].is_source):
-        if not cell.is_source and (source := cell.source(matrix)) is not None:
-            with claimed(runs / f"{source.name}.lock", wait=True):
-                run(source, matrix, name, runs, source.name, clock)
-        with claimed(runs / f"{cell.name}.lock", wait=False) as is_ours:
-            if is_ours:
-                label = f"{number} of {len(everything)}: {cell.name}"
-                run(cell, matrix, name, runs, label, clock)
 
+    matrix: Matrix
+    name: str
+    runs: pathlib.Path
+    clock: Clock
 
-def run(
-    cell: Cell, matrix: Matrix, name: str, runs: pathlib.Path, label: str, clock: Clock
-) -> None:
-    """Runs a cell and adds its rows, unless the table has them already."""
-    table, workdir = RESULTS / f"{name}_matrix.csv", runs / cell.name
-    done = cell.key in {(row["method"], row["target"], row["seed"]) for row in read(table)}
-    trained = not cell.is_source or (workdir / "pretrain" / files.RESULT).exists()
-    if done and trained:
-        return
-    if done:  # only the dense network is missing
-        cell = dataclasses.replace(cell, fields={"stages": ("pretrain",)})
-    clock.check()
-    print(label, flush=True)
-    execute(command(cell, matrix, runs), clock)
-    if not done:
-        with claimed(runs / f"{table.name}.lock", wait=True):
-            add(RESULTS / f"{name}_epochs.csv", epochs(cell, workdir))
-            add(table, [result(cell, workdir)])
+    def on(self, only: str = "") -> None:
+        """Runs the cells without a row that nobody else runs.
+
+        Those that others start from come first, so that several begin side by side. What starts
+        from one that another process runs waits for it.
+
+        Args:
+            only: Part of the names of the cells to run; those that they start from run, too.
+
+        Raises:
+            StoppedError: If the time is over.
+        """
+        everything = list(enumerate(cells(self.matrix), start=1))
+        for number, cell in sorted(everything, key=lambda each: each[1].depth(self.matrix)):
+            if only not in cell.name or self._has_row(cell):
+                continue
+            if (source := cell.source(self.matrix)) is not None:
+                self._provide(source)
+            with claimed(self._lock(cell), wait=False) as is_ours:
+                if is_ours and not self._has_row(cell):
+                    self._run(cell, f"{number} of {len(everything)}: {cell.name}")
+
+    def _provide(self, cell: Cell) -> None:
+        """Runs a cell that another one starts from, unless the network is there."""
+        with claimed(self._lock(cell), wait=True):
+            stage = stage_for_others(cell, self.matrix)
+            if (self.runs / cell.name / stage / files.RESULT).exists():
+                return
+            if (source := cell.source(self.matrix)) is not None:
+                self._provide(source)
+            if self._has_row(cell):  # only the network is missing
+                cell = dataclasses.replace(cell, fields={**cell.fields, "stages": (stage,)})
+            self._run(cell, cell.name)
+
+    def _run(self, cell: Cell, label: str) -> None:
+        """Runs a cell and adds its rows, unless the table has them already."""
+        self.clock.check()
+        print(label, flush=True)
+        execute(command(cell, self.matrix, self.runs), self.clock)
+        table, workdir = self._table, self.runs / cell.name
+        with claimed(self.runs / f"{table.name}.lock", wait=True):
+            if not self._has_row(cell):
+                add(RESULTS / f"{self.name}_epochs.csv", epochs(cell, workdir))
+                add(table, [result(cell, workdir)])
+
+    @property
+    def _table(self) -> pathlib.Path:
+        return RESULTS / f"{self.name}_matrix.csv"
+
+    def _has_row(self, cell: Cell) -> bool:
+        done = {(row["method"], row["target"], row["seed"]) for row in read(self._table)}
+        return cell.key in done
+
+    def _lock(self, cell: Cell) -> pathlib.Path:
+        return self.runs / f"{cell.name}.lock"
 
 
 if __name__ == "__main__":

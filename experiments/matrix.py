@@ -24,6 +24,7 @@ class Matrix:
         more_seeds: Additional seeds, by method.
         more_targets: Additional targets, by method.
         dense: Fields of further dense networks, by name; each is trained once a seed.
+        pruned: Methods that finetune the pruned network of another method, by the method's name.
     """
 
     base: str
@@ -34,6 +35,7 @@ class Matrix:
     more_seeds: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     more_targets: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     dense: Mapping[str, Fields] = dataclasses.field(default_factory=dict)
+    pruned: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +65,32 @@ class Cell:
         words = re.sub(r"[^a-z0-9]+", "-", self.method.lower())
         return f"{words}_{self.target:g}_{self.seed}"
 
-    @property
-    def is_source(self) -> bool:
-        """Whether it is the dense network from which the others of its seed start."""
-        return self.method == DENSE
-
     def source(self, matrix: Matrix) -> "Cell | None":
         """Returns the cell that this one starts from; None for dense networks."""
         if self.method == DENSE or self.method in matrix.dense:
             return None
+        if self.method in matrix.pruned:
+            return _cell(matrix, matrix.pruned[self.method], self.target, self.seed)
         return _dense(self.seed)
+
+    def depth(self, matrix: Matrix) -> int:
+        """Counts the cells that come before this one: each starts from the one before it."""
+        source = self.source(matrix)
+        return 0 if source is None else 1 + source.depth(matrix)
 
 
 def _dense(seed: int) -> Cell:
     return Cell(DENSE, 1.0, seed, _ONLY_DENSE)
+
+
+def _cell(matrix: Matrix, method: str, target: float, seed: int) -> Cell:
+    first = () if method in matrix.pruned else ("prune",)
+    fields = {
+        "stages": (*first, "finetune", "evaluate"),
+        "prune.target": target,
+        **matrix.methods[method],
+    }
+    return Cell(method, target, seed, fields)
 
 
 def cells(matrix: Matrix) -> Iterator[Cell]:
@@ -87,8 +101,7 @@ def cells(matrix: Matrix) -> Iterator[Cell]:
         for method, fields in matrix.dense.items():
             if seed in (*matrix.seeds, *matrix.more_seeds.get(method, ())):
                 yield Cell(method, 1.0, seed, {**_ONLY_DENSE, **fields})
-        for method, fields in matrix.methods.items():
+        for method in matrix.methods:
             if seed in (*matrix.seeds, *matrix.more_seeds.get(method, ())):
                 for target in (*matrix.targets, *matrix.more_targets.get(method, ())):
-                    own = {"stages": ("prune", "finetune", "evaluate"), "prune.target": target}
-                    yield Cell(method, target, seed, {**own, **fields})
+                    yield _cell(matrix, method, target, seed)

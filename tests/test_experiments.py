@@ -1,6 +1,7 @@
 """The scripts of experiments/: cells and commands of a matrix, its table, its figures."""
 
 import pathlib
+import shutil
 import sys
 
 import networks
@@ -25,6 +26,7 @@ from harp_jax import models
 from harp_jax.export.unread import without_unread
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
+from harp_jax.workdir import files
 
 MATRIX = Matrix(
     base="configs/digits.py",
@@ -245,17 +247,53 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     arguments = ["compare", "--matrix=toy.py", f"--runs={tmp_path}"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--only=hydra"])
     compare.main()
-    assert [name for name, _ in called] == ["dense_1_0", "dense_1_1", "hydra-erk_0.2_0"]
+    assert [name for name, _ in called] == ["dense_1_0", "hydra-erk_0.2_0"]
     assert "--config.stages=('pretrain',)" in called[0][1]
-    assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[2][1]
+    assert f"--config.prune.source={tmp_path}/dense_1_0/pretrain" in called[1][1]
     called.clear()
     monkeypatch.setattr(sys, "argv", arguments)
     with compare.claimed(tmp_path / "harp_0.1_0.lock", wait=False):  # another process has it
         compare.main()
-    assert [name for name, _ in called] == ["harp_0.2_1", "harp_0.1_1"]
+    assert [name for name, _ in called] == ["dense_1_1", "harp_0.2_1", "harp_0.1_1"]
     compare.main()
-    assert [name for name, _ in called] == ["harp_0.2_1", "harp_0.1_1", "harp_0.1_0"]
+    assert [name for name, _ in called[3:]] == ["harp_0.1_0"]
     assert len(compare.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
+
+
+def test_methods_that_differ_in_finetuning_share_a_pruned_network(tmp_path, monkeypatch):
+    """The pruned network is made once, before what starts from it; a lost one is made again."""
+    called = []
+    fields = {"finetune.learning_rate": 0.1}
+    matrix = Matrix(
+        "configs/digits.py", {}, {"a, low": fields, "a": {}}, (0.2,), pruned={"a, low": "a"}
+    )
+
+    def run(command, clock):
+        workdir = next(part for part in command if part.startswith("--workdir="))
+        name = workdir.split("/")[-1]
+        called.append((name, command))
+        for stage in ("pretrain", "prune"):
+            (tmp_path / name / stage / files.RESULT).mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(compare, "load", lambda path: matrix)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "execute", run)
+    monkeypatch.setattr(compare, "epochs", lambda cell, workdir: [compare.named(cell)])
+    monkeypatch.setattr(compare, "result", lambda cell, workdir: compare.named(cell))
+    monkeypatch.setattr(sys, "argv", ["compare", "--matrix=toy.py", f"--runs={tmp_path}"])
+    compare.main()
+    assert [name for name, _ in called] == ["dense_1_0", "a_0.2_0", "a-low_0.2_0"]
+    assert f"--config.finetune.source={tmp_path}/a_0.2_0/prune" in called[2][1]
+    assert "--config.stages=('finetune', 'evaluate')" in called[2][1]
+    assert "--config.stages=('prune', 'finetune', 'evaluate')" in called[1][1]
+    table = tmp_path / "toy_matrix.csv"
+    compare.write(table, [row for row in compare.read(table) if row["method"] != "a, low"])
+    shutil.rmtree(tmp_path / "a_0.2_0")
+    called.clear()
+    compare.main()
+    assert [name for name, _ in called] == ["a_0.2_0", "a-low_0.2_0"]
+    assert "--config.stages=('prune',)" in called[0][1]
+    assert len(compare.read(table)) == 3
 
 
 def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch, capsys):
