@@ -25,6 +25,8 @@ _LOGGER = logging.getLogger(__name__)
 # Images that a CPU device attacks at once (`attacks.groups`). The sparse kernels compute with
 # vectors of images.
 GROUP, SPARSE_GROUP = 16, 32
+# Groups that an ensemble's parts attack at once, each with a program of its own.
+ENSEMBLE_GROUPS = 2
 
 
 class Networks:
@@ -67,6 +69,17 @@ class Networks:
         if not self._grouped:
             return None
         return SPARSE_GROUP if isinstance(form, SparseNetwork) else GROUP
+
+    def ensemble_batch(self, form: Model, batch_size: int, devices: int) -> int:
+        """Returns the number of images that an ensemble attacks at once, over all devices.
+
+        Args:
+            form: The network.
+            batch_size: The largest number; a multiple of `devices`.
+            devices: Number of devices of all processes.
+        """
+        group = self.group(form)
+        return batch_size if group is None else min(batch_size, ENSEMBLE_GROUPS * group * devices)
 
     def _measurement(self, form: Model, precision: str | None = None) -> Measurement:
         return self._measure(form, group=self.group(form), precision=precision)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -189,7 +190,7 @@ class Measurer:
         return packed(network.plain, self._split, label, path, self._stop_requested)
 
     def _new_packed(self, form: Model, attack: Ensemble) -> PackedAttack:
-        config = self._subject.config
+        config, devices = self._subject.config, self._subject.devices
 
         def network(variables: Variables, images: Images) -> Logits:
             return models.logits_fn(form, variables)(images)
@@ -199,8 +200,10 @@ class Measurer:
             attack.parts(),
             identity=repr(attack),
             seed=config.seed,
-            batch_size=config.evaluate.batch_size,
-            devices=self._subject.devices,
+            batch_size=self._subject.networks.ensemble_batch(
+                form, config.evaluate.batch_size, len(devices) * jax.process_count()
+            ),
+            devices=devices,
             precision=self._subject.precision(),
         )
 

@@ -22,6 +22,9 @@ def test_a_group_depends_on_the_form():
     assert [grouped.group(form) for form in (dense, sparse)] == [GROUP, SPARSE_GROUP]
     whole = Networks(model, sparse=True, grouped=False, measure=lambda form, group: None)
     assert [whole.group(form) for form in (dense, sparse)] == [None, None]
+    assert grouped.ensemble_batch(sparse, 512, devices=2) == 4 * SPARSE_GROUP
+    assert grouped.ensemble_batch(sparse, 32, devices=2) == 32
+    assert whole.ensemble_batch(sparse, 512, devices=2) == 512
 
 
 def test_the_maker_of_this_processor_is_one_word():
