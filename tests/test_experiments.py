@@ -23,6 +23,7 @@ from experiments.matrix import DENSE, Matrix, cells
 from experiments.workers import StoppedError
 from harp_jax import config as harp
 from harp_jax import models
+from harp_jax.config.recipes import RECIPES
 from harp_jax.export.unread import without_unread
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
@@ -72,6 +73,7 @@ def test_each_option_is_alone_on_or_alone_off():
         assert {**methods[f"HARP, best, without {name}"], **option} == best
         assert not methods[f"HARP, best, without {name}"].keys() & option.keys()
     assert "prune.live" not in methods["HARP, best, without live"]
+    assert best == RECIPES["best"]
 
 
 def test_seeds_and_epochs_of_the_best():

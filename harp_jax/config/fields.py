@@ -99,6 +99,11 @@ WORDS = {
         "Checkpoint or workdir of a dense network. `''`: this run's pretrain stage. Its digest"
         " is recorded, and it cannot be changed after the stage began"
     ),
+    "prune.recipe": (
+        "A set of options by one name. `best`: live connections (for single weights), joint"
+        " learning, an annealed budget, filling up, weight averaging and finetuning at 0.1. Fields"
+        " with another value than their default keep it. `paper`: none"
+    ),
     "prune.target": "Share of the weights, or of the channels, to keep, in (0, 1]",
     "prune.alpha": "No layer's rate goes below alpha * target",
     "prune.gamma0": "Weight of the compression loss in the first epoch, and its growth per epoch",

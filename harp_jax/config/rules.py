@@ -15,6 +15,7 @@ from harp_jax.config.defaults import (
     ALL_STAGES,
     CHECKPOINT,
     JSON,
+    RECIPES,
     SELECTION_SPLITS,
     SPARSE,
 )
@@ -80,6 +81,7 @@ RULES: dict[str, Rule] = {
     "prune.loss": _OWN_LOSS,
     "prune.source": _SOURCE,
     "prune.method": Choice(METHODS, own=True),
+    "prune.recipe": Choice(RECIPES),
     "prune.granularity": Choice(GRANULARITIES),
     "prune.target": Number(0.0, 1.0, open="low"),
     "prune.alpha": Number(0.0, 1.0, open="both"),

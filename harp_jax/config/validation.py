@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from harp_jax.config.defaults import default
 from harp_jax.config.kinds import Several
+from harp_jax.config.recipes import with_recipe
 from harp_jax.config.rules import OPEN, RELATIONS, RULES, SETTINGS
 from harp_jax.config.sections import (
     Config,
@@ -38,7 +39,7 @@ def validate(config: Config) -> None:
         ConfigError: For the first wrong field; names it, its value and what is allowed.
     """
     check_fields(config)
-    config = plain_numbers(config)
+    config = with_recipe(plain_numbers(config))
     try:
         find(MODELS, config.model, "model")
     except ValueError as error:

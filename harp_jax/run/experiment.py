@@ -14,6 +14,7 @@ from harp_jax import checkpoint, models, parallel, report
 from harp_jax.attacks.groups import pays_in_groups
 from harp_jax.config import check_batches, validate
 from harp_jax.config import default as config_default
+from harp_jax.config.recipes import with_recipe
 from harp_jax.config.sections import (
     Config,
     ConfigError,
@@ -61,7 +62,7 @@ def run(config: Config, workdir: epath.PathLike) -> None:
         InterruptedRunError: If the run was asked to stop; its state is saved.
     """
     validate(config)
-    config = plain_numbers(config)
+    config = with_recipe(plain_numbers(config))
     check_reachable(workdir)
     with Interrupt() as interrupt, contextlib.ExitStack() as until_the_end:
         experiment = _Experiment(config, checkpoint.absolute(workdir), interrupt, until_the_end)

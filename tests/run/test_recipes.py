@@ -1,0 +1,72 @@
+"""A recipe sets the fields that were left at their defaults, and no others."""
+
+import json
+
+import pytest
+import runs
+
+from harp_jax import config as harp
+from harp_jax.config.recipes import RECIPES, with_recipe
+from harp_jax.run import experiment
+
+
+def get(config, field):
+    section, _, own = field.partition(".")
+    return config[section][own]
+
+
+@pytest.mark.parametrize("method", ["harp", "score", "rate"])
+def test_the_best_recipe_sets_its_fields_and_keeps_others(method):
+    config = harp.default()
+    config.prune.method = method
+    config.prune.recipe = "best"
+    config.prune.anneal = 0.8
+    found = with_recipe(config)
+    expected = RECIPES["best"] | {"prune.anneal": 0.8}
+    assert {field: get(found, field) for field in expected} == expected
+    assert not config.prune.live  # the given configuration is as it was
+    assert with_recipe(found).to_dict() == found.to_dict()
+    changed = set(RECIPES["best"])
+    for section in ("prune", "finetune"):
+        for own, value in config[section].items():
+            assert f"{section}.{own}" in changed or found[section][own] == value
+    harp.validate(config)
+
+
+def test_the_papers_recipe_changes_nothing():
+    assert with_recipe(harp.default()).to_dict() == harp.default().to_dict()
+
+
+def test_channels_have_no_live_connections_to_spend_on():
+    config = harp.default()
+    config.prune.update(recipe="best", granularity="channel")
+    found = with_recipe(config)
+    assert not found.prune.live
+    assert found.prune.joint
+    harp.validate(config)
+
+
+@pytest.mark.parametrize("method", ["admm", "magnitude", "flying_bird"])
+def test_methods_without_masks_that_learn_have_no_recipe(method):
+    config = harp.default()
+    config.prune.update(recipe="best", method=method)
+    allowed = f"prune.recipe='best': allowed are 'paper' with the method '{method}'"
+    with pytest.raises(harp.ConfigError, match=allowed):
+        harp.validate(config)
+
+
+def test_a_run_has_the_fields_of_its_recipe(tmp_path, tmp_path_factory):
+    dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
+    fields = {
+        "stages": ("prune", "finetune"),
+        "loss": "natural",
+        "prune.source": str(dense),
+        "prune.epochs": 1,
+        "finetune.epochs": 1,
+    }
+    experiment.run(runs.digits(**fields, **{"prune.recipe": "best"}), tmp_path / "recipe")
+    experiment.run(runs.digits(**fields, **RECIPES["best"]), tmp_path / "alone")
+    found = runs.differences(tmp_path / "recipe", tmp_path / "alone", ("prune", "finetune"))
+    assert set(found.values()) == {0.0}
+    recorded = json.loads((tmp_path / "recipe" / "config.json").read_text())
+    assert recorded["config"]["prune"]["live"]
