@@ -1,0 +1,110 @@
+"""Accuracy on training images that a run has not used: a large set to choose settings on.
+
+python -m experiments.held_out RUN... [--images=10000] [--out=FILE.csv]
+
+Runs on a part of the training images (`data.train_examples`) leave the rest. Choosing between
+settings on 1,000 validation images, the epoch included, is choosing by noise: the standard error is
+1.4 points. The images are the next ones in the order that the seed gives, after those of validation
+and of training. No test image is looked at.
+
+Prints a row for each workdir: natural accuracy and that under the validation's attack.
+"""
+
+import argparse
+import copy
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments.compare import write
+from harp_jax import checkpoint, parallel
+from harp_jax.config import Config
+from harp_jax.config.of_workdir import get_config
+from harp_jax.config.sections import load_data, validation_attack
+from harp_jax.data import Split
+from harp_jax.evaluation.accuracy import make_measurement
+from harp_jax.export import trained
+from harp_jax.models.sparse import fastest
+from harp_jax.run.networks import SPARSE_GROUP
+from harp_jax.workdir import files
+
+BATCH = 640
+
+
+def unused(config: Config, images: int) -> Split:
+    """Returns training images that a run neither trains nor validates on.
+
+    Args:
+        config: The configuration of the run.
+        images: Their number.
+
+    Raises:
+        SystemExit: If the run trains on all images, or leaves fewer.
+    """
+    data = config.data
+    if data.train_examples is None:
+        raise SystemExit("error: data.train_examples=None: allowed are runs that leave images")
+    used = data.validation_examples + data.train_examples
+    larger = copy.deepcopy(config)
+    with larger.unlocked():
+        larger.data.update(validation_examples=used + images, train_examples=1)
+    try:
+        split = load_data(larger).validation
+    except ValueError as error:
+        raise SystemExit(f"error: --images={images}: {error}") from None
+    return split.take(slice(used, used + images))
+
+
+def measured(workdir: pathlib.Path, images: int) -> dict[str, Any]:
+    """Measures a run's last network.
+
+    Args:
+        workdir: The run.
+        images: Number of images.
+
+    Returns:
+        A row: accuracies in percent.
+    """
+    config: Config = get_config(str(workdir))
+    done = [stage for stage in files.STAGES if (workdir / stage / files.RESULT).exists()]
+    if not done:
+        raise SystemExit(f"error: {workdir}: allowed are workdirs with a finished stage")
+    variables = checkpoint.load(workdir / done[-1])
+    model = trained.create(variables.pop("metadata"))
+    devices = jax.local_devices()[:1]
+    measurement = make_measurement(
+        fastest(model, variables),
+        seed=config.seed,
+        batch_size=BATCH,
+        devices=devices,
+        group=SPARSE_GROUP,
+    )
+    plain = measurement.bake(parallel.replicate(variables, devices))
+    row: dict[str, Any] = {"run": workdir.name, "stage": done[-1], "images": images}
+    split = unused(config, images)
+    for name, attack in (("natural", None), ("robust", validation_attack(config))):
+        accuracy = measurement.under(attack)(plain, split, f"{workdir.name} {name}").accuracy
+        row[name] = round(100 * accuracy, 2)
+    return row
+
+
+def main() -> None:
+    """Prints the rows, and writes them to a file if one is named."""
+    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser.add_argument("runs", type=pathlib.Path, nargs="+")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--out", type=pathlib.Path)
+    arguments = parser.parse_args()
+    if arguments.images < 1:
+        parser.error(f"--images={arguments.images}: allowed are whole numbers >= 1")
+    rows = []
+    for workdir in arguments.runs:
+        rows.append(measured(workdir, arguments.images))
+        print(rows[-1], flush=True)
+    if arguments.out is not None:
+        write(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()
