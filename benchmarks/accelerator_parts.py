@@ -41,13 +41,12 @@ class Program(NamedTuple):
 def device(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Names the device and the packages, and measures large products in every mode."""
     first = jax.devices()[0]
-    statistics_of = getattr(first, "memory_stats", lambda: None)() or {}
     yield {
         "name": "device",
         "kind": first.device_kind,
         "platform": first.platform,
         "devices": jax.device_count(),
-        "memory_gib": statistics_of.get("bytes_limit", 0) / 2**30,
+        **_memory(),
         "python": sys.version.split()[0],
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "cores": workload.cores(),
@@ -109,8 +108,7 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
             if network == sizes.attacked and program == first:
                 step.state = parallel.replicate(start, parallel.local_devices())
                 autoattack_task.save(autoattack_task.train(step, sizes), options.work)
-    used = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    yield {"name": "memory", "peak_mib": used and used / 2**20}
+    yield {"name": "memory", **_memory()}
 
 
 def _compiled(network: str, wave: list[Program], attack_steps: int) -> list[JaxStep | Exception]:
@@ -166,10 +164,7 @@ def speed(run: Callable[[int], float], operations: int, batch: int) -> Result:
 def autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Measures AutoAttack on the network that the part of its steps has trained and left."""
     task = autoattack_task.load(sizes, options.work)
-    # The same programs attack more images later.
-    jax.config.update("jax_compilation_cache_dir", str(options.work / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield from autoattack_task.ours(task, sizes)
+    yield from autoattack_task.ours(task, sizes, options.work)
 
 
 def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
@@ -182,12 +177,22 @@ def pipeline(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
         whole = workload.random_batch(network, batch * (steps + 2))
         split = Split(whole["images"], whole["labels"])
         one = workload.random_batch(network, batch)
-        step = JaxStep(network, one, sizes.attack_steps, prune=False)
+        # The program of the part of its steps, which has been kept.
+        step = JaxStep(
+            network,
+            one,
+            sizes.attack_steps,
+            prune=False,
+            precision=MODES["tf32"][1],
+            learning_rate=autoattack_task.LEARNING_RATE,
+        )
+        step.compile()
         step.run(2)
         resident = step.run(steps)
 
-        def batches(split: Split = split) -> Iterator[Any]:
-            return train_batches(split, seed=0, epoch=0, batch_size=batch, devices=len(devices))
+        def batches(split: Split = split, step: JaxStep = step) -> Iterator[Any]:
+            found = train_batches(split, seed=0, epoch=0, batch_size=batch, devices=len(devices))
+            return ({name: each[name] for name in step.batch} for each in found)
 
         started = time.perf_counter()
         count = sum(1 for _ in batches())
@@ -237,6 +242,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _memory() -> dict[str, float | None]:
+    """Returns what the process has used at most, compilation included, and what it may use."""
+    found = jax.devices()[0].memory_stats() or {}
+    names = {"peak_in_use_mib": "peak_bytes_in_use", "allocator_limit_mib": "bytes_limit"}
+    return {name: found[key] / 2**20 if key in found else None for name, key in names.items()}
+
+
 def _median_time(run: Callable[[], Any], repeats: int) -> float:
     jax.block_until_ready(run())
     times = []
@@ -259,6 +271,8 @@ def run(parts: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]
     parser.add_argument("--network", default="resnet18", choices=workload.IMAGE_SHAPES)
     parser.add_argument("--small", action="store_true", help="tiny sizes")
     parser.add_argument("--work", type=pathlib.Path, help="folder that the parts share")
+    parser.add_argument("--cifar", type=pathlib.Path, help="NPZ file of CIFAR-10")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of the workdirs")
     options = parser.parse_args()
     for result in parts[options.part](read_sizes(options.small), options):
         print("RESULT " + json.dumps(result), flush=True)

@@ -8,6 +8,8 @@ from benchmarks.modes import MODES
 
 Record = Mapping[str, Any]
 
+ACCURACIES = ("natural", "pgd10", "autoattack")
+
 
 def results(record: Record, part: str) -> dict[str, Any]:
     """Returns the results of a part, by name; none if it did not run."""
@@ -26,9 +28,13 @@ def share_of_peak(record: Record, row: Record) -> float | None:
     return None if not peak else row["tflops"] / (count * peak)
 
 
-def steps(record: Record) -> list[dict[str, Any]]:
-    """Returns the rows of all measured steps of harp_jax."""
-    names = [name for name in record["parts"] if name.startswith("steps ")]
+def steps(record: Record, *, small: bool) -> list[dict[str, Any]]:
+    """Returns the rows of all measured steps of harp_jax; those of dry runs only if `small`."""
+    names = [
+        name
+        for name, entry in record["parts"].items()
+        if name.startswith("steps ") and (small or not entry["small"])
+    ]
     rows = [row for name in names for row in results(record, name).values()]
     return [row for row in rows if "seconds" in row]
 
@@ -53,8 +59,8 @@ def _head(record: Record) -> Iterator[str]:
     yield f"{found.get('devices', '?')} device, Python {found.get('python', '?')}; {versions}."
     if record["missing"]:
         yield f"Not there: {', '.join(record['missing'])}."
-    if record["small"]:
-        yield "A dry run with tiny sizes: its times say nothing."
+    if any(entry["small"] for entry in record["parts"].values()):
+        yield "Dry runs have tiny sizes: their times say nothing."
 
 
 def _states(record: Record) -> list[str]:
@@ -67,7 +73,7 @@ def _states(record: Record) -> list[str]:
 
 def _state(entry: Record) -> str:
     """Returns how a part ended, with its last words and the results that failed."""
-    said = [entry["state"], *entry.get("error", [])[-1:]]
+    said = ["dry run"] * entry["small"] + [entry["state"], *entry.get("error", [])[-1:]]
     failed = {name: row["failed"] for name, row in entry["results"].items() if "failed" in row}
     said += [f"{name}: {reason}" for name, reason in failed.items()]
     return "; ".join(said).replace("|", "/")
@@ -95,7 +101,7 @@ def _products(record: Record) -> list[str]:
 def _steps(record: Record) -> list[str]:
     theirs = results(record, "torch_steps")
     cells = []
-    for row in steps(record):
+    for row in steps(record, small=True):
         name = f"{row['network']} {row['mode']} {row['batch']}"
         rates = [
             theirs[key]["images_per_second"]
@@ -116,7 +122,7 @@ def _steps(record: Record) -> list[str]:
                 "" if best is None else f"{row['images_per_second'] / best:.2f}",
             ]
         )
-    columns = ("step", "images/s", "TFLOP/s", "of peak", "MiB", "compile, s")
+    columns = ("step", "images/s", "TFLOP/s", "of peak", "MiB by XLA", "compile, s")
     columns += ("PyTorch, images/s", "ratio")
     return _rows("PGD steps; PyTorch's are its faster of eager and compiled:", columns, cells)
 
@@ -124,14 +130,13 @@ def _steps(record: Record) -> list[str]:
 def _autoattack(record: Record) -> list[str]:
     cells = []
     for part in ("autoattack", "torch_autoattack"):
+        side = "harp_jax" if part == "autoattack" else "torchattacks"
         for row in results(record, part).values():
-            if "after" in row:
-                accuracies = ", ".join(f"{name} {x:.1%}" for name, x in row["after"].items())
-                seconds = row.get("seconds_compiled", row["seconds"])
-                side = "harp_jax" if part == "autoattack" else "torchattacks"
-                cells.append(
-                    [f"{side}, {row['mode']}, {row['images']}", f"{seconds:.1f}", accuracies]
-                )
+            found = [f"{name} {x:.1%}" for name, x in row["after"].items()]
+            found += [f"not reached: {', '.join(row['left'])}"] * bool(row["left"])
+            seconds = row.get("seconds_compiled", row.get("seconds"))
+            said = "" if seconds is None else f"{seconds:.1f}"
+            cells.append([f"{side}, {row['mode']}, {row['images']}", said, ", ".join(found)])
     title = "AutoAttack, seconds without compilation and accuracy after each attack:"
     return _rows(title, ("side, mode, images", "seconds", "accuracy"), cells)
 
@@ -142,12 +147,41 @@ def _rest(record: Record) -> list[str]:
         for name, row in results(record, "pipeline").items()
     ]
     bits = [
-        [kind, str(row["steps"]), "yes" if row["same_bits"] else "no"]
+        [kind, str(row["steps"]), {True: "yes", False: "no", None: ""}[row["same_bits"]]]
         for kind, row in results(record, "bits").items()
     ]
     title = "Share of a step that waits for its batch, and the host's time for a batch:"
     lines = _rows(title, ("network", "share", "ms"), piped)
-    return lines + _rows("The same bits in two processes:", ("flags", "steps", "same"), bits)
+    lines += _rows("The same bits in two processes:", ("flags", "steps", "same"), bits)
+    return lines + _memory(record) + _cifar(record)
+
+
+def _memory(record: Record) -> list[str]:
+    cells = []
+    for part in record["parts"]:
+        for name in ("device", "memory"):
+            row = results(record, part).get(name, {})
+            if row.get("peak_in_use_mib") is not None:
+                limit = f"{row['allocator_limit_mib']:.0f}"
+                cells.append([part, f"{row['peak_in_use_mib']:.0f}", limit])
+    title = "Device memory of the parts' processes, compilation included, of what JAX may take:"
+    return _rows(title, ("part", "most in use, MiB", "limit, MiB"), cells)
+
+
+def _cifar(record: Record) -> list[str]:
+    cells = [
+        [
+            f"{part.removeprefix('cifar ')}, {stage}",
+            f"{row['epochs']}",
+            f"{row['seconds'] / row['epochs']:.1f}",
+            *(f"{row[name]:.2%}" if name in row else "" for name in ACCURACIES),
+        ]
+        for part in record["parts"]
+        if part.startswith("cifar ")
+        for stage, row in results(record, part).items()
+    ]
+    columns = ("network, stage", "epochs", "seconds each", *ACCURACIES)
+    return _rows("CIFAR-10, short runs; accuracy on the first test images:", columns, cells)
 
 
 def _number(value: float | None) -> str:

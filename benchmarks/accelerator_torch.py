@@ -70,7 +70,7 @@ def _step(network: str, batch: int, mode: str, compiled: bool, attack_steps: int
     except Exception as error:  # another network may still run
         return {**result, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
     if DEVICE == "cuda":
-        result["memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        result["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return result
 
 
@@ -79,11 +79,12 @@ def torch_autoattack(sizes: Sizes, options: argparse.Namespace) -> Iterator[Resu
     from benchmarks import autoattack, autoattack_task
 
     task = autoattack_task.load(sizes, options.work)
-    for mode, count in sizes.attacks:
-        _allow_tf32(mode == "tf32")
-        part = task._replace(split=task.split.take(slice(count)))
-        found = autoattack.torch_side(part, autoattack_task.settings(sizes), DEVICE)
-        yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
+    yield from autoattack_task.planned(sizes)
+    for each in autoattack_task.planned(sizes):
+        _allow_tf32(each["mode"] == "tf32")
+        part = task._replace(split=task.split.take(slice(each["images"])))
+        for found in autoattack.torch_attacks(part, autoattack_task.settings(sizes), DEVICE):
+            yield {**each, **found}
 
 
 def _allow_tf32(allowed: bool) -> None:

@@ -18,7 +18,7 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -90,6 +90,30 @@ def load_task(workdir: epath.Path, stage: str | None, images: int, batch_size: i
     return Task(found["model"], plain, dataset.test, epsilon, config["seed"], batch_size)
 
 
+def packed_attack(
+    task: Task, settings: AutoAttack | None = None, precision: str | None = None
+) -> PackedAttack:
+    """Builds harp_jax's AutoAttack on networks like the task's.
+
+    Args:
+        task: The task; its name, seed, radius and batch size count.
+        settings: The attack; None means the published settings.
+        precision: Of float32 products on accelerators, one of `parallel.PRECISIONS`.
+    """
+    devices = parallel.local_devices()
+    model = models.create(task.name, workload.CLASSES)
+    settings = settings or AutoAttack(task.epsilon)
+    return PackedAttack(
+        lambda variables, images: models.logits_fn(model, variables)(images),
+        settings.parts(),
+        identity=repr(settings),
+        seed=task.seed,
+        batch_size=task.batch_size,
+        devices=devices,
+        precision=precision and parallel.precision_on(devices, precision),
+    )
+
+
 def ours(
     task: Task, settings: AutoAttack | None = None, precision: str | None = None
 ) -> dict[str, Any]:
@@ -103,18 +127,8 @@ def ours(
     Returns:
         What the head of this file says, by name.
     """
+    packed = packed_attack(task, settings, precision)
     devices = parallel.local_devices()
-    model = models.create(task.name, workload.CLASSES)
-    settings = settings or AutoAttack(task.epsilon)
-    packed = PackedAttack(
-        lambda variables, images: models.logits_fn(model, variables)(images),
-        settings.parts(),
-        identity=repr(settings),
-        seed=task.seed,
-        batch_size=task.batch_size,
-        devices=devices,
-        precision=precision and parallel.precision_on(devices, precision),
-    )
     plain = parallel.replicate(task.variables, devices)
 
     def attack() -> tuple[Outcome, float]:
@@ -138,7 +152,15 @@ def ours(
     }
 
 
-def torch_side(task: Task, settings: AutoAttack | None = None, device: str = "cpu") -> Any:
+def torch_side(task: Task) -> Any:
+    """Measures torchattacks on the CPU; returns what `torch_attacks` yields last."""
+    *_, found = torch_attacks(task)
+    return {name: value for name, value in found.items() if name != "left"}
+
+
+def torch_attacks(
+    task: Task, settings: AutoAttack | None = None, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """Measures torchattacks: accuracy after each attack and time.
 
     Args:
@@ -146,16 +168,44 @@ def torch_side(task: Task, settings: AutoAttack | None = None, device: str = "cp
         settings: Steps and queries; None means the published settings.
         device: Device of PyTorch, 'cpu' or 'cuda'.
 
-    Returns:
-        What the head of this file says, by name.
+    Yields:
+        What is there after each attack: accuracies 'after' it and those before, 'seconds_each',
+        their sum 'seconds', and names of the attacks that are 'left'.
     """
     torch: Any = importlib.import_module("torch")
-    torchattacks: Any = importlib.import_module("torchattacks")
     network = torch_network(task).to(device)
-    of = settings or AutoAttack(task.epsilon)
+    attacks = _torchattacks(network, task, settings or AutoAttack(task.epsilon))
+    images = torch.tensor(_channels_first(task.split.images)).to(device)
+    labels = torch.tensor(task.split.labels).long().to(device)
+
+    def right(images: Any, labels: Any) -> Any:
+        with torch.no_grad():
+            return network(images).argmax(1) == labels
+
+    alive = np.flatnonzero(right(images, labels).cpu().numpy())
+    after, seconds = {"natural": len(alive) / len(labels)}, {}
+    for place, (name, attack) in enumerate(attacks.items(), start=1):
+        started, left = time.perf_counter(), []
+        for batch in _batches(alive, task.batch_size):
+            with contextlib.redirect_stdout(io.StringIO()):
+                adversarial = attack(images[batch], labels[batch])
+            left.append(batch[right(adversarial, labels[batch]).cpu().numpy()])
+        alive = np.concatenate([*left, np.zeros(0, np.int64)])
+        seconds[name] = time.perf_counter() - started
+        after[name] = len(alive) / len(labels)
+        yield {
+            "after": dict(after),
+            "seconds_each": dict(seconds),
+            "seconds": sum(seconds.values()),
+            "left": list(NAMES[place:]),
+        }
+
+
+def _torchattacks(network: Any, task: Task, of: AutoAttack) -> dict[str, Any]:
+    torchattacks: Any = importlib.import_module("torchattacks")
     common = {"norm": "Linf", "eps": task.epsilon, "seed": task.seed}
     classes = {"n_classes": workload.CLASSES}
-    attacks = dict(
+    return dict(
         zip(
             NAMES,
             (
@@ -167,25 +217,6 @@ def torch_side(task: Task, settings: AutoAttack | None = None, device: str = "cp
             strict=True,
         )
     )
-    images = torch.tensor(_channels_first(task.split.images)).to(device)
-    labels = torch.tensor(task.split.labels).long().to(device)
-
-    def right(images: Any, labels: Any) -> Any:
-        with torch.no_grad():
-            return network(images).argmax(1) == labels
-
-    alive = np.flatnonzero(right(images, labels).cpu().numpy())
-    found: dict[str, Any] = {"after": {"natural": len(alive) / len(labels)}, "seconds_each": {}}
-    for name, attack in attacks.items():
-        started, left = time.perf_counter(), []
-        for batch in _batches(alive, task.batch_size):
-            with contextlib.redirect_stdout(io.StringIO()):
-                adversarial = attack(images[batch], labels[batch])
-            left.append(batch[right(adversarial, labels[batch]).cpu().numpy()])
-        alive = np.concatenate([*left, np.zeros(0, np.int64)])
-        found["seconds_each"][name] = time.perf_counter() - started
-        found["after"][name] = len(alive) / len(labels)
-    return {**found, "seconds": sum(found["seconds_each"].values())}
 
 
 def torch_network(task: Task) -> Any:

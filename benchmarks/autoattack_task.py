@@ -4,21 +4,25 @@ No images can be had on a bare machine. So every class is a smooth pattern, whic
 at a strength of its own under noise: the weak ones can be attacked, the strong ones cannot.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from benchmarks import workload
-from benchmarks.autoattack import Task
-from benchmarks.autoattack import ours as attacked_by_us
+from benchmarks.autoattack import NAMES, Task, packed_attack
 from benchmarks.jax_step import JaxStep
 from benchmarks.modes import MODES, Sizes
 from harp_jax import parallel
 from harp_jax.attacks import AutoAttack
 from harp_jax.data import Split
+from harp_jax.evaluation import ROBUST, PackedAttack
+from harp_jax.interrupt import InterruptedRunError
 from harp_jax.pruning.layers import bake
 
 STRENGTH, NOISE = 0.12, 0.1  # on the [0, 1] scale
@@ -79,21 +83,102 @@ def train(step: JaxStep, sizes: Sizes) -> Task:
 def _task(sizes: Sizes, variables: Any) -> Task:
     count = max(count for _, count in sizes.attacks)
     split = images(sizes.attacked, count, 2)
-    return Task(sizes.attacked, variables, split, workload.EPSILON, SEED, sizes.attack_batch)
+    return Task(sizes.attacked, variables, split, sizes.attack_epsilon, SEED, sizes.attack_batch)
 
 
 def settings(sizes: Sizes) -> AutoAttack:
     """Returns the attack of both sides."""
     changed: Any = dict(sizes.attack_settings)
-    return AutoAttack(workload.EPSILON, **changed)
+    return AutoAttack(sizes.attack_epsilon, **changed)
 
 
-def ours(task: Task, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Yields harp_jax' accuracies and seconds, for each mode and number of images."""
+def planned(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Yields what a side is to attack, before anything of it is measured."""
     for mode, count in sizes.attacks:
-        part = task._replace(split=task.split.take(slice(count)))
-        found = attacked_by_us(part, settings(sizes), MODES[mode][1])
-        yield {"name": f"{mode} {count}", "mode": mode, "images": count, **found}
+        left = ["natural", *NAMES]
+        yield {"name": f"{mode} {count}", "mode": mode, "images": count, "after": {}, "left": left}
+
+
+def ours(task: Task, sizes: Sizes, work: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Measures harp_jax' AutoAttack, for each mode and number of images.
+
+    Args:
+        task: The task.
+        sizes: The sizes.
+        work: Folder for the attacks' progress.
+
+    Yields:
+        First what is planned; then, again and again for each of that, accuracies 'after' each
+        attack, 'seconds', those without compilation ('seconds_compiled', 'seconds_compiled_each'),
+        and what is 'left'.
+    """
+    yield from planned(sizes)
+    compiling = compile_clock()
+    modes = dict.fromkeys(mode for mode, _ in sizes.attacks)
+    packed = {mode: packed_attack(task, settings(sizes), MODES[mode][1]) for mode in modes}
+    for each in planned(sizes):
+        part = task._replace(split=task.split.take(slice(each["images"])))
+        path = epath.Path(work) / f"{each['name']}.npz"
+        for found in _attacked(packed[each["mode"]], part, path, compiling):
+            yield {**each, **found}
+
+
+def _attacked(
+    packed: PackedAttack, task: Task, path: epath.Path, compiling: Callable[[], float]
+) -> Iterator[dict[str, Any]]:
+    """Yields what is there after each attack; it stops there, and goes on from its progress."""
+    plain = parallel.replicate(task.variables, parallel.local_devices())
+    left, after, compiled, seconds = list(packed.names), {}, {}, 0.0
+
+    def finished() -> list[str]:
+        return [name for name in left if _is_finished(packed, path, name)]
+
+    while left:
+        started, before = time.perf_counter(), compiling()
+        with contextlib.suppress(InterruptedRunError):
+            packed(plain, task.split, "harp_jax", path, lambda: bool(finished()))
+        whole = time.perf_counter() - started
+        this = whole - (compiling() - before)
+        seconds += whole
+        with np.load(path) as progress:
+            broken_by, excess = progress["broken_by"], float(progress["excess"])
+        for name in finished():  # more than one only where no image is left
+            alive = (broken_by == ROBUST) | (broken_by > packed.names.index(name))
+            after[name], compiled[name], this = float(alive.mean()), this, 0.0
+            left.remove(name)
+        yield {
+            "after": dict(after),
+            "seconds": seconds,
+            "seconds_compiled": sum(compiled.values()),
+            "seconds_compiled_each": dict(compiled),
+            "left": list(left),
+            "largest_excess": excess,
+        }
+
+
+def _is_finished(packed: PackedAttack, path: epath.Path, name: str) -> bool:
+    """Says whether no image waits for an attack any more, by the file of the progress."""
+    rounds = [each for each, _ in packed.rounds(workload.CLASSES)]
+    last = len(rounds) - rounds[::-1].index(name)
+    with np.load(path) as progress:
+        passed = progress["passed"][progress["broken_by"] == ROBUST]
+    return bool((passed >= last).all())
+
+
+def compile_clock() -> Callable[[], float]:
+    """Returns a function that says how many seconds JAX has traced and compiled since this call."""
+    spans: list[tuple[float, float]] = []  # without overlap, in order; inner ones end first
+
+    def note(event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            start = end - seconds
+            while spans and spans[-1][1] > start:
+                start = min(start, spans.pop()[0])
+            spans.append((start, end))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    return lambda: sum(end - start for start, end in spans)
 
 
 def save(task: Task, work: pathlib.Path) -> None:

@@ -25,11 +25,14 @@ class Sizes(NamedTuple):
         attacked: Network that AutoAttack attacks.
         attacks: Modes and numbers of images of AutoAttack, in the order in which they are run.
         attack_batch: Images that it attacks at once.
+        attack_epsilon: Its radius on the [0, 1] scale. A dry run's breaks nothing, so that every
+            attack has images to attack.
         attack_settings: Settings of AutoAttack apart from the radius; none are the published ones.
         training_steps: Steps that the attacked network trains.
         piped: Networks whose input pipeline is measured.
         piped_steps: Steps with it.
         compiled: Networks that PyTorch compiles too.
+        trained: Networks that are trained on CIFAR-10, the shortest run first.
     """
 
     networks: tuple[str, ...] = ("resnet18", "vgg16_bn", "wrn_28_4")
@@ -42,11 +45,13 @@ class Sizes(NamedTuple):
     attacked: str = "resnet18"
     attacks: tuple[tuple[str, int], ...] = (("tf32", 256), ("float32", 256), ("tf32", 1000))
     attack_batch: int = 256
+    attack_epsilon: float = 0.031
     attack_settings: tuple[tuple[str, int], ...] = ()
     training_steps: int = 150
     piped: tuple[str, ...] = ("cnn", "resnet18")
     piped_steps: int = 48
     compiled: tuple[str, ...] = ("resnet18",)
+    trained: tuple[str, ...] = ("vgg16_bn", "resnet18")
 
 
 SMALL = Sizes(
@@ -60,8 +65,9 @@ SMALL = Sizes(
     attacked="cnn",
     attacks=(("float32", 16),),
     attack_batch=16,
+    attack_epsilon=1e-5,
     attack_settings=(("steps", 3), ("targets", 2), ("queries", 5)),
-    training_steps=2,
+    training_steps=80,
     piped=("cnn",),
     piped_steps=8,
     compiled=(),

@@ -77,9 +77,9 @@ def measured_steps(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         record: Content of the file of `benchmarks.accelerator`.
 
     Returns:
-        Rows of `accelerator_table.steps`; none from a dry run.
+        Rows of `accelerator_table.steps`; none from dry runs.
     """
-    rows = [] if record["small"] else accelerator_table.steps(record)
+    rows = accelerator_table.steps(record, small=False)
     fitting = [row for row in rows if row["kind"] == "plain" and row["mode"] == MODE]
     fitting = [row for row in fitting if row["batch"] <= BATCH]
     return {row["network"]: row for row in sorted(fitting, key=lambda row: row["batch"])}

@@ -1,0 +1,139 @@
+"""The part of `benchmarks.accelerator` that trains: CIFAR-10's short experiments of the paper.
+
+    python -m benchmarks.accelerator_cifar cifar --network=resnet18 --cifar=FILE --runs=FOLDER
+
+It starts `harp_jax.main` in a workdir of its own in FOLDER, twice: PGD-10 of the dense and the
+finetuned network comes before AutoAttack, which takes longer. What the workdir holds is printed as
+it comes. The same command goes on with a workdir that was left in the middle.
+"""
+
+import argparse
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from etils import epath
+
+from benchmarks.accelerator_parts import Result, run
+from benchmarks.modes import Sizes
+from harp_jax.workdir import read_metrics
+from harp_jax.workdir.files import METRICS, STAGES
+from harp_jax.workdir.records import read_table
+
+ATTACKS = ("pgd10", "autoattack")
+EVALUATED = ("pretrain", "finetune")
+SECONDS = 2.0  # between two looks at the workdir
+# A dry run's fields, and numbers of training and test images.
+SMALL = {
+    "width": 0.125,
+    "devices": 1,
+    "batch_size": 32,
+    "attack.steps": 2,
+    "pretrain.epochs": 1,
+    "prune.epochs": 1,
+    "finetune.epochs": 1,
+    "data.validation_examples": 64,
+    "data.train_examples": 256,
+    "data.test_examples": 16,
+    "evaluate.batch_size": 16,
+}
+SMALL_IMAGES = 512, 16
+
+
+def command(options: argparse.Namespace, attacks: tuple[str, ...]) -> list[str]:
+    """Returns the command of the run, with some attacks of its evaluation.
+
+    Args:
+        options: The command line: network, cifar, runs and small.
+        attacks: Names of attacks.
+    """
+    data = few_images(options.cifar, options.runs) if options.small else options.cifar
+    fields = {"data.name": f"npz:{data.resolve()}", "evaluate.run": attacks}
+    fields |= {"evaluate.stages": EVALUATED, **(SMALL if options.small else {})}
+    return [
+        *(sys.executable, "-m", "harp_jax.main"),
+        f"--config=configs/paper.py:cifar10-{options.network}-short-99",
+        f"--workdir={workdir_of(options)}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
+
+
+def workdir_of(options: argparse.Namespace) -> pathlib.Path:
+    """Returns the folder of the network's run; a dry run has another."""
+    return options.runs.resolve() / f"{options.network}{'-small' * options.small}"
+
+
+def few_images(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the first images of a file for a dry run, unless they are there; returns their file.
+
+    Args:
+        file: NPZ file of CIFAR-10, as for 'npz:FILE'.
+        folder: Folder of the new one.
+    """
+    import numpy as np
+
+    from harp_jax import data
+
+    path = folder / "few_images.npz"
+    if not path.exists():
+        found = data.load(f"npz:{file.resolve()}", seed=0, validation_examples=1)
+        named = {}
+        for name, split, count in zip(
+            ("train", "test"), (found.train, found.test), SMALL_IMAGES, strict=True
+        ):
+            few = split.take(slice(count))
+            named |= {f"{name}_images": few.images, f"{name}_labels": few.labels}
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **named)
+    return path
+
+
+def cifar(_: Sizes, options: argparse.Namespace) -> Iterator[Result]:
+    """Trains, prunes and finetunes a network, and measures it: one result for each stage.
+
+    Yields:
+        'epochs' done, 'seconds' of training and 'validation' of the last epoch; as soon as they are
+        measured 'natural', 'pgd10', 'autoattack', the number of test 'images' and 'sparsity'.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the run gets it too: it saves, and ends
+    last: dict[str, Result] = {}
+    for attacks in (ATTACKS[:1], ATTACKS):
+        child = subprocess.Popen(command(options, attacks), stdout=sys.stderr)
+        code = None
+        while code is None:
+            time.sleep(SECONDS)
+            code = child.poll()  # what it wrote last is looked at once more
+            for row in rows(epath.Path(workdir_of(options))):
+                if last.get(row["name"]) != row:
+                    last[row["name"]] = row
+                    yield row
+        if code:
+            sys.exit(code if code > 0 else 1)
+
+
+def rows(workdir: epath.Path) -> Iterator[Result]:
+    """Yields what a workdir holds of each stage so far."""
+    results = read_table(workdir) or {"rows": []}
+    measured = {row["stage"]: row for row in results["rows"]}
+    for stage in STAGES:
+        epochs = read_metrics(workdir / stage / METRICS)
+        if not epochs:
+            continue
+        row: Result = {
+            "name": stage,
+            "epochs": len(epochs),
+            "seconds": sum(epoch["seconds"] for epoch in epochs),
+            "validation": epochs[-1]["validation"],
+        }
+        if stage in measured:
+            found = measured[stage]
+            row |= {name: found[name] for name in ("natural", "images", "sparsity")}
+            row |= found["robust"]
+        yield row
+
+
+if __name__ == "__main__":
+    run({"cifar": cifar})
