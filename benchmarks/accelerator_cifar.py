@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from benchmarks import accelerator_config
 from benchmarks.accelerator_parts import Result, run
 from benchmarks.modes import Sizes
 from harp_jax.workdir import read_metrics
@@ -24,23 +25,8 @@ from harp_jax.workdir.files import METRICS, STAGES
 from harp_jax.workdir.records import read_table
 
 ATTACKS = ("pgd10", "autoattack")
-EVALUATED = ("pretrain", "finetune")
 SECONDS = 2.0  # between two looks at the workdir
-# A dry run's fields, and numbers of training and test images.
-SMALL = {
-    "width": 0.125,
-    "devices": 1,
-    "batch_size": 32,
-    "attack.steps": 2,
-    "pretrain.epochs": 1,
-    "prune.epochs": 1,
-    "finetune.epochs": 1,
-    "data.validation_examples": 64,
-    "data.train_examples": 256,
-    "data.test_examples": 16,
-    "evaluate.batch_size": 16,
-}
-SMALL_IMAGES = 512, 16
+FEW = 320, 16  # training and test images of a dry run
 
 
 def command(options: argparse.Namespace, attacks: tuple[str, ...]) -> list[str]:
@@ -51,19 +37,25 @@ def command(options: argparse.Namespace, attacks: tuple[str, ...]) -> list[str]:
         attacks: Names of attacks.
     """
     data = few_images(options.cifar, options.runs) if options.small else options.cifar
-    fields = {"data.name": f"npz:{data.resolve()}", "evaluate.run": attacks}
-    fields |= {"evaluate.stages": EVALUATED, **(SMALL if options.small else {})}
+    stages = (*STAGES, "evaluate", *["report"] * (attacks == ATTACKS))
     return [
         *(sys.executable, "-m", "harp_jax.main"),
-        f"--config=configs/paper.py:cifar10-{options.network}-short-99",
+        f"--config={accelerator_config.__file__}:{name_of(options)}",
         f"--workdir={workdir_of(options)}",
-        *(f"--config.{name}={value}" for name, value in fields.items()),
+        f"--config.data.name=npz:{data.resolve()}",
+        f"--config.evaluate.run={attacks}",
+        f"--config.stages={stages}",
     ]
 
 
+def name_of(options: argparse.Namespace) -> str:
+    """Returns the name of the network's configuration; a dry run has another."""
+    return options.network + accelerator_config.SMALL * options.small
+
+
 def workdir_of(options: argparse.Namespace) -> pathlib.Path:
-    """Returns the folder of the network's run; a dry run has another."""
-    return options.runs.resolve() / f"{options.network}{'-small' * options.small}"
+    """Returns the folder of the network's run."""
+    return options.runs.resolve() / name_of(options)
 
 
 def few_images(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -82,7 +74,7 @@ def few_images(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
         found = data.load(f"npz:{file.resolve()}", seed=0, validation_examples=1)
         named = {}
         for name, split, count in zip(
-            ("train", "test"), (found.train, found.test), SMALL_IMAGES, strict=True
+            ("train", "test"), (found.train, found.test), FEW, strict=True
         ):
             few = split.take(slice(count))
             named |= {f"{name}_images": few.images, f"{name}_labels": few.labels}

@@ -32,7 +32,6 @@ class Sizes(NamedTuple):
         piped: Networks whose input pipeline is measured.
         piped_steps: Steps with it.
         compiled: Networks that PyTorch compiles too.
-        trained: Networks that are trained on CIFAR-10, the shortest run first.
     """
 
     networks: tuple[str, ...] = ("resnet18", "vgg16_bn", "wrn_28_4")
@@ -51,7 +50,6 @@ class Sizes(NamedTuple):
     piped: tuple[str, ...] = ("cnn", "resnet18")
     piped_steps: int = 48
     compiled: tuple[str, ...] = ("resnet18",)
-    trained: tuple[str, ...] = ("vgg16_bn", "resnet18")
 
 
 SMALL = Sizes(
