@@ -58,15 +58,15 @@ def parts(sizes: Sizes, options: argparse.Namespace | None = None) -> list[Part]
         options: The command line; with `cifar` there are the parts that train on it.
     """
     ours, torch = "benchmarks.accelerator_parts", "benchmarks.accelerator_torch"
-    found = [Part("device", ours, ["device"], 20), Part("golden", ours, ["golden"], 50)]
+    found = [Part("device", ours, ["device"], 40), Part("golden", ours, ["golden"], 45)]
     found += [
-        Part(f"steps {network}", ours, ["steps", f"--network={network}"], 195 / len(sizes.networks))
+        Part(f"steps {network}", ours, ["steps", f"--network={network}"], 190 / len(sizes.networks))
         for network in sizes.networks
     ]
     found += [
         Part("torch_steps", torch, ["torch_steps"], 50),
         Part("autoattack", ours, ["autoattack"], 130),
-        Part("torch_autoattack", torch, ["torch_autoattack"], 70),
+        Part("torch_autoattack", torch, ["torch_autoattack"], 60),
         Part("pipeline", ours, ["pipeline"], 25),
         Part("bits", ours, ["digest", f"--network={sizes.attacked}"], 60),
     ]

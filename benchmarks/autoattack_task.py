@@ -169,10 +169,10 @@ def compile_clock() -> Callable[[], float]:
     """Returns a function that says how many seconds JAX has traced and compiled since this call."""
     spans: list[tuple[float, float]] = []  # without overlap, in order; inner ones end first
 
-    def note(event: str, seconds: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
             end = time.perf_counter()
-            start = end - seconds
+            start = end - duration_secs
             while spans and spans[-1][1] > start:
                 start = min(start, spans.pop()[0])
             spans.append((start, end))

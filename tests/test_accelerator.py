@@ -1,4 +1,4 @@
-"""`benchmarks.accelerator`: its parts, limits, file and table, and the hours that follow."""
+"""`benchmarks.accelerator`: its parts, limits and file, and dry runs of all of it."""
 
 import argparse
 import functools
@@ -9,15 +9,23 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
+import jax
+import numpy as np
 import pytest
 import runs
 
-from benchmarks import accelerator, accelerator_table, peaks
-from benchmarks.accelerator import Part, Record
-from benchmarks.modes import MODES, SMALL, Sizes
-from experiments import hours
+from benchmarks import (
+    accelerator,
+    accelerator_config,
+    accelerator_process,
+    accelerator_table,
+    autoattack_task,
+)
+from benchmarks.accelerator import Record
+from benchmarks.accelerator_process import Part
+from benchmarks.modes import SMALL, Sizes
+from harp_jax import config as harp
 
 # A part whose first result comes at once and whose second never does.
 SLOW = """
@@ -28,57 +36,20 @@ time.sleep(60)
 """
 
 
-def step(network="resnet18", batch=128, mode="tf32", kind="plain", tflops=98.94):
-    return {
-        "network": network,
-        "batch": batch,
-        "mode": mode,
-        "kind": kind,
-        "compile_seconds": 20.0,
-        "memory_mib": 900.0,
-        "seconds": 0.03,
-        "spread": 1.01,
-        "images_per_second": 4000.0,
-        "tflops": tflops,
-    }
-
-
 def entry(**results):
-    return {"state": "complete", "limit": 60.0, "seconds": 12.0, "results": results}
+    times = {"limit": 60.0, "seconds": 12.0}
+    return {"state": "complete", "small": False, **times, "results": results}
 
 
-@pytest.fixture
-def record():
-    """A file of a machine with an H200, as far as the table reads it."""
-    device = {"kind": "NVIDIA H200", "devices": 1, "python": "3.12.3", "versions": {"jax": "0.11"}}
-    larger = step(batch=512, tflops=150.0)
-    theirs = {"images_per_second": 2000.0}
-    faster = {"images_per_second": 3200.0}
-    return {
-        "small": False,
-        "missing": ["torchattacks"],
-        "parts": {
-            "device": entry(device=device, **{"product tf32": {"size": 8192, "tflops": 400.0}}),
-            "golden": entry(logits={"default": 1e-3, "highest": 2e-6}),
-            "steps resnet18": entry(a=step(), b=larger, memory={"peak_mib": 5.0}),
-            "torch_steps": entry(
-                **{"resnet18 tf32 128": theirs, "resnet18 tf32 128 compiled": faster}
-            ),
-            "torch_autoattack": {"state": "no torchattacks", "results": {}},
-            "steps wrn_28_4": {**entry(a={"failed": "no memory"}), "error": ["a", "Killed"]},
-            "bits": entry(default={"steps": 3, "same_bits": False}),
-        },
-    }
-
-
-def run_slow(tmp_path, monkeypatch, seconds):
+def run_slow(tmp_path, monkeypatch, seconds, share=1.0):
     program = tmp_path / "slow_part.py"
     program.write_text(SLOW)
-    monkeypatch.setattr(accelerator, "ROOT", tmp_path)
-    record = Record(tmp_path / "out" / "file.json", {"small": True}, keep=False)
+    monkeypatch.setattr(accelerator_process, "ROOT", tmp_path)
+    record = Record(tmp_path / "out" / "file.json", {}, keep=False)
     options = argparse.Namespace(work=tmp_path, small=False)
     write = functools.partial(record.write, "slow")
-    accelerator.run(Part("slow", "slow_part", [], 1.0), seconds, options, {}, write)
+    part = Part("slow", "slow_part", [], share)
+    accelerator_process.run(part, seconds, options, dict(os.environ), write)
     return json.loads((tmp_path / "out" / "file.json").read_text())
 
 
@@ -96,45 +67,74 @@ def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
     assert slow["error"][-1] == "ValueError: no such device"
 
 
+SAVING = """
+import json, signal, sys, time
+
+def save(*_):
+    print("RESULT " + json.dumps({"name": "saved"}), flush=True)
+    sys.exit(3)
+
+signal.signal(signal.SIGTERM, save)
+print("RESULT " + json.dumps({"name": "begun"}), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_part_without_a_share_saves_before_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SLOW", SAVING)
+    monkeypatch.setattr(accelerator_process, "GRACE", 55.0)
+    slow = run_slow(tmp_path, monkeypatch, 60.0, share=0)["parts"]["slow"]
+    assert list(slow["results"]) == ["begun", "saved"]
+    assert slow["state"].startswith("stopped after ")
+    assert slow["state"].endswith("; the same command goes on")
+    assert 5 <= slow["seconds"] < 60
+
+
 def test_parts_of_an_earlier_file_are_kept_on_request(tmp_path):
     path = tmp_path / "file.json"
-    Record(path, {"small": True}, keep=False).write("golden", {"state": "complete"})
-    again = Record(path, {"small": False}, keep=True)
-    again.write("bits", {"state": "complete"})
-    assert list(json.loads(path.read_text())["parts"]) == ["golden", "bits"]
-    Record(path, {}, keep=False).write("bits", {})
-    assert list(json.loads(path.read_text())["parts"]) == ["bits"]
+    Record(path, {}, keep=False).write("golden", {"small": False})
+    Record(path, {}, keep=True).write("bits", {"small": True})
+    kept = json.loads(path.read_text())["parts"]
+    assert kept == {"golden": {"small": False}, "bits": {"small": True}}
 
 
-def test_only_wheels_of_missing_modules_are_unpacked(tmp_path, monkeypatch):
-    for name in ("torchattacks-3-py3-none-any.whl", "jax-1-py3-none-any.whl"):
-        with zipfile.ZipFile(tmp_path / name, "w") as file:
-            file.writestr(f"{name.split('-')[0]}/__init__.py", "")
-    monkeypatch.setattr(accelerator, "missing", lambda _: ["torchattacks"])
-    taken = accelerator.unpack_wheels(tmp_path, tmp_path / "site")
-    assert taken == ["torchattacks-3-py3-none-any.whl"]
-    names = sorted(path.name for path in (tmp_path / "site").iterdir())
-    assert names == ["harp_jax-0.1.0.dist-info", "torchattacks"]
+def test_an_earlier_file_is_moved_and_never_lost(tmp_path, capsys):
+    path, contents = tmp_path / "file.json", ["first", "no results", "third"]
+    for content in contents:
+        path.write_text(content)
+        Record(path, {}, keep=False).save()
+    moved = [path.with_name(f"file.{number}.json") for number in (1, 2, 3)]
+    assert [each.read_text() for each in moved] == contents
+    assert f"{path}: was there; it is {moved[2]} now" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == {"parts": {}}
 
 
-@pytest.mark.parametrize(
-    ("tags", "taken"),
-    [("cp37-cp37m", False), ("cp310-abi3", True), ("py2.py3-none", True)],
-)
-def test_wheels_of_another_python_stay_packed(tmp_path, monkeypatch, tags, taken):
-    wheel = f"pillow-13.0-{tags}-manylinux_2_28_x86_64.whl"
-    with zipfile.ZipFile(tmp_path / wheel, "w") as file:
-        file.writestr("PIL/__init__.py", "")
-    monkeypatch.setattr(accelerator, "missing", lambda _: ["PIL"])
-    assert accelerator.unpack_wheels(tmp_path, tmp_path / "site") == [wheel] * taken
+@pytest.mark.parametrize("content", ["no results", "[]", "{}", '{"parts": 3}'])
+def test_no_part_is_added_to_another_file(tmp_path, content):
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"file\.json: is no file of results; allowed are "):
+        Record(path, {}, keep=True)
+    assert path.read_text() == content
 
 
-def test_every_needed_package_can_be_carried():
-    """JAX, Flax, Optax and Orbax bring the others along."""
-    script = (accelerator.ROOT / "benchmarks" / "wheels.sh").read_text().split()
-    theirs = {"absl", "etils", "flax", "jax", "optax", "orbax"}
-    carried = {accelerator.MODULES.get(name, name) for name in script}
-    assert set(accelerator.NEEDED) - theirs <= carried
+def one_part(tmp_path, name, share, seconds, **earlier):
+    record = Record(tmp_path / "file.json", {}, keep=False)
+    record.content["parts"] |= earlier
+    options = argparse.Namespace(work=tmp_path, small=True)
+    accelerator.one_part(Part(name, "none", [], share), seconds, options, record)
+    return record.content["parts"][name]
+
+
+def test_what_is_left_out_says_why_and_takes_no_results(tmp_path, monkeypatch):
+    left_out = {"state": "no time left", "small": True, "results": {}}
+    monkeypatch.setattr(accelerator, "missing", lambda _: [])
+    assert one_part(tmp_path, "last", 0, 10.0) == left_out
+    before = entry(pretrain={"epochs": 3})
+    assert one_part(tmp_path, "last", 0, 10.0, last=before) == before
+    monkeypatch.setattr(accelerator, "missing", lambda names: list(names)[:1])
+    assert one_part(tmp_path, "torch_steps", 1.0, 10.0)["state"] == "no torch"
+    assert one_part(tmp_path, "cifar vgg16_bn", 0, 90.0)["state"] == "no contourpy"
 
 
 def test_a_garbled_result_does_not_end_the_others(tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path):
 def test_a_signal_ends_the_part_too(tmp_path, number):
     program = """
 import pathlib, signal, sys
-from benchmarks import accelerator
+from benchmarks import accelerator, accelerator_process
 work = pathlib.Path(sys.argv[1])
 (work / "slow_part.py").write_text(
     "import os, pathlib, time\\n"
@@ -164,9 +164,9 @@ work = pathlib.Path(sys.argv[1])
     "os.replace('pid.tmp', 'pid')\\n"
     "time.sleep(120)\\n"
 )
-accelerator.ROOT = work
+accelerator_process.ROOT = work
 accelerator.missing = lambda _: []
-accelerator.parts = lambda _: [accelerator.Part("device", "slow_part", [], 1.0)]
+accelerator.parts = lambda *_: [accelerator.Part("device", "slow_part", [], 1.0)]
 sys.argv = ["accelerator", "--small", f"--out={work}/out.json", f"--wheels={work}/none"]
 accelerator.main()
 """
@@ -190,57 +190,51 @@ def test_all_parts_fit_into_ten_minutes():
         assert sum(part.share for part in accelerator.parts(sizes)) <= 600
 
 
-@pytest.mark.parametrize(
-    ("device", "mode", "expected"),
-    [
-        ("NVIDIA H200", "tf32", 494.7),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
-        ("NVIDIA H100 PCIe", "bfloat16", 756.0),
-        ("NVIDIA H100 NVL", "tf32", 417.5),
-        ("NVIDIA A100-SXM4-40GB", "float32", 19.5),
-        ("NVIDIA L40", "bfloat16", 181.05),
-        ("TPU v4", "tf32", 275.0),
-        ("TPU v5 lite", "bfloat16", 197.0),
-        ("TPU v4", "float32", None),
-        ("cpu", "float32", None),
-    ],
-)
-def test_published_peaks(device, mode, expected):
-    assert mode in MODES
-    assert peaks.at_precision(device, mode) == expected
+def test_bits_are_compared_of_the_steps_that_both_have_taken():
+    one, longer, other = (
+        {"state": "complete", "seconds": 3.0, "results": dict(enumerate(digests))}
+        for digests in ("a", "ab", "xb")
+    )
+    found = {("default", 1): one, ("default", 2): longer, ("other", 1): one, ("other", 2): other}
+    compared = accelerator_process._compared(found, ("default", "other", "none"))
+    assert compared["results"] == {
+        "default": {"steps": 1, "same_bits": True},
+        "other": {"steps": 1, "same_bits": False},
+        "none": {"steps": 0, "same_bits": None},
+    }
 
 
-def test_the_table_has_shares_of_the_peak_and_the_ratio_to_pytorch(record):
-    table = accelerator_table.table(record).splitlines()
-    cells = "resnet18, 128, tf32, plain | 4000 | 98.9 | 20% | 900 | 20 | 3200 | 1.25"
-    assert f"| {cells} |" in table
-    assert "| tf32 | 400 | 494.7 | 81% |" in table
-    assert "| logits | 1.0e-03 | 2.0e-06 |" in table
-    assert "| torch_autoattack | no torchattacks | 0 of 0 s |" in table
-    assert "| default | 3 | no |" in table
-    assert "| steps wrn_28_4 | complete; Killed; a: no memory | 12 of 60 s |" in table
+def test_time_in_the_compiler_is_counted_once():
+    """Programs are traced inside of others; their time is part of that of the outer one."""
+    clock = autoattack_task.compile_clock()
+    event = "/jax/core/compile/jaxpr_trace_duration"
+    started = time.perf_counter()
+    time.sleep(0.2)
+    jax.monitoring.record_event_duration_secs(event, 0.1)
+    jax.monitoring.record_event_duration_secs("/jax/other", 0.2)
+    jax.monitoring.record_event_duration_secs(event, 0.2)
+    assert 0.199 <= clock() <= time.perf_counter() - started
 
 
-@pytest.mark.slow
-def test_hours_use_what_was_measured(record):
-    assumed, measured = (hours.table(each, 0.3, "pgd") for each in (None, record))
-    assert "measured" not in assumed
-    row = next(line for line in measured.splitlines() if line.startswith("| CIFAR-10, resnet18"))
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[2] == "20%, measured"
-    on_an_h100, on_the_device = (float(cells[at].removesuffix(" h")) for at in (4, -1))
-    assert on_an_h100 == pytest.approx(on_the_device, abs=0.11)
-    vgg = next(line for line in measured.splitlines() if line.startswith("| CIFAR-10, vgg16"))
-    assert "| 30% |" in vgg
-    assert hours.table({**record, "small": True}, 0.3, "pgd") == assumed
+@pytest.mark.parametrize("network", accelerator.TRAINED)
+def test_runs_on_cifar_are_the_short_experiments(network):
+    whole = accelerator_config.get_config(network)
+    expected = harp.load(f"paper:cifar10-{network}-short-99")
+    expected.evaluate.stages = ("pretrain", "finetune")
+    assert whole == expected
+    assert accelerator_config.get_config(f"{network}-small").width < whole.width
+
+
+def dry_run(path, *more):
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--small", f"--out={path}", *more]
+    command.append("--minutes=14")  # a busy machine takes longer than a measurement may
+    subprocess.run(command, cwd=runs.ROOT, env=runs.environment(), check=True, timeout=900)
+    return json.loads(path.read_text())
 
 
 @pytest.mark.slow
 def test_a_dry_run_writes_the_whole_file(tmp_path):
-    path = tmp_path / "file.json"
-    command = [sys.executable, "-m", "benchmarks.accelerator", "--small", f"--out={path}"]
-    subprocess.run(command, cwd=runs.ROOT, env=runs.environment(), check=True, timeout=900)
-    record = json.loads(path.read_text())
+    record = dry_run(tmp_path / "file.json")
     assert list(record["parts"]) == [part.name for part in accelerator.parts(SMALL)]
     ours = [name for name in record["parts"] if not name.startswith("torch")]
     assert {record["parts"][name]["state"] for name in ours} == {"complete"}
@@ -248,4 +242,32 @@ def test_a_dry_run_writes_the_whole_file(tmp_path):
     assert golden["masks: weights kept differently"] == {"default": 0, "highest": 0}
     assert all(row["highest"] < 1e-4 for row in golden.values())
     assert record["parts"]["bits"]["results"]["default"] == {"steps": 3, "same_bits": True}
+    (attack,) = record["parts"]["autoattack"]["results"].values()
+    assert attack["left"] == []
+    assert attack["after"]["square"] > 0, "every attack has had images"
+    assert 0 < attack["seconds_compiled"] < attack["seconds"]
     assert "cnn, 8, bfloat16, plain" in accelerator_table.table(record)
+
+
+@pytest.mark.slow
+def test_a_dry_run_trains_on_cifar_and_goes_on(tmp_path):
+    found = {}
+    for name, count in (("train", 320), ("test", 20)):
+        split = autoattack_task.images("resnet18", count, 3)
+        found |= {f"x_{name}": split.images, f"y_{name}": split.labels}
+    np.savez(tmp_path / "few.npz", **found)
+    arguments = ("--parts", "cifar", f"--cifar={tmp_path / 'few.npz'}")
+    parts = dry_run(tmp_path / "file.json", *arguments)["parts"]
+    assert list(parts) == ["cifar vgg16_bn", "cifar resnet18"]
+    for part in parts.values():
+        assert part["state"] == "complete"
+        assert [row["epochs"] for row in part["results"].values()] == [1, 1, 1]
+        for stage in ("pretrain", "finetune"):
+            row = part["results"][stage]
+            assert 0 <= row["autoattack"] <= row["pgd10"] <= row["natural"] <= 1
+            assert row["images"] == 16
+    again = dry_run(tmp_path / "file.json", *arguments)["parts"]
+    assert {name: part["results"] for name, part in again.items()} == {
+        name: part["results"] for name, part in parts.items()
+    }
+    assert again["cifar resnet18"]["seconds"] < parts["cifar resnet18"]["seconds"] / 2
