@@ -143,7 +143,8 @@ def measure(options: argparse.Namespace) -> None:
         sys.path.append(str(site))
         importlib.invalidate_caches()
         absent = missing((*NEEDED, *FOR_RUNS, *WANTED))
-        say(f"not there: {', '.join(absent) or 'nothing'}; from wheels: {', '.join(wheels) or '-'}")
+        names = ", ".join(wheel.split("-")[0] for wheel in wheels)
+        say(f"not there: {', '.join(absent) or 'nothing'}; from wheels: {names or 'nothing'}")
         if unusable := missing(NEEDED):
             sys.exit(f"error: {', '.join(unusable)}: not there; see benchmarks/wheels.sh")
         head = {"minutes": options.minutes, "missing": absent, "wheels": wheels}
