@@ -75,7 +75,8 @@ def steps(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
     """Measures the training steps of one network: plain ones and those of HARP's pruning.
 
     Programs are compiled several at a time, and timed alone. So 'compile_seconds' are those of a
-    compilation beside others. What is compiled is kept for `pipeline`. The network that AutoAttack attacks is trained for moments, too.
+    compilation beside others. What is compiled is kept for `pipeline`. The network that AutoAttack
+    attacks is trained for moments, too.
     """
     network = options.network
     small, *larger = sizes.batches
