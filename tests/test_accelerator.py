@@ -222,7 +222,7 @@ def test_runs_on_cifar_are_the_short_experiments(network):
     expected = harp.load(f"paper:cifar10-{network}-short-99")
     expected.evaluate.stages = ("pretrain", "finetune")
     assert whole == expected
-    assert accelerator_config.get_config(f"{network}-small").width < whole.width
+    assert accelerator_config.get_config(f"{network}-small").width != whole.width
 
 
 def dry_run(path, *more):
