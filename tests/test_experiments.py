@@ -18,6 +18,7 @@ from experiments.matrices import (
     fashion_best,
     fashion_best_options,
     fashion_best_rates,
+    fashion_best_starts,
 )
 from experiments.matrix import DENSE, Matrix, cells
 from experiments.workers import StoppedError
@@ -50,7 +51,7 @@ def test_cells_start_with_the_dense_network_of_their_seed():
 
 MATRICES = (
     *(cifar_jpeg, fashion, fashion_ablation),
-    *(fashion_best, fashion_best_options, fashion_best_rates),
+    *(fashion_best, fashion_best_options, fashion_best_rates, fashion_best_starts),
 )
 CONFIGS = {"configs/fashion_cnn.py": fashion_cnn, "configs/cifar_vgg.py": cifar_vgg}
 
