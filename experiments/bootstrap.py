@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from experiments import compare
 from experiments.matrix import Cell, Matrix, cells
 from harp_jax.evaluation import ROBUST
-from harp_jax.workdir import files
 
 DRAWS, LEVEL = 4000, 0.95
 _CHUNK = 250  # draws at once, for memory
@@ -118,10 +117,9 @@ def outcomes_of(of_method: Sequence[Cell], runs: pathlib.Path) -> Outcomes | Non
     found = []
     for cell in of_method:
         stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
-        path = runs / cell.name / files.ROBUSTNESS / f"{stage}-autoattack.npz"
-        if path.exists():
-            with np.load(path) as outcome:
-                found.append(outcome["broken_by"] == ROBUST)
+        outcome = compare.broken_by(runs / cell.name, stage)
+        if outcome is not None:
+            found.append(outcome == ROBUST)
     return np.stack(found) if found else None
 
 

@@ -71,7 +71,7 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "natural": round(row["natural"], 4),
         **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},
-        **_of_the_first(workdir / files.ROBUSTNESS / f"{row['stage']}-autoattack.npz"),
+        **_of_the_first(broken_by(workdir, row["stage"])),
         "validation_robust": round(best, 4),
         "images": row["images"],
         "training_seconds": round(sum(line["seconds"] for line in lines)),
@@ -80,13 +80,27 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
     }
 
 
-def _of_the_first(path: pathlib.Path) -> Line:
+def _of_the_first(outcome: np.ndarray | None) -> Line:
     """Returns AutoAttack's accuracy on the first `FEW` images, as in published results."""
-    if not path.exists():
+    if outcome is None:
         return {}
-    with np.load(path) as outcome:
-        robust = outcome["broken_by"][:FEW] == ROBUST
+    robust = outcome[:FEW] == ROBUST
     return {f"autoattack_first_{FEW}": round(float(robust.mean()), 4)}
+
+
+def broken_by(workdir: pathlib.Path, stage: str) -> np.ndarray | None:
+    """Reads what of AutoAttack broke each test image; None unless the attack is complete.
+
+    Args:
+        workdir: A run.
+        stage: One of its stages.
+    """
+    results = workdir / files.RESULTS
+    rows = json.loads(results.read_text())["rows"] if results.exists() else []
+    if not any(row["stage"] == stage and "autoattack" in row["robust"] for row in rows):
+        return None
+    with np.load(workdir / files.ROBUSTNESS / f"{stage}-autoattack.npz") as outcome:
+        return outcome["broken_by"]
 
 
 def live(stage: pathlib.Path) -> int:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.compare import write
+from experiments.compare import broken_by, write
 from harp_jax import checkpoint, models
 from harp_jax.attacks import PGD, norms, objectives
 from harp_jax.config import Config
@@ -77,10 +77,9 @@ def again(workdir: pathlib.Path) -> dict[str, Any]:
 def _outcome(workdir: pathlib.Path) -> tuple[str, np.ndarray]:
     """Returns the last stage under AutoAttack, and what broke each image."""
     for stage in reversed(files.STAGES):
-        path = workdir / files.ROBUSTNESS / f"{stage}-autoattack.npz"
-        if path.exists():
-            with np.load(path) as outcome:
-                return stage, outcome["broken_by"]
+        outcome = broken_by(workdir, stage)
+        if outcome is not None:
+            return stage, outcome
     raise SystemExit(f"error: {workdir}: allowed are workdirs with an outcome of AutoAttack")
 
 

@@ -1,6 +1,7 @@
 """Bootstrap intervals over images and seeds."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -100,12 +101,16 @@ MATRIX = Matrix(
 def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
     random = np.random.default_rng(0)
     for cell in cells(MATRIX):
-        if cell.method in ("a", "b", DENSE) and (cell.method, cell.seed) != ("b", 1):
+        if cell.method in ("a", "b", DENSE):
             folder = tmp_path / cell.name / "robustness"
             folder.mkdir(parents=True)
             stage = "pretrain" if cell.method == DENSE else "finetune"
             broken = np.where(random.random(50) < 0.5, ROBUST, 0)
             np.savez(folder / f"{stage}-autoattack.npz", broken_by=broken)
+            ended = (cell.method, cell.seed) != ("b", 1)  # that one is still under attack
+            robust = {"autoattack": 0.5} if ended else {"pgd10": 0.6}
+            rows = {"rows": [{"stage": stage, "robust": robust}]}
+            (folder.parent / "results.json").write_text(json.dumps(rows))
     monkeypatch.setattr(compare, "RESULTS", tmp_path)
     monkeypatch.setattr(compare, "load", lambda path: MATRIX)
     arguments = ["bootstrap", "--matrix=toy.py", f"--runs={tmp_path}", "--against=a"]

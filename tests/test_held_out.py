@@ -25,7 +25,7 @@ def test_the_images_are_in_no_split_of_the_run():
     for split in (dataset.train, dataset.validation, dataset.test):
         assert len(rows(found) & rows(split)) <= 2  # a few digits are there twice
     assert rows(held_out.unused(config, 100)) <= rows(found)
-    assert config.data.train_examples == 300
+    assert config.to_dict()["data"]["train_examples"] == 300
 
 
 @pytest.mark.parametrize(
