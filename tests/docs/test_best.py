@@ -1,0 +1,86 @@
+"""The numbers of docs/best.md are those of the files of results."""
+
+import csv
+
+import pages
+import pytest
+import runs
+
+from experiments.matrices.fashion_best_starts import MATRIX
+from experiments.matrix import cells
+
+PAGE = pages.DOCS / "best.md"
+RESULTS = runs.ROOT / "experiments" / "results"
+TABLES = pages.tables(PAGE)
+AGAINST = "minus HYDRA, LAMP, best"
+
+
+def rows(name):
+    with (RESULTS / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def table(first):
+    """The only table of the page whose first cell begins so."""
+    (found,) = (each for each in TABLES if each[0][0].startswith(first))
+    return found[1:]
+
+
+def shares(cell):
+    return [float(part) for part in cell.split(" ± ")]
+
+
+@pytest.mark.parametrize(("first", "target"), [("99 % pruned", "0.01"), ("99.9 % pruned", "0.001")])
+def test_the_tables(first, target):
+    wanted = {
+        row["method"]: row
+        for row in rows("fashion_best_summary.csv")
+        if row["target"] in (target, "1")
+    }
+    intervals = {(row["method"], row["target"]): row for row in rows("fashion_best_intervals.csv")}
+    everything = rows("fashion_best_matrix.csv")
+    shown = table(first)
+    assert {row[0] for row in shown} == wanted.keys()
+    for method, seeds, natural, pgd20, autoattack, difference, square, live in shown:
+        row = wanted[method]
+        assert seeds == row["seeds"]
+        for cell, column in ((natural, "natural"), (pgd20, "pgd20"), (autoattack, "autoattack")):
+            values = [row[column], row[f"{column}_spread"]]
+            expected = [100 * float(share) for share in values if share]
+            assert shares(cell) == pytest.approx(expected, abs=0.0501), (method, column)
+        interval = intervals.get((method, target), {})
+        if difference:
+            words = difference.replace("(", "").replace(")", "").replace(" to", "").split()
+            ends = [interval[AGAINST + end] for end in ("", ", low", ", high")]
+            expected = [float(end) for end in ends]
+            assert [float(word) for word in words] == pytest.approx(expected, abs=0.0501), method
+        else:
+            assert not interval.get(AGAINST)
+        of_method = [
+            each
+            for each in everything
+            if (each["method"], each["target"]) == (method, row["target"])
+        ]
+        lost = [float(each["after fab-t"]) - float(each["after square"]) for each in of_method]
+        assert float(square) == pytest.approx(100 * sum(lost) / len(lost), abs=0.0501), method
+        mean = sum(int(each["live"]) for each in of_method) / len(of_method)
+        assert int(live.replace(",", "")) == pytest.approx(mean, abs=0.51), method
+
+
+def test_the_starts():
+    measured = {row["run"]: row for row in rows("fashion_best_starts_held_out.csv")}
+    shown = {row[0]: row[1:] for row in table("images that no run has used")}
+    expected = {}
+    for cell in cells(MATRIX):
+        places = slice(2, 4) if cell.target == 0.001 else slice(0, 2)
+        numbers = expected.setdefault(cell.method, [""] * 4)
+        row = measured[cell.name]
+        numbers[places] = [f"{float(row[name]):.1f}" for name in ("natural", "robust")]
+    assert shown == expected
+
+
+def test_what_only_square_found():
+    measured = {row["run"]: row for row in rows("fashion_best_square.csv")}
+    for run, *numbers in table("run"):
+        row = measured[run]
+        assert numbers == [row[name] for name in ("only square", "ce", "margin", "either")]
