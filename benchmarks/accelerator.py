@@ -26,12 +26,15 @@ numbers as Markdown.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import json
+import math
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -103,6 +106,8 @@ class Record:
             except (ValueError, KeyError, TypeError):
                 allowed = "allowed are files that this command wrote, and new ones"
                 raise ValueError(f"--out={path}: is no file of results; {allowed}") from None
+        elif path.is_dir():
+            raise ValueError(f"--out={path}: is a folder; allowed are files")
         elif path.exists():
             aside = _unused(path)
             path.rename(aside)
@@ -130,8 +135,9 @@ def _unused(path: pathlib.Path) -> pathlib.Path:
 
 
 def say(text: str) -> None:
-    """Prints progress to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints progress to standard error, as long as somebody reads it."""
+    with contextlib.suppress(OSError):  # the terminal or the pipe is gone
+        print(text, file=sys.stderr, flush=True)
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -147,6 +153,10 @@ def measure(options: argparse.Namespace) -> None:
         say(f"not there: {', '.join(absent) or 'nothing'}; from wheels: {names or 'nothing'}")
         if unusable := missing(NEEDED):
             sys.exit(f"error: {', '.join(unusable)}: not there; see benchmarks/wheels.sh")
+        everything = parts(read_sizes(options.small), options)
+        wanted = options.parts or [part.name.split()[0] for part in everything]
+        if "cifar" in wanted and (reason := cannot_train(everything[-1], options)):
+            sys.exit(f"error: {reason}")
         head = {"minutes": options.minutes, "missing": absent, "wheels": wheels}
         try:
             record = Record(options.out, head, keep=options.parts is not None)
@@ -155,8 +165,6 @@ def measure(options: argparse.Namespace) -> None:
             sys.exit(f"error: --out={options.out}: {error.strerror}")
         except ValueError as error:
             sys.exit(f"error: {error}")
-        everything = parts(read_sizes(options.small), options)
-        wanted = options.parts or [part.name.split()[0] for part in everything]
         chosen = [part for part in everything if part.name.split()[0] in wanted]
         scale = 60 * options.minutes / (sum(part.share for part in chosen) or 1.0)
         due = begun
@@ -171,6 +179,27 @@ def measure(options: argparse.Namespace) -> None:
                 dirs_exist_ok=True,
                 ignore=shutil.ignore_patterns("site", PROGRAMS, "*.npz"),
             )
+
+
+def cannot_train(part: Part, options: argparse.Namespace) -> str | None:
+    """Returns why the runs on CIFAR-10 would fail after the time of all other parts; else None.
+
+    Args:
+        part: One of these runs.
+        options: The command line, with the folder 'work' that the parts share.
+    """
+    command = [sys.executable, "-m", part.module, "check", *part.arguments[1:]]
+    command += ["--small"] * options.small
+    env = environment(options, part)
+    try:
+        ran = subprocess.run(
+            command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        )
+    except subprocess.TimeoutExpired:  # the runs will find out
+        return None
+    if not ran.returncode:
+        return None
+    return (ran.stderr.strip().splitlines() or [f"ended with {ran.returncode}"])[-1]
 
 
 def one_part(part: Part, seconds: float, options: argparse.Namespace, record: Record) -> None:
@@ -224,16 +253,28 @@ def main() -> None:
     if options.table:
         from benchmarks.accelerator_table import table
 
-        print(table(json.loads(options.table.read_text())))
+        try:
+            record = json.loads(options.table.read_text())
+            record["parts"].values()
+        except OSError as error:
+            parser.error(f"--table={options.table}: {error.strerror}")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            parser.error(f"--table={options.table}: is no file of results")
+        print(table(record))
     elif options.out:
+        if not 0 < options.minutes < math.inf:
+            parser.error(f"--minutes={options.minutes:g}: allowed are numbers above 0")
         options.runs = options.runs or options.out.with_name(f"{options.out.name}.runs")
         if options.cifar is not None and not options.cifar.is_file():
             parser.error(f"--cifar={options.cifar}: is no file; allowed are NPZ files of CIFAR-10")
+        if options.cifar is None and "cifar" in (options.parts or ()):
+            parser.error("--parts cifar: needs --cifar=FILE, an NPZ file of CIFAR-10")
         known = {part.name.split()[0] for part in parts(read_sizes(options.small), options)}
         if unknown := sorted(set(options.parts or ()) - known):
             parser.error(f"--parts {' '.join(unknown)}: allowed are {', '.join(sorted(known))}")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection does not end it
         measure(options)
     else:
         parser.error("--out=FILE or --table=FILE is needed")

@@ -12,13 +12,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
 from etils import epath
 
 from benchmarks import accelerator_config
-from benchmarks.accelerator_parts import Result, run
+from benchmarks.accelerator_parts import Result, need_accelerator, run
 from benchmarks.modes import Sizes
 from harp_jax.workdir import read_metrics
 from harp_jax.workdir.files import METRICS, STAGES
@@ -26,6 +27,7 @@ from harp_jax.workdir.records import read_table
 
 ATTACKS = ("pgd10", "autoattack")
 SECONDS = 2.0  # between two looks at the workdir
+SHAPE = 32, 32, 3
 FEW = 320, 16  # training and test images of a dry run
 
 
@@ -106,6 +108,31 @@ def cifar(_: Sizes, options: argparse.Namespace) -> Iterator[Result]:
             sys.exit(code if code > 0 else 1)
 
 
+def check(_: Sizes, options: argparse.Namespace) -> Iterator[Result]:
+    """Ends the process with a line that says why a run would fail, before others take their time.
+
+    Yields:
+        Nothing.
+    """
+    from harp_jax import data
+
+    need_accelerator(options)
+    try:
+        options.runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.runs):
+            pass
+    except OSError as error:
+        sys.exit(f"--runs={options.runs}: {error.strerror}")
+    try:
+        found = data.load(f"npz:{options.cifar.resolve()}", seed=0, validation_examples=1)
+    except data.DataError as error:
+        sys.exit(" ".join(f"--cifar: {error}".split()))
+    shape = found.test.images.shape[1:]
+    if shape != SHAPE:
+        sys.exit(f"--cifar={options.cifar}: holds images of {shape}; CIFAR-10's are of {SHAPE}")
+    yield from ()
+
+
 def rows(workdir: epath.Path) -> Iterator[Result]:
     """Yields what a workdir holds of each stage so far."""
     results = read_table(workdir) or {"rows": []}
@@ -128,4 +155,4 @@ def rows(workdir: epath.Path) -> Iterator[Result]:
 
 
 if __name__ == "__main__":
-    run({"cifar": cifar})
+    run({"cifar": cifar, "check": check})

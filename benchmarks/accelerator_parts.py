@@ -51,8 +51,7 @@ def device(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "cores": workload.cores(),
     }
-    if first.platform == "cpu" and not options.small:
-        sys.exit("JAX found no accelerator")
+    need_accelerator(options)
     size = sizes.product
     for mode, (dtype, precision) in MODES.items():
         # Random numbers: products of ones or zeros can run faster.
@@ -61,6 +60,12 @@ def device(sizes: Sizes, options: argparse.Namespace) -> Iterator[Result]:
             product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
         seconds = _median_time(lambda matrix=matrix, product=product: product(matrix, matrix), 5)
         yield {"name": f"product {mode}", "size": size, "tflops": 2 * size**3 / seconds / 1e12}
+
+
+def need_accelerator(options: argparse.Namespace) -> None:
+    """Ends the process if JAX finds only CPUs, and this is no dry run."""
+    if not options.small and jax.default_backend() == "cpu":
+        sys.exit("JAX found no accelerator")
 
 
 def golden(sizes: Sizes, _: argparse.Namespace) -> Iterator[Result]:
@@ -275,6 +280,8 @@ def run(parts: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]
     parser.add_argument("--cifar", type=pathlib.Path, help="NPZ file of CIFAR-10")
     parser.add_argument("--runs", type=pathlib.Path, help="folder of the workdirs")
     options = parser.parse_args()
+    if options.part in PARTS and options.part != "device":  # that one says more first
+        need_accelerator(options)
     for result in parts[options.part](read_sizes(options.small), options):
         print("RESULT " + json.dumps(result), flush=True)
 

@@ -104,8 +104,7 @@ def run(part: Part, seconds: float, options: Any, env: dict[str, str], write: Wr
         finally:
             for timer in timers:
                 timer.cancel()
-            if child.poll() is None:
-                _signal(child, signal.SIGKILL)
+            _signal(child, signal.SIGKILL)  # what it has started may live on without it
             _running.discard(child)
     entry["seconds"] = time.monotonic() - started
     entry["state"] = "complete" if code == 0 else f"ended with {code}"

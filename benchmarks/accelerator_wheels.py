@@ -34,10 +34,19 @@ def unpack(folder: pathlib.Path, site: pathlib.Path) -> list[str]:
     absent = {name.lower() for name in missing((*NEEDED, *FOR_RUNS, *WANTED))}
     taken = []
     for wheel in sorted(folder.glob("*.whl")):
-        name, *_, tag, binary, machine = wheel.stem.split("-")
+        name, *words = wheel.stem.split("-")
+        if len(words) < 4:  # no wheel has such a name
+            continue
+        tag, binary, machine = words[-3:]
         if MODULES.get(name, name).lower() in absent and fits(tag, binary, machine):
-            with zipfile.ZipFile(wheel) as file:
-                file.extractall(site)
+            try:
+                with zipfile.ZipFile(wheel) as file:
+                    if damaged := file.testzip():  # before anything is written
+                        raise zipfile.BadZipFile(f"{damaged} is damaged")
+                    file.extractall(site)
+            except (OSError, zipfile.BadZipFile) as error:
+                print(f"{wheel}: left out, cannot be unpacked: {error}", file=sys.stderr)
+                continue
             taken.append(wheel.name)
     information = site / "harp_jax-0.1.0.dist-info"
     information.mkdir()

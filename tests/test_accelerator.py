@@ -17,6 +17,7 @@ import runs
 
 from benchmarks import (
     accelerator,
+    accelerator_cifar,
     accelerator_config,
     accelerator_process,
     accelerator_table,
@@ -150,6 +151,73 @@ def test_a_file_that_cannot_be_written_is_named_at_once(tmp_path):
     ran = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith(f"error: --out={path}: ")
+
+
+def test_a_folder_is_not_moved_out_of_the_way(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        Record(tmp_path, {}, keep=False)
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out=out.json", "--minutes=0"], "--minutes=0: allowed are"),
+        (["--out=out.json", "--minutes=inf"], "--minutes=inf: allowed are"),
+        (["--out=out.json", "--parts", "cifar"], "--parts cifar: needs --cifar=FILE"),
+        (["--table=none.json"], "--table=none.json: No such file"),
+        (["--table=half.json"], "--table=half.json: is no file of results"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half.json").write_text('{"parts": {')
+    monkeypatch.setattr(sys, "argv", ["accelerator", *arguments])
+    with pytest.raises(SystemExit):
+        accelerator.main()
+    assert f"error: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def checked(tmp_path, *, small=True, runs="runs", **arrays):
+    np.savez(tmp_path / "file.npz", **arrays)
+    options = argparse.Namespace(small=small, cifar=tmp_path / "file.npz", runs=tmp_path / runs)
+    return list(accelerator_cifar.check(SMALL, options))
+
+
+def test_what_would_fail_on_cifar_is_said_before(tmp_path):
+    labels = np.arange(40) % 10
+    images = np.full((40, 32, 32, 3), 255, np.uint8)
+    allowed = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    assert checked(tmp_path, **allowed) == []
+    with pytest.raises(SystemExit, match=r"^--cifar: "):
+        checked(tmp_path, other=labels)
+    narrow = {"x_train": images[:, :, :16], "x_test": images[:, :, :16]}
+    with pytest.raises(SystemExit, match=r"holds images of \(32, 16, 3\)"):
+        checked(tmp_path, **{**allowed, **narrow})
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(SystemExit, match=r"^--runs=.*taken: "):
+        checked(tmp_path, runs="taken", **allowed)
+    with pytest.raises(SystemExit, match=f"^{accelerator.NO_ACCELERATOR}$"):
+        checked(tmp_path, small=False, **allowed)
+
+
+LEFT = """
+import json, subprocess, sys
+child = subprocess.Popen(["sleep", "120"], stdout=sys.stderr)
+print("RESULT " + json.dumps({"name": "child", "pid": child.pid}), flush=True)
+raise ValueError
+"""
+
+
+def test_what_a_failed_part_has_started_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SLOW", LEFT)
+    slow = run_slow(tmp_path, monkeypatch, 60.0)["parts"]["slow"]
+    command = pathlib.Path(f"/proc/{slow['results']['child']['pid']}/cmdline")
+    until = time.monotonic() + 20
+    while time.monotonic() < until and command.exists() and command.read_bytes():
+        time.sleep(0.1)  # a zombie's is empty
+    assert not command.exists() or not command.read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -37,6 +37,23 @@ def test_wheels_of_another_python_or_machine_stay_packed(tmp_path, monkeypatch, 
     assert accelerator_wheels.unpack(tmp_path, tmp_path / "site") == [wheel] * taken
 
 
+def test_damaged_wheels_are_named_and_left_out(tmp_path, monkeypatch, capsys):
+    half = tmp_path / "tqdm-4-py3-none-any.whl"
+    with zipfile.ZipFile(half, "w") as file:
+        file.writestr("tqdm/__init__.py", "import this")
+    half.write_bytes(half.read_bytes().replace(b"import this", b"import that"))
+    for name in ("six-1-py3-none-any.whl", "six.whl"):
+        (tmp_path / name).write_text("no wheel")
+    monkeypatch.setattr(accelerator_wheels, "missing", lambda _: ["six", "tqdm"])
+    assert accelerator_wheels.unpack(tmp_path, tmp_path / "site") == []
+    assert not (tmp_path / "site" / "tqdm").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": left out")[0] for line in said] == [
+        str(tmp_path / "six-1-py3-none-any.whl"),
+        str(half),
+    ]
+
+
 def test_every_needed_package_can_be_carried():
     """JAX, Flax, Optax and Orbax bring the others along."""
     script = (accelerator_process.ROOT / "benchmarks" / "wheels.sh").read_text().split()
