@@ -244,6 +244,9 @@ accelerator.main()
     while not (tmp_path / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
     part = int((tmp_path / "pid").read_text())
+    child.send_signal(signal.SIGHUP)  # of a terminal that is gone: nothing ends
+    time.sleep(0.5)
+    assert child.poll() is None
     child.send_signal(number)
     assert "ended from outside" in child.communicate(timeout=60)[1]
     while time.monotonic() < until and pathlib.Path(f"/proc/{part}").exists():
