@@ -272,6 +272,9 @@ def main() -> None:
         known = {part.name.split()[0] for part in parts(read_sizes(options.small), options)}
         if unknown := sorted(set(options.parts or ()) - known):
             parser.error(f"--parts {' '.join(unknown)}: allowed are {', '.join(sorted(known))}")
+        attacking = [name for name in options.parts or () if name.endswith("autoattack")]
+        if attacking and "steps" not in options.parts:
+            parser.error(f"--parts {attacking[0]}: needs the part steps, which trains the network")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection does not end it

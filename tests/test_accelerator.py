@@ -165,6 +165,7 @@ def test_a_folder_is_not_moved_out_of_the_way(tmp_path):
         (["--out=out.json", "--minutes=0"], "--minutes=0: allowed are"),
         (["--out=out.json", "--minutes=inf"], "--minutes=inf: allowed are"),
         (["--out=out.json", "--parts", "cifar"], "--parts cifar: needs --cifar=FILE"),
+        (["--out=out.json", "--parts", "autoattack"], "--parts autoattack: needs the part steps"),
         (["--table=none.json"], "--table=none.json: No such file"),
         (["--table=half.json"], "--table=half.json: is no file of results"),
     ],
