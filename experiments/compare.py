@@ -18,6 +18,7 @@ import pathlib
 import sys
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -103,11 +104,16 @@ def broken_by(workdir: pathlib.Path, stage: str) -> np.ndarray | None:
         return outcome["broken_by"]
 
 
-def live(stage: pathlib.Path) -> int:
-    """Counts the weights of a stage's network on a path from the images to the classes."""
+def network(stage: pathlib.Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """Loads a stage's network: the model, its variables and its metadata."""
     variables = checkpoint.load(stage)
     metadata = variables.pop("metadata")
-    model = trained.create(metadata)
+    return trained.create(metadata), variables, metadata
+
+
+def live(stage: pathlib.Path) -> int:
+    """Counts the weights of a stage's network on a path from the images to the classes."""
+    model, variables, metadata = network(stage)
     groups = channels.trace(model, metadata["image_shape"]).groups
     return sum(live_weights(jax.jit(bake)(variables)["params"], groups).values())
 

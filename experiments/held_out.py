@@ -17,14 +17,13 @@ from typing import Any
 
 import jax
 
-from experiments.compare import write
-from harp_jax import checkpoint, parallel
+from experiments.compare import network, write
+from harp_jax import parallel
 from harp_jax.config import Config
 from harp_jax.config.of_workdir import get_config
 from harp_jax.config.sections import load_data, validation_attack
 from harp_jax.data import Split
 from harp_jax.evaluation.accuracy import make_measurement
-from harp_jax.export import trained
 from harp_jax.models.sparse import fastest
 from harp_jax.run.networks import SPARSE_GROUP
 from harp_jax.workdir import files
@@ -70,8 +69,7 @@ def measured(workdir: pathlib.Path, images: int) -> dict[str, Any]:
     done = [stage for stage in files.STAGES if (workdir / stage / files.RESULT).exists()]
     if not done:
         raise SystemExit(f"error: {workdir}: allowed are workdirs with a finished stage")
-    variables = checkpoint.load(workdir / done[-1])
-    model = trained.create(variables.pop("metadata"))
+    model, variables, _ = network(workdir / done[-1])
     devices = jax.local_devices()[:1]
     measurement = make_measurement(
         fastest(model, variables),

@@ -18,19 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.compare import broken_by, write
-from harp_jax import checkpoint, models
-from harp_jax.attacks import PGD, norms, objectives
+from experiments.compare import broken_by, network, write
+from harp_jax import models
+from harp_jax.attacks import PGD, AutoAttack, norms, objectives
 from harp_jax.config import Config
 from harp_jax.config.of_workdir import get_config
 from harp_jax.config.sections import load_data
 from harp_jax.data.augment import to_unit
-from harp_jax.export import trained
+from harp_jax.evaluation.packed import NATURAL
 from harp_jax.models.sparse import fastest
 from harp_jax.pruning.layers import bake
 from harp_jax.workdir import files
 
-PARTS = ("natural", "apgd-ce", "apgd-t", "fab-t", "square")
 STEPS, RESTARTS = 100, 50
 LOSSES = ("ce", "margin")
 
@@ -45,14 +44,14 @@ def again(workdir: pathlib.Path) -> dict[str, Any]:
         A row: numbers of images, and how many of Square's PGD finds on each loss.
     """
     stage, outcome = _outcome(workdir)
-    places = np.flatnonzero(outcome == PARTS.index("square")).astype(np.int32)
+    config: Config = get_config(str(workdir))
+    names = (NATURAL, *AutoAttack(config.attack.epsilon).parts())
+    places = np.flatnonzero(outcome == names.index("square")).astype(np.int32)
     row = {"run": workdir.name, "stage": stage, "images": len(outcome), "only square": len(places)}
     if len(places) == 0:
         return row | dict.fromkeys(LOSSES, 0) | {"either": 0}
-    variables = checkpoint.load(workdir / stage)
-    model = trained.create(variables.pop("metadata"))
+    model, variables, _ = network(workdir / stage)
     form, plain = fastest(model, variables), jax.jit(bake)(variables)
-    config: Config = get_config(str(workdir))
     split = load_data(config).test.take(places)
     images, labels = to_unit(jnp.asarray(split.images)), jnp.asarray(split.labels)
     keys = norms.per_example_keys(jax.random.key(config.seed), len(places))

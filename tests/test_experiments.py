@@ -24,7 +24,7 @@ from experiments.matrix import DENSE, Matrix, cells
 from experiments.workers import StoppedError
 from harp_jax import config as harp
 from harp_jax import models
-from harp_jax.config.recipes import RECIPES
+from harp_jax.config.defaults import RECIPES
 from harp_jax.export.unread import without_unread
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity

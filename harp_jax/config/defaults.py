@@ -24,7 +24,18 @@ JSON, CHECKPOINT = (
 )  # strategies that are read: see run.initial_rates
 SPARSE = ("auto", "off")
 SELECTION_SPLITS = ("validation", "test")
-RECIPES = ("paper", "best")  # see harp_jax.config.recipes
+# The values of fields by the recipe's name, see `recipes`; `paper` leaves all as they are.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "best": {
+        "prune.live": True,
+        "prune.joint": True,
+        "prune.anneal": 0.5,
+        "prune.fill": True,
+        "finetune.average": 0.98,
+        "finetune.learning_rate": 0.1,
+    },
+}
 SHARED_BY_METHODS = {"gamma0"}  # fields of methods that stand in config.prune
 STEPS = ("epsilon", "step_size")
 
@@ -111,8 +122,8 @@ def default() -> Config:
     # flying_bird, flying_bird_plus, twin_rep; or what chooses in one shot: magnitude, random. Or
     # module:Class.
     config.prune.method = "harp"
-    # A set of the options below, of weight averaging and of finetuning by one name: `best` is what
-    # was best on validation data. Fields with another value than their default keep it.
+    # A set of the options below, of weight averaging and of finetuning by one name: `best` was
+    # chosen on validation data, with one seed. Fields with another value than their default keep it.
     config.prune.recipe = "paper"
     # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
     # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with

@@ -1,22 +1,8 @@
 """Sets of options by one name: `prune.recipe`."""
 
-from typing import Any
-
-from harp_jax.config.defaults import Config, default
+from harp_jax.config.defaults import RECIPES, Config, default
 from harp_jax.config.sections import method, require
 
-# The values of fields by the recipe's name; `paper` leaves all as they are.
-RECIPES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "best": {
-        "prune.live": True,
-        "prune.joint": True,
-        "prune.anneal": 0.5,
-        "prune.fill": True,
-        "finetune.average": 0.98,
-        "finetune.learning_rate": 0.1,
-    },
-}
 # Fields that only masks of single weights have a use for.
 _OF_WEIGHTS = ("prune.live",)
 

@@ -6,7 +6,8 @@ import pytest
 import runs
 
 from harp_jax import config as harp
-from harp_jax.config.recipes import RECIPES, with_recipe
+from harp_jax.config.defaults import RECIPES
+from harp_jax.config.recipes import with_recipe
 from harp_jax.run import experiment
 
 
