@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from experiments import compare
-from experiments.matrix import Cell, Matrix, cells
+from experiments.matrix import DENSE, Cell, Matrix, cells
 from harp_jax.evaluation import ROBUST
 
 DRAWS, LEVEL = 4000, 0.95
@@ -129,7 +129,8 @@ def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, An
     Args:
         matrix: The matrix.
         runs: Folder of the workdirs.
-        against: Name of the method that the others are compared with, target by target.
+        against: Name of the method that the others are compared with, target by target. All are
+            compared with the dense network, too.
     """
     groups: dict[tuple[str, float], list[Cell]] = {}
     for cell in cells(matrix):
@@ -140,9 +141,9 @@ def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, An
     for (method, target), found in measured.items():
         row = {"method": method, "target": f"{target:g}", "seeds": len(found)}
         row |= _words("autoattack", interval(found))
-        other = measured.get((against, target))
-        if other is not None and method != against:
-            row |= _words(f"minus {against}", difference(found, other))
+        for other in dict.fromkeys([(against, target), (DENSE, 1.0)]):
+            if other in measured and method != other[0]:
+                row |= _words(f"minus {other[0]}", difference(found, measured[other]))
         rows.append(row)
     return rows
 

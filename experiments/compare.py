@@ -69,6 +69,7 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "kept": row["parameters"],
         "total": row["total"],
         "live": live(workdir / row["stage"]),
+        "flops": round(row["flops"] / row["total_flops"], 4),
         "natural": round(row["natural"], 4),
         **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},

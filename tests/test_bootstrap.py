@@ -121,6 +121,9 @@ def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
     assert [row["minus a"] for row in rows[:2]] == ["", ""]
     expected = float(rows[2]["autoattack"]) - float(rows[1]["autoattack"])
     assert float(rows[2]["minus a"]) == pytest.approx(expected, abs=0.011)
+    expected = float(rows[2]["autoattack"]) - float(rows[0]["autoattack"])
+    assert float(rows[2]["minus dense"]) == pytest.approx(expected, abs=0.011)
+    assert rows[0]["minus dense"] == ""
     empty = dataclasses.replace(MATRIX, seeds=(7,))
     monkeypatch.setattr(compare, "load", lambda path: empty)
     with pytest.raises(SystemExit, match="2"):

@@ -16,6 +16,7 @@ from experiments.matrices import (
     fashion,
     fashion_ablation,
     fashion_best,
+    fashion_best_channels,
     fashion_best_options,
     fashion_best_rates,
     fashion_best_starts,
@@ -51,7 +52,8 @@ def test_cells_start_with_the_dense_network_of_their_seed():
 
 MATRICES = (
     *(cifar_jpeg, fashion, fashion_ablation),
-    *(fashion_best, fashion_best_options, fashion_best_rates, fashion_best_starts),
+    *(fashion_best, fashion_best_channels, fashion_best_options),
+    *(fashion_best_rates, fashion_best_starts),
 )
 CONFIGS = {"configs/fashion_cnn.py": fashion_cnn, "configs/cifar_vgg.py": cifar_vgg}
 
@@ -119,6 +121,7 @@ def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
     assert rows[1]["kept"] == str(last["parameters"])
     assert float(rows[1]["natural"]) == round(last["natural"], 4)
     assert 0 < int(rows[1]["live"]) <= int(rows[1]["kept"])
+    assert float(rows[1]["flops"]) == round(last["flops"] / last["total_flops"], 4) < 1
     assert rows[1]["kept_per_layer"].split() == [str(each["kept"]) for each in last["layers"]]
     best = max(row["validation"]["robust"] for row in runs.metrics(workdir, "finetune"))
     assert float(rows[1]["validation_robust"]) == round(best, 4)
