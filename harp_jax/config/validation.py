@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from harp_jax.config.defaults import default
+from harp_jax.config.defaults import RECIPES, default
 from harp_jax.config.kinds import Several
 from harp_jax.config.recipes import with_recipe
 from harp_jax.config.rules import OPEN, RELATIONS, RULES, SETTINGS
@@ -39,7 +39,9 @@ def validate(config: Config) -> None:
         ConfigError: For the first wrong field; names it, its value and what is allowed.
     """
     check_fields(config)
-    config = with_recipe(plain_numbers(config))
+    config = plain_numbers(config)
+    _validate_recipe(config)
+    config = with_recipe(config)
     try:
         find(MODELS, config.model, "model")
     except ValueError as error:
@@ -74,7 +76,7 @@ def check_fields(config: Config) -> None:
         wrong = rule.wrong(value) if isinstance(rule, Several) else value
         unset = ", or unset" if rule.optional else ""
         raise ConfigError(f"{field}={_shown(wrong)}: {rule.allowed(value)}{unset}")
-    config = plain_numbers(config)
+    config = with_recipe(plain_numbers(config))
     for relation in RELATIONS:
         allowed = relation.allowed.format(config=config)
         require(relation.holds(config), relation.field, _get(config, relation.field), allowed)
@@ -143,6 +145,19 @@ def _validate_losses(config: Config) -> None:
         enough = not loss(config, stage).needs_radius or epsilon > 0
         allowed = f"numbers > 0 with the loss {loss_name(config, stage)!r}"
         require(enough, "attack.epsilon", epsilon, allowed)
+
+
+def _validate_recipe(config: Config) -> None:
+    name = config.prune.recipe
+    if not RECIPES[name]:
+        return
+    chosen = method(config)
+    trained = "weights" in chosen.trains and not config.prune.joint
+    reason = (
+        "whose weights train" if trained and chosen.learns_masks else "whose masks do not learn"
+    )
+    allowed = f"'paper' with the method {config.prune.method!r}, {reason}"
+    require(chosen.learns_masks and not trained, "prune.recipe", name, allowed)
 
 
 def _validate_method(config: Config) -> None:

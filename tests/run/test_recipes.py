@@ -56,6 +56,15 @@ def test_methods_without_masks_that_learn_have_no_recipe(method):
         harp.validate(config)
 
 
+def test_fields_that_need_one_of_the_recipe_go_with_it():
+    config = harp.default()
+    config.prune.update(recipe="best", live_after=0.5)
+    harp.validate(config)
+    config.prune.granularity = "channel"
+    with pytest.raises(harp.ConfigError, match=r"live_after=0.5: allowed are 0 without prune.live"):
+        harp.validate(config)
+
+
 def test_a_run_has_the_fields_of_its_recipe(tmp_path, tmp_path_factory):
     dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
     fields = {
