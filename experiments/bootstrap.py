@@ -16,10 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from experiments import compare
+from experiments.finished import broken_by
 from experiments.matrix import DENSE, Cell, Matrix, cells
+from experiments.tables import write
 from harp_jax.evaluation import ROBUST
 
 DRAWS, LEVEL = 4000, 0.95
+AGAINST = "HARP, live"
 _CHUNK = 250  # draws at once, for memory
 
 Outcomes = Bool[np.ndarray, "seeds images"]
@@ -113,13 +116,20 @@ def outcomes_of(of_method: Sequence[Cell], runs: pathlib.Path) -> Outcomes | Non
     Args:
         of_method: Cells that differ in the seed.
         runs: Folder of the workdirs.
+
+    Raises:
+        ValueError: If they have other numbers of images.
     """
     found = []
     for cell in of_method:
         stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
-        outcome = compare.broken_by(runs / cell.name, stage)
-        if outcome is not None:
-            found.append(outcome == ROBUST)
+        outcome = broken_by(runs / cell.name, stage)
+        if outcome is None:
+            continue
+        if found and len(outcome) != len(found[0]):
+            run, allowed = runs / cell.name, f"as many as of the other seeds, {len(found[0])}"
+            raise ValueError(f"{run}: images={len(outcome)}: allowed are {allowed}")
+        found.append(outcome == ROBUST)
     return np.stack(found) if found else None
 
 
@@ -131,6 +141,9 @@ def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, An
         runs: Folder of the workdirs.
         against: Name of the method that the others are compared with, target by target. All are
             compared with the dense network, too.
+
+    Raises:
+        ValueError: If the outcomes of two methods that are compared are of other numbers of images.
     """
     groups: dict[tuple[str, float], list[Cell]] = {}
     for cell in cells(matrix):
@@ -142,8 +155,12 @@ def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, An
         row = {"method": method, "target": f"{target:g}", "seeds": len(found)}
         row |= _words("autoattack", interval(found))
         for other in dict.fromkeys([(against, target), (DENSE, 1.0)]):
-            if other in measured and method != other[0]:
+            if other not in measured or method == other[0]:
+                continue
+            try:
                 row |= _words(f"minus {other[0]}", difference(found, measured[other]))
+            except ValueError as error:
+                raise ValueError(f"{method}, target {target:g}: {error}") from None
         rows.append(row)
     return rows
 
@@ -158,13 +175,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("--matrix", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
-    parser.add_argument("--against", default="HARP, live", help="method to compare with")
+    parser.add_argument("--against", help=f"method to compare with; {AGAINST!r} if it is there")
+    parser.add_argument("--results", type=pathlib.Path, default=compare.RESULTS, help="and table")
     arguments = parser.parse_args()
-    rows = table(compare.load(arguments.matrix), arguments.runs, arguments.against)
+    matrix, against = compare.load(arguments.matrix), arguments.against
+    try:
+        rows = table(matrix, arguments.runs, against or AGAINST)
+    except ValueError as error:
+        parser.error(str(error))
     if not rows:
         parser.error(f"--runs={arguments.runs}: allowed are folders with outcomes of AutoAttack")
-    path = compare.RESULTS / f"{arguments.matrix.stem}_intervals.csv"
-    compare.write(path, rows)
+    measured = list(dict.fromkeys(row["method"] for row in rows))
+    if against is not None and against not in measured:
+        parser.error(f"--against={against}: allowed are methods with outcomes: {measured}")
+    path = arguments.results / f"{arguments.matrix.stem}_intervals.csv"
+    write(path, rows)
     print(path)
 
 

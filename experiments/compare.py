@@ -10,23 +10,24 @@ stops when that time is over.
 """
 
 import argparse
-import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
-from typing import Any
+import traceback
 
-import flax.linen as nn
 import jax
 import numpy as np
 
+from experiments.finished import broken_by, network
 from experiments.matrix import Cell, Matrix, cells
+from experiments.tables import KEY, Line, add, read
 from experiments.workers import Clock, StoppedError, claimed, execute, side_by_side
-from harp_jax import checkpoint
 from harp_jax.evaluation import ROBUST
-from harp_jax.export import trained
 from harp_jax.pruning import channels
 from harp_jax.pruning.layers import bake
 from harp_jax.pruning.live import live_weights
@@ -37,7 +38,8 @@ FEW = 250  # test images in the published results
 # Columns of the table of epochs, besides those that name the cell.
 EPOCH = ("stage", "epoch", "seconds", "natural", "robust")
 
-Line = dict[str, Any]
+# Fields that a comparison sets itself.
+OWN = ("seed", "stages", "prune.target", "prune.source", "finetune.source")
 
 
 def command(cell: Cell, matrix: Matrix, runs: pathlib.Path) -> list[str]:
@@ -90,28 +92,6 @@ def _of_the_first(outcome: np.ndarray | None) -> Line:
     return {f"autoattack_first_{FEW}": round(float(robust.mean()), 4)}
 
 
-def broken_by(workdir: pathlib.Path, stage: str) -> np.ndarray | None:
-    """Reads what of AutoAttack broke each test image; None unless the attack is complete.
-
-    Args:
-        workdir: A run.
-        stage: One of its stages.
-    """
-    results = workdir / files.RESULTS
-    rows = json.loads(results.read_text())["rows"] if results.exists() else []
-    if not any(row["stage"] == stage and "autoattack" in row["robust"] for row in rows):
-        return None
-    with np.load(workdir / files.ROBUSTNESS / f"{stage}-autoattack.npz") as outcome:
-        return outcome["broken_by"]
-
-
-def network(stage: pathlib.Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """Loads a stage's network: the model, its variables and its metadata."""
-    variables = checkpoint.load(stage)
-    metadata = variables.pop("metadata")
-    return trained.create(metadata), variables, metadata
-
-
 def live(stage: pathlib.Path) -> int:
     """Counts the weights of a stage's network on a path from the images to the classes."""
     model, variables, metadata = network(stage)
@@ -122,7 +102,8 @@ def live(stage: pathlib.Path) -> int:
 def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
     """Returns one row per epoch of a cell's stages: seconds and validation accuracies."""
     lines = []
-    for path in sorted(workdir.glob(f"*/{files.METRICS}"), key=lambda path: path.stat().st_mtime):
+    paths = [workdir / stage / files.METRICS for stage in files.STAGES]
+    for path in (path for path in paths if path.exists()):
         for row in map(json.loads, path.read_text().splitlines()):
             values = {**row, **row["validation"]}
             lines.append({**named(cell), **{name: values[name] for name in EPOCH}})
@@ -131,48 +112,41 @@ def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
 
 def named(cell: Cell) -> Line:
     """Returns the columns that name a cell."""
-    return dict(zip(("method", "target", "seed"), cell.key, strict=True))
-
-
-def read(path: pathlib.Path) -> list[Line]:
-    """Reads the rows of a table; a missing file has none."""
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: pathlib.Path, rows: list[Line]) -> None:
-    """Writes a table; an interruption leaves either the old or the new file."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(path)
-
-
-def add(path: pathlib.Path, lines: list[Line]) -> None:
-    """Adds rows to a table."""
-    write(path, read(path) + lines)
+    return dict(zip(KEY, cell.key, strict=True))
 
 
 def load(path: pathlib.Path) -> Matrix:
-    """Loads the matrix from a Python file."""
+    """Loads the matrix from a Python file.
+
+    Raises:
+        SystemExit: If the file has none, or raises an error; in one line.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not path.is_file():
         raise SystemExit(f"error: --matrix={path}: allowed are Python files")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        own = str(path.resolve())
+        lines = [frame.lineno for frame in frames if os.path.realpath(frame.filename) == own]
+        place = f"{path}:{lines[-1]}" if lines else path
+        text = " ".join(str(error).split())
+        raise SystemExit(f"error: --matrix={place}: {type(error).__name__}: {text}") from None
+    if not isinstance(getattr(module, "MATRIX", None), Matrix):
+        allowed = "allowed are files with MATRIX = Matrix(...)"
+        raise SystemExit(f"error: --matrix={path}: has no matrix; {allowed}")
     return module.MATRIX
 
 
-def main() -> None:
-    """Runs all cells without a row."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("--matrix", type=pathlib.Path, required=True)
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=RESULTS, help="folder of the tables"
+    )
     parser.add_argument("--only", default="", help="part of the names of the cells to run")
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side, a core each")
     parser.add_argument("--hours", type=float, help="time after which to save and stop")
@@ -188,18 +162,51 @@ def main() -> None:
         parser.error(f"--jobs={arguments.jobs}: allowed are whole numbers >= 1")
     if arguments.hours is not None and not arguments.hours > 0:
         parser.error(f"--hours={arguments.hours}: allowed are numbers > 0")
-    if wrong := [each for each in arguments.set if "=" not in each]:
-        parser.error(f"--set={wrong[0]}: allowed is FIELD=VALUE")
+    for each in arguments.set:
+        name, given, _ = each.partition("=")
+        if not given:
+            parser.error(f"--set={each}: allowed is FIELD=VALUE")
+        if name in OWN:
+            parser.error(f"--set={each}: allowed are fields other than {', '.join(OWN)}")
+    for name in ("runs", "results"):
+        folder = getattr(arguments, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--{name}={folder}: {error.strerror}; allowed are folders")
+    return arguments
+
+
+def main() -> None:
+    """Runs all cells without a row."""
+    arguments = _arguments()
     matrix = load(arguments.matrix)
     fields = dict(each.split("=", 1) for each in arguments.set)
+    everything = list(cells(matrix))
+    for name in fields:
+        if keep := [cell.name for cell in everything if name in cell.fields]:
+            print(f"--set={name}: {len(keep)} cells keep their own, such as {keep[0]}", flush=True)
+    if not any(arguments.only in cell.name for cell in everything):
+        names = ", ".join(cell.name for cell in everything[:5])
+        allowed = f"allowed are parts of the names of cells, such as {names}"
+        raise SystemExit(f"error: --only={arguments.only}: {allowed}")
     matrix = dataclasses.replace(matrix, fields={**matrix.fields, **fields})
-    arguments.runs.mkdir(parents=True, exist_ok=True)
     clock = Clock(arguments.hours)
-    work = Work(matrix, arguments.matrix.stem, arguments.runs, clock)
+    work = Work(matrix, arguments.matrix.stem, arguments.runs, arguments.results, clock)
     try:
         side_by_side(lambda: work.on(arguments.only), arguments.jobs, clock)
     except StoppedError:
         print("stopped, the time is over; all is saved, the same command goes on", flush=True)
+    except subprocess.CalledProcessError as error:
+        folder = next(part for part in error.cmd if part.startswith("--workdir="))
+        ended = f"ended with status {error.returncode}, as said above"
+        raise SystemExit(
+            f"error: the run with {folder} {ended}; the same command goes on"
+        ) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", flush=True)
+        sys.exit(128 + signal.SIGINT)
+    print(f"{work.done()} of {len(everything)} cells have a row in {work.table}", flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +217,14 @@ class Work:
         matrix: The matrix.
         name: Name of its tables.
         runs: Folder of the workdirs.
+        results: Folder of the tables.
         clock: The time.
     """
 
     matrix: Matrix
     name: str
     runs: pathlib.Path
+    results: pathlib.Path
     clock: Clock
 
     def on(self, only: str = "") -> None:
@@ -230,6 +239,7 @@ class Work:
         Raises:
             StoppedError: If the time is over.
         """
+        read(self._epochs, *KEY)  # one that cannot be read is an error before anything trains
         everything = list(enumerate(cells(self.matrix), start=1))
         for number, cell in sorted(everything, key=lambda each: each[1].depth(self.matrix)):
             if only not in cell.name or self._has_row(cell):
@@ -242,7 +252,7 @@ class Work:
 
     def _provide(self, cell: Cell) -> None:
         """Runs a cell that another one starts from, unless the network is there."""
-        with claimed(self._lock(cell), wait=True):
+        with claimed(self._lock(cell), wait=True, clock=self.clock):
             stage = stage_for_others(cell, self.matrix)
             if (self.runs / cell.name / stage / files.RESULT).exists():
                 return
@@ -256,20 +266,32 @@ class Work:
         """Runs a cell and adds its rows, unless the table has them already."""
         self.clock.check()
         print(label, flush=True)
+        workdir = self.runs / cell.name
+        if (lock := workdir / files.LOCK).exists():
+            with claimed(lock, wait=True, clock=self.clock):
+                pass  # what began this run was killed, and the run went on: it has ended now
         execute(command(cell, self.matrix, self.runs), self.clock)
-        table, workdir = self._table, self.runs / cell.name
-        with claimed(self.runs / f"{table.name}.lock", wait=True):
+        with claimed(self.runs / f"{self.table.name}.lock", wait=True):
             if not self._has_row(cell):
-                add(RESULTS / f"{self.name}_epochs.csv", epochs(cell, workdir))
-                add(table, [result(cell, workdir)])
+                add(self._epochs, epochs(cell, workdir))
+                add(self.table, [result(cell, workdir)])
+
+    def done(self) -> int:
+        """Counts the cells with a row."""
+        rows = {tuple(row[name] for name in KEY) for row in read(self.table, *KEY)}
+        return sum(cell.key in rows for cell in cells(self.matrix))
 
     @property
-    def _table(self) -> pathlib.Path:
-        return RESULTS / f"{self.name}_matrix.csv"
+    def table(self) -> pathlib.Path:
+        """The table with a row for each cell."""
+        return self.results / f"{self.name}_matrix.csv"
+
+    @property
+    def _epochs(self) -> pathlib.Path:
+        return self.results / f"{self.name}_epochs.csv"
 
     def _has_row(self, cell: Cell) -> bool:
-        done = {(row["method"], row["target"], row["seed"]) for row in read(self._table)}
-        return cell.key in done
+        return cell.key in {tuple(row[name] for name in KEY) for row in read(self.table, *KEY)}
 
     def _lock(self, cell: Cell) -> pathlib.Path:
         return self.runs / f"{cell.name}.lock"

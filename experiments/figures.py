@@ -19,15 +19,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.compare import read, write
 from experiments.matrix import DENSE
+from experiments.tables import KEY, Line, read, write
 from harp_jax.report import plots
 
-ACCURACIES = ("validation_robust", "natural", "pgd20", "autoattack")
+ATTACKED = "autoattack"
+ACCURACIES = ("validation_robust", "natural", "pgd20", ATTACKED)
+OF_EPOCHS = ("seconds", "robust")
 COLUMNS = 2  # panels side by side in a figure
 IN_SIGHT = 0.12  # range of accuracies shown, below the best
-
-Line = dict[str, Any]
 
 
 def groups(lines: Sequence[Line], *names: str) -> Iterator[tuple[tuple[str, ...], list[Line]]]:
@@ -205,17 +205,37 @@ def main() -> None:
     table = parser.parse_args().table
     name = table.stem.removesuffix("_matrix")
     beside = {kind: table.with_name(f"{name}_{kind}") for kind in ("summary", "epochs")}
-    lines = in_order(read(table))
+    lines = in_order(_checked(table, "kept", "kept_per_layer", *ACCURACIES[:2]))
     write(beside["summary"].with_suffix(".csv"), summary(lines))
-    if "autoattack" in lines[0]:
-        epochs = in_order(read(beside["epochs"].with_suffix(".csv")))
-        layers = next(line["kept_per_layer"] for line in lines if line["method"] == DENSE)
-        sizes = [int(size) for size in layers.split()]
+    if ATTACKED in lines[0]:
+        layers = [line["kept_per_layer"] for line in lines if line["method"] == DENSE]
+        if not layers:
+            raise SystemExit(f"error: {table}: has no row of {DENSE!r} yet, which figures show")
+        epochs = in_order(_checked(beside["epochs"].with_suffix(".csv"), "stage", *OF_EPOCHS))
+        sizes = [int(size) for size in layers[0].split()]
         figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}
     else:
         figures = {"settings": settings(lines)}
     for kind, figure in figures.items():
         table.with_name(f"{name}_{kind}.png").write_bytes(plots.to_png_bytes(figure))
+
+
+def _checked(path: pathlib.Path, *columns: str) -> list[Line]:
+    """Reads a table whose rows can be drawn; raises a SystemExit in one line if they cannot."""
+    lines = read(path, *KEY, *columns)
+    numbers = {*KEY[1:], *ACCURACIES, *OF_EPOCHS}
+    for line in lines:
+        for name in (name for name in line if name in numbers):
+            try:
+                float(line[name])
+            except ValueError:
+                row, allowed = ", ".join(line[key] for key in KEY), "allowed are numbers"
+                said = f"{name}={line[name]!r} in the row of {row}"
+                raise SystemExit(f"error: {path}: {said}; {allowed}") from None
+    if all(map(_is_dense, lines)):
+        allowed = "allowed are tables of experiments.compare with one or more"
+        raise SystemExit(f"error: {path}: has no row of a pruned network; {allowed}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 
-from experiments.compare import network, write
+from experiments.finished import check_same_images, data_of, network
+from experiments.tables import by_run
 from harp_jax import parallel
 from harp_jax.config import Config
-from harp_jax.config.of_workdir import get_config
 from harp_jax.config.sections import load_data, validation_attack
-from harp_jax.data import Split
+from harp_jax.data import DataError, Split
 from harp_jax.evaluation.accuracy import make_measurement
 from harp_jax.models.sparse import fastest
 from harp_jax.run.networks import SPARSE_GROUP
@@ -48,10 +48,11 @@ def unused(config: Config, images: int) -> Split:
     larger = copy.deepcopy(config)
     with larger.unlocked():
         larger.data.update(validation_examples=used + images, train_examples=1)
+        larger.data.select_on = "validation"  # also where a run chooses on test images
     try:
         split = load_data(larger).validation
-    except ValueError as error:
-        raise SystemExit(f"error: --images={images}: {error}") from None
+    except DataError as error:
+        raise SystemExit(f"error: --images={images}, after {used} that are used: {error}") from None
     return split.take(slice(used, used + images))
 
 
@@ -64,8 +65,13 @@ def measured(workdir: pathlib.Path, images: int) -> dict[str, Any]:
 
     Returns:
         A row: accuracies in percent.
+
+    Raises:
+        SystemExit: If the run has no finished stage, or leaves too few images.
+        ValueError: If its data are others now, or its networks have seen other images.
     """
-    config: Config = get_config(str(workdir))
+    config, _ = data_of(workdir)
+    check_same_images(workdir)
     done = [stage for stage in files.STAGES if (workdir / stage / files.RESULT).exists()]
     if not done:
         raise SystemExit(f"error: {workdir}: allowed are workdirs with a finished stage")
@@ -79,7 +85,7 @@ def measured(workdir: pathlib.Path, images: int) -> dict[str, Any]:
         group=SPARSE_GROUP,
     )
     plain = measurement.bake(parallel.replicate(variables, devices))
-    row: dict[str, Any] = {"run": workdir.name, "stage": done[-1], "images": images}
+    row: dict[str, Any] = {"run": workdir.resolve().name, "stage": done[-1], "images": images}
     split = unused(config, images)
     for name, attack in (("natural", None), ("robust", validation_attack(config))):
         accuracy = measurement.under(attack)(plain, split, f"{workdir.name} {name}").accuracy
@@ -96,12 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.images < 1:
         parser.error(f"--images={arguments.images}: allowed are whole numbers >= 1")
-    rows = []
-    for workdir in arguments.runs:
-        rows.append(measured(workdir, arguments.images))
-        print(rows[-1], flush=True)
-    if arguments.out is not None:
-        write(arguments.out, rows)
+    by_run(arguments.runs, lambda workdir: measured(workdir, arguments.images), arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Describing a comparison: its methods, sparsities and seeds."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,6 +38,27 @@ class Matrix:
     dense: Mapping[str, Fields] = dataclasses.field(default_factory=dict)
     pruned: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        """Checks the names and targets; raises a ValueError for the first wrong one."""
+        known, networks = tuple(self.methods), (*self.methods, *self.dense)
+        words = [folder(name) for name in (DENSE, *networks)]
+        for place, name in enumerate(networks, start=1):
+            free = words[place] not in words[:place]
+            _require(free, "methods", name, "names that differ in letters and digits, but 'dense'")
+        for name, source in self.pruned.items():
+            _require(name in known, "pruned", name, f"methods: {', '.join(known)}")
+            _require(source in known, f"pruned[{name!r}]", source, f"methods: {', '.join(known)}")
+            seen = [name]
+            while (last := seen[-1]) in self.pruned and len(seen) <= len(self.pruned):
+                seen.append(self.pruned[last])
+            allowed = "methods that do not come back to it"
+            _require(last not in self.pruned, f"pruned[{name!r}]", source, allowed)
+        for field, allowed in (("more_seeds", networks), ("more_targets", known)):
+            for name in getattr(self, field):
+                _require(name in allowed, field, name, f"methods: {', '.join(allowed)}")
+        for target in itertools.chain(self.targets, *self.more_targets.values()):
+            _require(0 < target <= 1, "targets", target, "numbers in (0, 1]")
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -62,8 +84,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell's folder."""
-        words = re.sub(r"[^a-z0-9]+", "-", self.method.lower())
-        return f"{words}_{self.target:g}_{self.seed}"
+        return f"{folder(self.method)}_{self.target:g}_{self.seed}"
 
     def source(self, matrix: Matrix) -> "Cell | None":
         """Returns the cell that this one starts from; None for dense networks."""
@@ -77,6 +98,16 @@ class Cell:
         """Counts the cells that come before this one: each starts from the one before it."""
         source = self.source(matrix)
         return 0 if source is None else 1 + source.depth(matrix)
+
+
+def folder(method: str) -> str:
+    """Returns the part of the names of folders that stands for a method."""
+    return re.sub(r"[^a-z0-9]+", "-", method.lower())
+
+
+def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{field}={value!r}: allowed are {allowed}")
 
 
 def _dense(seed: int) -> Cell:

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.compare import read, write
-from experiments.figures import Line, colours, groups, in_order, summary
+from experiments.figures import colours, groups, in_order, summary
 from experiments.matrix import DENSE
+from experiments.tables import Line, read, write
 from harp_jax import models
 from harp_jax.export import Trained, dense_file, sparse_file
 from harp_jax.pruning.costs import trace_layers

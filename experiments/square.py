@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.compare import broken_by, network, write
+from experiments.finished import broken_by, data_of, network
+from experiments.tables import by_run
 from harp_jax import models
-from harp_jax.attacks import PGD, AutoAttack, norms, objectives
-from harp_jax.config import Config
-from harp_jax.config.of_workdir import get_config
-from harp_jax.config.sections import load_data
+from harp_jax.attacks import PGD, norms, objectives
+from harp_jax.config.sections import make_attack
 from harp_jax.data.augment import to_unit
 from harp_jax.evaluation.packed import NATURAL
 from harp_jax.models.sparse import fastest
@@ -32,6 +31,7 @@ from harp_jax.workdir import files
 
 STEPS, RESTARTS = 100, 50
 LOSSES = ("ce", "margin")
+SQUARE = "square"
 
 
 def again(workdir: pathlib.Path) -> dict[str, Any]:
@@ -42,23 +42,32 @@ def again(workdir: pathlib.Path) -> dict[str, Any]:
 
     Returns:
         A row: numbers of images, and how many of Square's PGD finds on each loss.
+
+    Raises:
+        SystemExit: If the run has no complete outcome of an AutoAttack with Square.
+        ValueError: If its data are others now.
     """
     stage, outcome = _outcome(workdir)
-    config: Config = get_config(str(workdir))
-    names = (NATURAL, *AutoAttack(config.attack.epsilon).parts())
-    places = np.flatnonzero(outcome == names.index("square")).astype(np.int32)
-    row = {"run": workdir.name, "stage": stage, "images": len(outcome), "only square": len(places)}
+    config, dataset = data_of(workdir)
+    whole: Any = make_attack(config.evaluate.attacks.autoattack, "evaluate.attacks.autoattack")
+    names = (NATURAL, *whole.parts())
+    if whole.norm != "linf" or SQUARE not in names:
+        said = f"evaluate.attacks.autoattack of {workdir} is {whole}"
+        raise SystemExit(f"error: {said}; allowed are attacks with {SQUARE} in the L_inf ball")
+    places = np.flatnonzero(outcome == names.index(SQUARE)).astype(np.int32)
+    row = {"run": workdir.resolve().name, "stage": stage, "images": len(outcome)}
+    row |= {"only square": len(places)}
     if len(places) == 0:
         return row | dict.fromkeys(LOSSES, 0) | {"either": 0}
     model, variables, _ = network(workdir / stage)
     form, plain = fastest(model, variables), jax.jit(bake)(variables)
-    split = load_data(config).test.take(places)
+    split = dataset.test.take(places)
     images, labels = to_unit(jnp.asarray(split.images)), jnp.asarray(split.labels)
     keys = norms.per_example_keys(jax.random.key(config.seed), len(places))
-    attack = config.attack
+    step_size = config.attack.step_size
 
     def broken(loss: str) -> np.ndarray:
-        pgd = PGD(attack.epsilon, attack.step_size, STEPS, RESTARTS, objective=loss)
+        pgd = PGD(whole.epsilon, step_size, STEPS, RESTARTS, objective=loss)
 
         @jax.jit
         def search(plain: Any) -> jax.Array:
@@ -88,12 +97,7 @@ def main() -> None:
     parser.add_argument("runs", type=pathlib.Path, nargs="+")
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    rows = []
-    for workdir in arguments.runs:
-        rows.append(again(workdir))
-        print(rows[-1], flush=True)
-    if arguments.out is not None:
-        write(arguments.out, rows)
+    by_run(arguments.runs, again, arguments.out)
 
 
 if __name__ == "__main__":

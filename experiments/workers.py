@@ -8,8 +8,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
+SECONDS_TO_LOOK = 0.5  # between two looks at a lock that is taken
 SECONDS_TO_SAVE = 300.0  # after which a process that was asked to stop is ended
 
 
@@ -53,16 +54,21 @@ def execute(command: Sequence[str], clock: Clock) -> None:
     Raises:
         StoppedError: If it was stopped.
         CalledProcessError: If it fails.
+        KeyboardInterrupt: After Ctrl-C, which the command has seen, too, and has saved.
     """
     clock.check()
     process = subprocess.Popen(command)
     try:
         status = process.wait(clock.left())
-    except subprocess.TimeoutExpired:
-        process.terminate()
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+        is_over = isinstance(reason, subprocess.TimeoutExpired)
+        if is_over:
+            process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_SAVE)
-        raise StoppedError from None
+        if is_over:
+            raise StoppedError from None
+        raise
     finally:
         if process.poll() is None:
             process.kill()
@@ -98,23 +104,38 @@ def side_by_side(work: Callable[[], None], jobs: int, clock: Clock) -> None:
 
     with ThreadPoolExecutor(jobs) as threads:
         running = [threads.submit(on_a_core, place) for place in range(jobs)]
+        try:
+            wait(running)
+        except KeyboardInterrupt:  # their commands see it, too
+            clock.failed.set()
+            raise
     errors = [error for each in running if (error := each.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
         raise error
 
 
 @contextlib.contextmanager
-def claimed(path: pathlib.Path, wait: bool) -> Iterator[bool]:
+def claimed(path: pathlib.Path, wait: bool, clock: Clock | None = None) -> Iterator[bool]:
     """Locks a file among the threads and processes of this machine; yields whether it did.
 
     Args:
         path: The file; it is made.
         wait: Whether to wait for one that has it; then it always does.
+        clock: The time that ends the waiting; None for no end.
+
+    Raises:
+        StoppedError: If the time is over first.
     """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+    clock = clock or Clock()
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+            clock.check()
+            time.sleep(SECONDS_TO_LOOK)
         yield True

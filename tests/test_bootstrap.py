@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from experiments import bootstrap, compare
 from experiments.bootstrap import difference, interval, means
 from experiments.matrix import DENSE, Matrix, cells
+from experiments.tables import read
 from harp_jax.evaluation import ROBUST
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
@@ -116,7 +117,7 @@ def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
     arguments = ["bootstrap", "--matrix=toy.py", f"--runs={tmp_path}", "--against=a"]
     monkeypatch.setattr(sys, "argv", arguments)
     bootstrap.main()
-    rows = compare.read(tmp_path / "toy_intervals.csv")
+    rows = read(tmp_path / "toy_intervals.csv")
     assert [(row["method"], row["seeds"]) for row in rows] == [(DENSE, "2"), ("a", "2"), ("b", "1")]
     assert [row["minus a"] for row in rows[:2]] == ["", ""]
     expected = float(rows[2]["autoattack"]) - float(rows[1]["autoattack"])
@@ -124,6 +125,17 @@ def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
     expected = float(rows[2]["autoattack"]) - float(rows[0]["autoattack"])
     assert float(rows[2]["minus dense"]) == pytest.approx(expected, abs=0.011)
     assert rows[0]["minus dense"] == ""
+    monkeypatch.setattr(sys, "argv", [*arguments[:-1], "--against=c"])
+    with pytest.raises(SystemExit, match="2"):
+        bootstrap.main()
+    assert "--against=c: allowed are methods with outcomes: ['dense', 'a', 'b']" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr(sys, "argv", arguments)
+    np.savez(tmp_path / "a_0.1_1" / "robustness" / "finetune-autoattack.npz", broken_by=[0])
+    with pytest.raises(SystemExit, match="2"):
+        bootstrap.main()
+    assert "a_0.1_1: images=1: allowed are as many as of the other" in capsys.readouterr().err
     empty = dataclasses.replace(MATRIX, seeds=(7,))
     monkeypatch.setattr(compare, "load", lambda path: empty)
     with pytest.raises(SystemExit, match="2"):

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import networks
@@ -10,7 +11,7 @@ import runs
 from PIL import Image
 
 from configs import cifar_vgg, fashion_cnn
-from experiments import analysis, collect, compare, figures, sizes
+from experiments import analysis, collect, compare, figures, sizes, tables
 from experiments.matrices import (
     cifar_jpeg,
     fashion,
@@ -108,15 +109,15 @@ def table(tmp_path_factory):
     for cell in cells(MATRIX):
         row = compare.result(cell, workdir)
         row |= {"autoattack": row["pgd10"], "after Square": row["pgd10"]}
-        compare.add(folder / "toy_matrix.csv", [row])
-        compare.add(folder / "toy_epochs.csv", compare.epochs(cell, workdir))
+        tables.add(folder / "toy_matrix.csv", [row])
+        tables.add(folder / "toy_epochs.csv", compare.epochs(cell, workdir))
     return folder / "toy_matrix.csv"
 
 
 def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
     workdir = runs.finished(tmp_path_factory.getbasetemp())
     last = runs.results(workdir)["rows"][-1]
-    rows = compare.read(table)
+    rows = tables.read(table)
     assert len(rows) == 7
     assert rows[1]["kept"] == str(last["parameters"])
     assert float(rows[1]["natural"]) == round(last["natural"], 4)
@@ -147,7 +148,7 @@ def test_figures_are_drawn(table, monkeypatch):
     figures.main()
     for name in ("accuracy", "kept", "time"):
         assert min(Image.open(table.with_name(f"toy_{name}.png")).size) > 300
-    assert len(compare.read(table.with_name("toy_summary.csv"))) == 4
+    assert len(tables.read(table.with_name("toy_summary.csv"))) == 4
 
 
 def test_sizes_are_those_of_files_with_as_many_weights(table, tmp_path_factory, monkeypatch):
@@ -156,7 +157,7 @@ def test_sizes_are_those_of_files_with_as_many_weights(table, tmp_path_factory, 
     arguments = ["sizes", str(table), "--network=tiny", "--image-shape", "8", "8", "1"]
     monkeypatch.setattr(sys, "argv", arguments)
     sizes.main()
-    dense, *others = compare.read(table.with_name("toy_sizes.csv"))
+    dense, *others = tables.read(table.with_name("toy_sizes.csv"))
     assert dense["method"] == DENSE
     assert len(others) == 3
     # Random places compress a little worse than learned ones; the file of a run says more of it.
@@ -249,7 +250,7 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(compare, "execute", run)
     first, second, *_ = cells(MATRIX)
     for cell in (first, second):
-        compare.add(tmp_path / "toy_matrix.csv", [compare.result(cell, workdir)])
+        tables.add(tmp_path / "toy_matrix.csv", [compare.result(cell, workdir)])
     arguments = ["compare", "--matrix=toy.py", f"--runs={tmp_path}"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--only=hydra"])
     compare.main()
@@ -263,7 +264,7 @@ def test_a_stopped_matrix_goes_on(tmp_path, tmp_path_factory, monkeypatch):
     assert [name for name, _ in called] == ["dense_1_1", "harp_0.2_1", "harp_0.1_1"]
     compare.main()
     assert [name for name, _ in called[3:]] == ["harp_0.1_0"]
-    assert len(compare.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
+    assert len(tables.read(tmp_path / "toy_matrix.csv")) == len(list(cells(MATRIX)))
 
 
 def test_methods_that_differ_in_finetuning_share_a_pruned_network(tmp_path, monkeypatch):
@@ -293,13 +294,13 @@ def test_methods_that_differ_in_finetuning_share_a_pruned_network(tmp_path, monk
     assert "--config.stages=('finetune', 'evaluate')" in called[2][1]
     assert "--config.stages=('prune', 'finetune', 'evaluate')" in called[1][1]
     table = tmp_path / "toy_matrix.csv"
-    compare.write(table, [row for row in compare.read(table) if row["method"] != "a, low"])
+    tables.write(table, [row for row in tables.read(table) if row["method"] != "a, low"])
     shutil.rmtree(tmp_path / "a_0.2_0")
     called.clear()
     compare.main()
     assert [name for name, _ in called] == ["a_0.2_0", "a-low_0.2_0"]
     assert "--config.stages=('prune',)" in called[0][1]
-    assert len(compare.read(table)) == 3
+    assert len(tables.read(table)) == 3
 
 
 def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch, capsys):
@@ -327,6 +328,8 @@ def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch
         ("--hours=0", "--hours=0.0: allowed are numbers > 0"),
         ("--hours=nan", "--hours=nan: allowed are numbers > 0"),
         ("--set=width", "--set=width: allowed is FIELD=VALUE"),
+        ("--set=seed=3", "--set=seed=3: allowed are fields other than seed, stages, prune.target"),
+        ("--runs=/dev/null", "--runs=/dev/null: File exists; allowed are folders"),
     ],
 )
 def test_wrong_options_are_refused_in_a_line(option, allowed, monkeypatch, capsys):
@@ -334,6 +337,116 @@ def test_wrong_options_are_refused_in_a_line(option, allowed, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):
         compare.main()
     assert allowed in capsys.readouterr().err
+
+
+def test_an_unknown_part_of_a_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+    arguments = [f"--runs={tmp_path}", f"--results={tmp_path}", "--only=HARP"]
+    monkeypatch.setattr(sys, "argv", ["compare", "--matrix=toy.py", *arguments])
+    with pytest.raises(
+        SystemExit, match=r"--only=HARP: allowed are parts .* such as dense_1_0, ha"
+    ):
+        compare.main()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "allowed are Python files"),
+        ("MATRIX = {}", "has no matrix; allowed are files with MATRIX = Matrix"),
+        ("\nimport nowhere_at_all", ":2: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_file_without_a_matrix_is_refused_in_a_line(text, message, tmp_path):
+    path = tmp_path / "toy.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        compare.load(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pruned": {"c": "a"}}, "pruned='c': allowed are methods: a, b"),
+        ({"pruned": {"a": "c"}}, r"pruned\['a'\]='c': allowed are methods: a, b"),
+        ({"pruned": {"a": "a"}}, r"pruned\['a'\]='a': allowed are methods that do not come back"),
+        ({"pruned": {"a": "b", "b": "a"}}, r"pruned\['a'\]='b': allowed are methods that do not"),
+        ({"more_seeds": {"c": (1,)}}, "more_seeds='c': allowed are methods: a, b"),
+        ({"more_targets": {"c": (0.1,)}}, "more_targets='c': allowed are methods: a, b"),
+        ({"methods": {"a b": {}, "A-b": {}}}, "methods='A-b': allowed are names that differ"),
+        ({"dense": {"dense": {}}}, "methods='dense': allowed are names that differ"),
+        ({"targets": (0,)}, r"targets=0: allowed are numbers in \(0, 1\]"),
+    ],
+)
+def test_a_matrix_that_cannot_be_run_is_refused(fields, message):
+    ordinary = {"base": "configs/digits.py", "fields": {}, "methods": {"a": {}, "b": {}}}
+    ordinary["targets"] = (0.1,)
+    with pytest.raises(ValueError, match=message):
+        Matrix(**{**ordinary, **fields})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method,target,seed,kept\na,0.1,0\n", "line 2 has too many or too few values"),
+        ("method,target,seed,kept\na,0.1,0,9,9\n", "line 2 has too many or too few values"),
+        ("method,target\na,0.1\n", "has no column 'seed'; allowed are tables with method, target"),
+        ("method,target,seed\n\xff\n", "cannot be read"),
+    ],
+)
+def test_a_damaged_table_is_an_error_before_anything_runs(text, message, tmp_path, monkeypatch):
+    for name in ("matrix", "epochs"):
+        (tmp_path / f"toy_{name}.csv").write_bytes(text.encode("latin-1"))
+        monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+        monkeypatch.setattr(compare, "execute", lambda *_: pytest.fail("it ran"))
+        arguments = [f"--runs={tmp_path}", f"--results={tmp_path}"]
+        monkeypatch.setattr(sys, "argv", ["compare", "--matrix=toy.py", *arguments])
+        with pytest.raises(SystemExit, match=message):
+            compare.main()
+        (tmp_path / f"toy_{name}.csv").write_text("")  # as good as none
+
+
+def test_rows_of_a_cell_are_added_once(tmp_path):
+    """A kill between the two tables leaves epochs without a row of results."""
+    table, cell = tmp_path / "toy_epochs.csv", {"method": "a", "target": "0.1", "seed": "0"}
+    other = {**cell, "seed": "1", "epoch": "0"}
+    tables.add(table, [{**cell, "epoch": "0"}, other])
+    tables.add(table, [{**cell, "epoch": "0"}, {**cell, "epoch": "1"}])
+    assert tables.read(table) == [other, {**cell, "epoch": "0"}, {**cell, "epoch": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "has no row of a pruned network"),
+        ([{"method": DENSE, "target": "1"}], "has no row of a pruned network"),
+        ([{}], "has no row of 'dense' yet"),
+        ([{"autoattack": ""}], "autoattack='' in the row of a, 0.1, 0; allowed are numbers"),
+    ],
+)
+def test_tables_that_cannot_be_drawn_are_refused(rows, message, tmp_path, monkeypatch):
+    row = {"method": "a", "target": "0.1", "seed": "0", "kept": "9", "kept_per_layer": "9"}
+    row |= dict.fromkeys(figures.ACCURACIES, "0.5")
+    tables.write(tmp_path / "toy_matrix.csv", [{**row, **each} for each in rows])
+    monkeypatch.setattr(sys, "argv", ["figures", str(tmp_path / "toy_matrix.csv")])
+    with pytest.raises(SystemExit, match=message):
+        figures.main()
+
+
+def test_a_failed_run_is_named_in_a_line(tmp_path, monkeypatch, capsys):
+    def fail(command, clock):
+        raise subprocess.CalledProcessError(3, command)
+
+    monkeypatch.setattr(compare, "load", lambda path: MATRIX)
+    monkeypatch.setattr(compare, "execute", fail)
+    arguments = [f"--runs={tmp_path}", f"--results={tmp_path}", "--set=prune.strategy=erk"]
+    monkeypatch.setattr(sys, "argv", ["compare", "--matrix=toy.py", *arguments])
+    with pytest.raises(SystemExit, match=f"the run with --workdir={tmp_path}/dense_1_0 ended with"):
+        compare.main()
+    assert "--set=prune.strategy: 1 cells keep their own, such as hydra-erk_0.2_0" in (
+        capsys.readouterr().out
+    )
 
 
 def test_further_dense_networks_start_from_nothing():

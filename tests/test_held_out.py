@@ -1,5 +1,6 @@
 """Networks measured on training images that their runs have not used."""
 
+import json
 import shutil
 import sys
 
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 import runs
 
-from experiments import held_out
-from experiments.compare import read
+from experiments import finished, held_out
+from experiments.tables import by_run, read
 from harp_jax.config.sections import load_data
 
 FIELDS = {"data.validation_examples": 50, "data.train_examples": 300}
@@ -44,7 +45,7 @@ def test_a_row_has_the_accuracies_of_the_last_network(tmp_path, tmp_path_factory
     finished = runs.finished(tmp_path_factory.getbasetemp())
     shutil.copytree(finished / "finetune", tmp_path / "run" / "finetune")
     shutil.copy(finished / "config.json", tmp_path / "run")
-    monkeypatch.setattr(held_out, "get_config", lambda workdir: runs.digits(**FIELDS))
+    monkeypatch.setattr(held_out, "data_of", lambda workdir: (runs.digits(**FIELDS), None))
     out = tmp_path / "rows.csv"
     arguments = [str(tmp_path / "run"), "--images=200", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", ["held_out", *arguments])
@@ -52,6 +53,53 @@ def test_a_row_has_the_accuracies_of_the_last_network(tmp_path, tmp_path_factory
     (row,) = read(out)
     assert (row["stage"], row["images"]) == ("finetune", "200")
     assert 50 < float(row["robust"]) <= float(row["natural"]) < 100
-    monkeypatch.setattr(sys, "argv", ["held_out", str(tmp_path)])
+    shutil.rmtree(tmp_path / "run" / "finetune")
+    monkeypatch.setattr(sys, "argv", ["held_out", str(tmp_path / "run")])
     with pytest.raises(SystemExit, match="allowed are workdirs with a finished stage"):
+        held_out.main()
+
+
+def test_no_test_image_is_taken_where_a_run_chooses_on_them():
+    config = runs.digits(**{**FIELDS, "data.select_on": "test", "data.validation_examples": 0})
+    found = rows(held_out.unused(config, 200))
+    assert len(found & rows(load_data(config).test)) <= 2
+    assert config.data.select_on == "test"
+
+
+@pytest.mark.parametrize("other", [{"train": "b", "validation": "a"}, None])
+def test_networks_that_started_from_one_with_other_images_are_refused(other, tmp_path):
+    """Those may be just the images that this run has not used."""
+    content = {"config": {}, "seed": 0, "versions": {}, "devices": ""}
+    for name, digests, source in (("dense", other, None), ("pruned", {"train": "a"}, "dense")):
+        (tmp_path / name / "pretrain").mkdir(parents=True)
+        given = {"given": str(tmp_path / source / "pretrain")} if source else {}
+        run = {**content, "sources": {"prune.source": given}}
+        run["data"] = {"name": "digits", "version": None, "digests": digests}
+        (tmp_path / name / "config.json").write_text(json.dumps(run))
+    finished.check_same_images(tmp_path / "dense")
+    with pytest.raises(ValueError, match=r"prune.source='.*dense/pretrain' has seen other images"):
+        finished.check_same_images(tmp_path / "pruned")
+
+
+def test_rows_are_kept_when_a_later_run_fails(tmp_path):
+    out, called = tmp_path / "new" / "rows.csv", []
+
+    def measure(run):
+        called.append(run)
+        if run == "b":
+            raise ValueError("b: allowed are runs")
+        return {"run": run}
+
+    with pytest.raises(SystemExit, match="error: b: allowed are runs"):
+        by_run(["a", "b"], measure, out)
+    assert read(out) == [{"run": "a"}]
+    called.clear()
+    with pytest.raises(SystemExit, match="Is a directory"):
+        by_run(["a"], measure, tmp_path)
+    assert not called  # said before the work
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["held_out", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match=r"none'.* has no config.json"):
         held_out.main()

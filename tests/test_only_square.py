@@ -9,7 +9,7 @@ import pytest
 import runs
 
 from experiments import square
-from experiments.compare import read
+from experiments.tables import read
 
 ROBUST, SQUARE = -1, 4
 
@@ -53,6 +53,30 @@ def test_a_run_without_such_images_has_a_row_of_zeros(workdir, tmp_path, monkeyp
     (row,) = read(out)
     assert [row[name] for name in ("only square", "ce", "margin", "either")] == ["0"] * 4
     assert "'only square': 0" in capsys.readouterr().out
+
+
+def test_squares_place_is_that_in_the_versions_of_the_run(workdir):
+    """Of other parts or none is said, of 'plus' FAB's images are not taken for Square's."""
+    run = workdir([3, 3, ROBUST])
+    record = json.loads((run / "config.json").read_text())
+    settings = record["config"]["evaluate"]["attacks"]["autoattack"]
+
+    def again(version):
+        settings["version"] = version
+        (run / "config.json").write_text(json.dumps(record))
+        return square.again(run)
+
+    assert again("standard")["only square"] == 0
+    assert again("apgd-ce+apgd-t+fab-t+apgd-dlr+square")["only square"] == 0
+    with pytest.raises(SystemExit, match="allowed are attacks with square"):
+        again("rand")
+
+
+def test_an_outcome_that_cannot_be_read_is_named(workdir):
+    run = workdir([ROBUST])
+    (run / "robustness" / "finetune-autoattack.npz").write_bytes(b"PK")
+    with pytest.raises(SystemExit, match=r"error: .*autoattack.npz: cannot be read"):
+        square.again(run)
 
 
 def test_a_run_without_autoattack_is_refused(tmp_path):

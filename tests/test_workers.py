@@ -1,6 +1,7 @@
 """Cells side by side: what ends them, where they compute, and who shares them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,24 @@ def test_a_command_is_asked_to_stop_when_the_time_is_over(tmp_path):
     with pytest.raises(StoppedError):
         execute([sys.executable, "-c", PATIENT, str(tmp_path / "second")], clock)
     assert not (tmp_path / "second").exists()
+
+
+def test_after_ctrl_c_the_command_may_save(tmp_path):
+    """A terminal sends the signal to both; without waiting, the command would be killed."""
+    state = tmp_path / "state"
+    code = "from experiments import workers; import sys; workers.execute(sys.argv[1:], "
+    command = [sys.executable, "-c", f"{code}workers.Clock())", sys.executable, "-c"]
+    slow = PATIENT.replace("def stop(*_):", "def stop(*_):\n    time.sleep(1)")
+    slow = slow.replace("SIGTERM", "SIGINT")
+    process = subprocess.Popen(
+        [*command, slow, str(state)], process_group=0, stderr=subprocess.PIPE
+    )
+    while not (state.exists() and state.read_text()):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate()
+    assert b"KeyboardInterrupt" in error
+    assert state.read_text() == "saved"
 
 
 def test_a_command_that_does_not_stop_is_ended(tmp_path, monkeypatch):
@@ -86,3 +105,9 @@ def test_a_lock_that_is_taken_is_not_ours(tmp_path):
         assert (one, two) == (True, False)
     with claimed(tmp_path / "a", wait=True) as again:
         assert again
+
+
+def test_waiting_for_a_lock_ends_with_the_time(tmp_path):
+    path = tmp_path / "a"
+    with claimed(path, wait=False), pytest.raises(StoppedError):
+        claimed(path, wait=True, clock=Clock(1e-9)).__enter__()
