@@ -29,7 +29,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from harp_jax import checkpoint, native, parallel, peers
 from harp_jax import config as harp
-from harp_jax.config import fields, of_workdir, packaged
+from harp_jax.config import fields, of_workdir, packaged, recipes
 from harp_jax.config.validation import check_fields
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
@@ -69,6 +69,7 @@ def _main(arguments: list[str]) -> int:
     config = _CONFIG.value
     try:
         check_fields(config)  # before the sizes are used that it checks
+        recipes.check_given(config, config_flags.get_override_values(flags.FLAGS["config"]))
     except harp.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

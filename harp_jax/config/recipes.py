@@ -1,6 +1,9 @@
 """Sets of options by one name: `prune.recipe`."""
 
+from collections.abc import Iterable
+
 from harp_jax.config.defaults import RECIPES, Config, default
+from harp_jax.config.sections import require
 
 # Fields that only masks of single weights have a use for.
 _OF_WEIGHTS = ("prune.live",)
@@ -25,3 +28,23 @@ def with_recipe(config: Config) -> Config:
         if field not in left and copy[section][own] == known[section][own]:
             copy[section][own] = value
     return copy
+
+
+def check_given(config: Config, given: Iterable[str]) -> None:
+    """Checks that the recipe leaves fields alone that a user gives by name.
+
+    A value that is the default looks like one that nobody gave, so the recipe would replace it.
+
+    Args:
+        config: A configuration whose fields have the right types and ranges.
+        given: Names of the fields, such as 'prune.live'.
+
+    Raises:
+        ConfigError: For the first one that the recipe sets.
+    """
+    name, found = config.prune.recipe, with_recipe(config)
+    for field in (field for field in given if field in RECIPES[name]):
+        above, _, own = field.partition(".")
+        allowed = f"other values than the default with prune.recipe={name!r}, which sets"
+        value = found[above][own]
+        require(value == config[above][own], field, config[above][own], f"{allowed} {value!r}")

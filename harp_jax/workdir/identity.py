@@ -29,6 +29,7 @@ FREE_FIELDS = (
     "data.test_examples",
     "data.workers",
     "prune.source",
+    "prune.recipe",  # the fields that it sets are compared
     "finetune.source",
     "evaluate",
 )

@@ -7,8 +7,9 @@ import runs
 
 from harp_jax import config as harp
 from harp_jax.config.defaults import RECIPES
-from harp_jax.config.recipes import with_recipe
+from harp_jax.config.recipes import check_given, with_recipe
 from harp_jax.run import experiment
+from harp_jax.workdir import identity
 
 
 def get(config, field):
@@ -63,6 +64,29 @@ def test_fields_that_need_one_of_the_recipe_go_with_it():
     config.prune.granularity = "channel"
     with pytest.raises(harp.ConfigError, match=r"live_after=0.5: allowed are 0 without prune.live"):
         harp.validate(config)
+
+
+@pytest.mark.parametrize(("field", "value"), [("prune.live", False), ("finetune.average", 0.0)])
+def test_a_default_that_is_given_by_name_is_not_replaced_in_silence(field, value):
+    flag = f"--config.{field}={value}"
+    process = runs.here(runs.command("none", "--config.prune.recipe=best", flag))
+    allowed = "allowed are other values than the default with prune.recipe='best', which sets"
+    assert (process.returncode, f"{field}={value}: {allowed}" in process.stderr) == (1, True)
+
+
+def test_what_the_recipe_leaves_alone_may_be_given():
+    config = harp.default()
+    given = ("prune.live", "prune.anneal", "prune.fill", "seed")
+    check_given(config, given)
+    config.prune.update(recipe="best", granularity="channel", anneal=0.8, fill=True)
+    check_given(config, given)
+
+
+def test_the_name_of_a_recipe_does_not_make_another_run():
+    fields = identity.flat(with_recipe(harp.default()).to_dict())
+    named = fields | {"prune.recipe": "best"}
+    assert not identity.compare(named, fields, fields).different
+    assert identity.compare(named, fields | {"prune.live": True}, fields).different
 
 
 def test_a_run_has_the_fields_of_its_recipe(tmp_path, tmp_path_factory):
