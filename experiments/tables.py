@@ -1,6 +1,7 @@
 """Reading and writing the tables of experiments, as CSV files."""
 
 import csv
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,7 +83,8 @@ def by_run(
     try:
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.open("a").close()  # before the work
+            if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+                raise ValueError(f"--out={out}: allowed are files that can be written")
         for run in runs:
             rows.append(measure(run))
             print(rows[-1], flush=True)
