@@ -258,8 +258,10 @@ class Work:
                 return
             if (source := cell.source(self.matrix)) is not None:
                 self._provide(source)
-            if self._has_row(cell):  # only the network is missing
-                cell = dataclasses.replace(cell, fields={**cell.fields, "stages": (stage,)})
+            if self._has_row(cell):  # only the network is missing, and rows that go with it
+                is_measured = (self.runs / cell.name / files.RESULTS).exists()
+                stages = (stage, *["evaluate"][:is_measured])
+                cell = dataclasses.replace(cell, fields={**cell.fields, "stages": stages})
             self._run(cell, cell.name)
 
     def _run(self, cell: Cell, label: str) -> None:

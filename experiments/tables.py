@@ -48,7 +48,8 @@ def _whole(path: pathlib.Path, number: int, row: Line) -> Line:
 
 
 def write(path: pathlib.Path, rows: list[Line]) -> None:
-    """Writes a table; an interruption leaves either the old or the new file."""
+    """Writes a table, and makes its folder; an interruption leaves the old or the new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w") as file:
@@ -82,7 +83,7 @@ def by_run(
     rows: list[Line] = []
     try:
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            out.parent.mkdir(parents=True, exist_ok=True)  # before the work
             if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
                 raise ValueError(f"--out={out}: allowed are files that can be written")
         for run in runs:

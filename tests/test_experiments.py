@@ -301,6 +301,12 @@ def test_methods_that_differ_in_finetuning_share_a_pruned_network(tmp_path, monk
     assert [name for name, _ in called] == ["a_0.2_0", "a-low_0.2_0"]
     assert "--config.stages=('prune',)" in called[0][1]
     assert len(tables.read(table)) == 3
+    tables.write(table, [row for row in tables.read(table) if row["method"] != "a, low"])
+    shutil.rmtree(tmp_path / "a_0.2_0" / "prune")
+    (tmp_path / "a_0.2_0" / files.RESULTS).touch()  # a stage that is trained again loses its row
+    called.clear()
+    compare.main()
+    assert "--config.stages=('prune', 'evaluate')" in called[0][1]
 
 
 def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch, capsys):
