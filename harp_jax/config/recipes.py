@@ -21,9 +21,12 @@ def with_recipe(config: Config) -> Config:
     Returns:
         The copy. Applied again, the recipe changes nothing.
     """
-    known, copy = default(), config.copy_and_resolve_references()
+    copy, chosen = config.copy_and_resolve_references(), RECIPES[config.prune.recipe]
+    if not chosen:
+        return copy
+    known = default()
     left = _OF_WEIGHTS if config.prune.granularity == "channel" else ()
-    for field, value in RECIPES[config.prune.recipe].items():
+    for field, value in chosen.items():
         section, _, own = field.partition(".")
         if field not in left and copy[section][own] == known[section][own]:
             copy[section][own] = value
