@@ -7,6 +7,7 @@ import pages
 import pytest
 import runs
 
+from experiments.matrices import cifar_jpeg
 from experiments.matrices.fashion_best_starts import MATRIX
 from experiments.matrix import cells
 
@@ -31,15 +32,22 @@ def shares(cell):
     return [float(part) for part in cell.split(" ± ")]
 
 
-@pytest.mark.parametrize(("first", "target"), [("99 % pruned", "0.01"), ("99.9 % pruned", "0.001")])
-def test_the_tables(first, target):
+@pytest.mark.parametrize(
+    ("matrix", "first", "target"),
+    [
+        ("fashion_best", "99 % pruned", "0.01"),
+        ("fashion_best", "99.9 % pruned", "0.001"),
+        ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01"),
+    ],
+)
+def test_the_tables(matrix, first, target):
     wanted = {
         row["method"]: row
-        for row in rows("fashion_best_summary.csv")
+        for row in rows(f"{matrix}_summary.csv")
         if row["target"] in (target, "1")
     }
-    intervals = {(row["method"], row["target"]): row for row in rows("fashion_best_intervals.csv")}
-    everything = rows("fashion_best_matrix.csv")
+    intervals = {(row["method"], row["target"]): row for row in rows(f"{matrix}_intervals.csv")}
+    everything = rows(f"{matrix}_matrix.csv")
     shown = table(first)
     assert {row[0] for row in shown} == wanted.keys()
     for method, seeds, natural, pgd20, autoattack, *differences, square, live in shown:
@@ -64,6 +72,16 @@ def test_the_tables(first, target):
         assert float(square) == pytest.approx(100 * sum(lost) / len(lost), abs=0.0501), method
         mean = sum(int(each["live"]) for each in of_method) / len(of_method)
         assert int(live.replace(",", "")) == pytest.approx(mean, abs=0.51), method
+
+
+def test_held_out_images_of_cifar():
+    measured = rows("cifar_jpeg_held_out.csv")
+    names = {cell.name: cell.method for cell in cells(cifar_jpeg.MATRIX)}
+    shown = {row[0]: row[1:] for row in table("CIFAR-10 (JPEG), images that no run has used")}
+    assert shown == {
+        names[row["run"]]: [f"{float(row[name]):.1f}" for name in ("natural", "robust")]
+        for row in measured
+    }
 
 
 def test_the_starts():
