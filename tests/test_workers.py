@@ -43,8 +43,12 @@ def test_a_command_is_asked_to_stop_when_the_time_is_over(tmp_path):
 def test_after_ctrl_c_the_command_may_save(tmp_path):
     """A terminal sends the signal to both; without waiting, the command would be killed."""
     state = tmp_path / "state"
-    code = "from experiments import workers; import sys; workers.execute(sys.argv[1:], "
-    command = [sys.executable, "-c", f"{code}workers.Clock())", sys.executable, "-c"]
+    code = (  # a process that was begun in the background ignores the signal
+        "import signal, sys; from experiments import workers; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "workers.execute(sys.argv[1:], workers.Clock())"
+    )
+    command = [sys.executable, "-c", code, sys.executable, "-c"]
     slow = PATIENT.replace("def stop(*_):", "def stop(*_):\n    time.sleep(1)")
     slow = slow.replace("SIGTERM", "SIGINT")
     process = subprocess.Popen(
