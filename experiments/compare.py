@@ -260,7 +260,7 @@ class Work:
                 self._provide(source)
             if self._has_row(cell):  # only the network is missing, and rows that go with it
                 is_measured = (self.runs / cell.name / files.RESULTS).exists()
-                stages = (stage, *["evaluate"][:is_measured])
+                stages = (stage, "evaluate") if is_measured else (stage,)
                 cell = dataclasses.replace(cell, fields={**cell.fields, "stages": stages})
             self._run(cell, cell.name)
 
@@ -280,8 +280,8 @@ class Work:
 
     def done(self) -> int:
         """Counts the cells with a row."""
-        rows = {tuple(row[name] for name in KEY) for row in read(self.table, *KEY)}
-        return sum(cell.key in rows for cell in cells(self.matrix))
+        keys = self._keys
+        return sum(cell.key in keys for cell in cells(self.matrix))
 
     @property
     def table(self) -> pathlib.Path:
@@ -293,7 +293,11 @@ class Work:
         return self.results / f"{self.name}_epochs.csv"
 
     def _has_row(self, cell: Cell) -> bool:
-        return cell.key in {tuple(row[name] for name in KEY) for row in read(self.table, *KEY)}
+        return cell.key in self._keys
+
+    @property
+    def _keys(self) -> set[tuple[str, ...]]:
+        return {tuple(row[name] for name in KEY) for row in read(self.table, *KEY)}
 
     def _lock(self, cell: Cell) -> pathlib.Path:
         return self.runs / f"{cell.name}.lock"
