@@ -273,7 +273,7 @@ class Work:
             with claimed(lock, wait=True, clock=self.clock):
                 pass  # what began this run was killed, and the run went on: it has ended now
         execute(command(cell, self.matrix, self.runs), self.clock)
-        with claimed(self.runs / f"{self.table.name}.lock", wait=True):
+        with claimed(self.table.with_suffix(".lock"), wait=True):  # others may have other runs
             if not self._has_row(cell):
                 add(self._epochs, epochs(cell, workdir))
                 add(self.table, [result(cell, workdir)])

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import networks
 import pytest
@@ -23,7 +24,7 @@ from experiments.matrices import (
     fashion_best_starts,
 )
 from experiments.matrix import DENSE, Matrix, cells
-from experiments.workers import StoppedError
+from experiments.workers import Clock, StoppedError, side_by_side
 from harp_jax import config as harp
 from harp_jax import models
 from harp_jax.config.defaults import RECIPES
@@ -307,6 +308,28 @@ def test_methods_that_differ_in_finetuning_share_a_pruned_network(tmp_path, monk
     called.clear()
     compare.main()
     assert "--config.stages=('prune', 'evaluate')" in called[0][1]
+
+
+def test_comparisons_in_other_folders_share_a_table_without_losing_rows(tmp_path, monkeypatch):
+    matrix, writing = Matrix("configs/digits.py", {}, {"a": {}}, (0.2,), seeds=(0, 1, 2)), set()
+
+    def add(path, lines):
+        assert not writing
+        writing.add(path)
+        time.sleep(0.02)  # as long as a table is read and written
+        tables.add(path, lines)
+        writing.clear()
+
+    monkeypatch.setattr(compare, "execute", lambda command, clock: None)
+    monkeypatch.setattr(compare, "epochs", lambda cell, workdir: [compare.named(cell)])
+    monkeypatch.setattr(compare, "result", lambda cell, workdir: compare.named(cell))
+    monkeypatch.setattr(compare, "add", add)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    works = iter([compare.Work(matrix, "toy", each, tmp_path, Clock()) for each in folders])
+    side_by_side(lambda: next(works).on(), 2, Clock())
+    assert len(tables.read(tmp_path / "toy_matrix.csv")) == len(list(cells(matrix)))
 
 
 def test_fields_of_the_command_line_are_those_of_all_cells(tmp_path, monkeypatch, capsys):

@@ -32,4 +32,5 @@ MATRIX = Matrix(
     },
     methods={"HARP": {}, "HARP, live": LIVE, "HARP, best": BEST, **OTHERS},
     targets=(0.05, 0.01),
+    seeds=(0, 1, 2),
 )
