@@ -97,7 +97,7 @@ def damages(saved, inside, tmp_path, ways=tuple(WAYS)):
 
 @pytest.mark.parametrize(
     "ways",
-    [("removed", "bit at 0.5"), pytest.param(tuple(WAYS), marks=pytest.mark.slow)],
+    [("bit at 0.5",), pytest.param(tuple(WAYS), marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_a_damaged_result_never_gives_other_numbers(ways, saved, tmp_path):
@@ -127,13 +127,13 @@ def test_a_result_without_an_item_is_damaged_and_no_other_is_taken(item, saved, 
         checkpoint.load(tmp_path)
 
 
-def restore(stage):
-    """The state that a stage would go on from, and whether it can go on from there."""
+def restore(stage, go_on=True):
+    """The state that a stage would go on from; then it does, to step 15."""
     checkpoints = checkpoint.StageCheckpoints(stage / "checkpoints")
     found, best = checkpoints.restore_last(*state(0)), checkpoints.best()
     step = 0 if found is None else found[2]["progress"]
     for later in (5, 10, 15):
-        if later > step:
+        if go_on and later > step:
             checkpoints.save_best(later, state(later)[0], {"epoch": later})
             checkpoints.save_last(later, *state(later), {"progress": later})
     checkpoints.close()
@@ -146,10 +146,10 @@ def restore(stage):
 )
 def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog):
     passed = 0
-    for stage, what in damages(saved, inside, tmp_path, ["bit at 0.5"]):
+    for number, (stage, what) in enumerate(damages(saved, inside, tmp_path, ["bit at 0.5"])):
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="harp_jax"):
-            found, best = restore(stage)
+            found, best = restore(stage, go_on=number % 4 == 0)
         assert found is not None, what
         step = found[2]["progress"]
         assert_same(found[0], state(step)[0])
@@ -168,7 +168,8 @@ def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog
             assert "\n" not in said[0]
         else:
             assert (step, said) == (10, []), what
-        assert_same(checkpoint.load(stage / "checkpoints" / "last" / "15")["params"], END)
+        if number % 4 == 0:
+            assert_same(checkpoint.load(stage / "checkpoints" / "last" / "15")["params"], END)
     assert passed >= 5
 
 

@@ -44,6 +44,7 @@ def change_what_is_read():
     reading._read_tree, record.problem = other, lambda *_: None
 
 
+@pytest.mark.slow
 def test_a_silent_change_is_noticed(folder, whole):
     row = faults.run_trial(folder, whole, 0, 1, ["kill"], prepare=change_what_is_read)
     assert row["outcome"] == WRONG, row

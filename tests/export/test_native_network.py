@@ -63,7 +63,7 @@ def pruned(network, shape, share, seed):
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     kernel=pairs,
     strides=pairs,

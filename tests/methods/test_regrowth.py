@@ -112,7 +112,7 @@ class Steps:
 
 BIRD = {"prune.method": "flying_bird"}
 RUNS = [
-    pytest.param("prune", BIRD, id="gradient"),
+    pytest.param("prune", BIRD, id="gradient", marks=pytest.mark.slow),
     pytest.param(
         "prune", {**BIRD, "flying_bird.growth": "random"}, id="random", marks=pytest.mark.slow
     ),

@@ -128,7 +128,7 @@ class NoProbe:
     batches = gradient = logits_fn
 
 
-@pytest.mark.parametrize("granularity", ["weight", "channel"])
+@pytest.mark.parametrize("granularity", ["weight", pytest.param("channel", marks=pytest.mark.slow)])
 def test_the_network_is_dense_at_first_and_then_keeps_the_largest_products(granularity):
     scheme, variables = pruned(granularity)
     method, told = TwinRep(dense=0.5), setting(scheme)

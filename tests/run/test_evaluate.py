@@ -193,6 +193,7 @@ def test_logits_that_are_not_finite_fail_the_evaluation(tmp_path_factory, caplog
     assert gone in caplog.messages
 
 
+@pytest.mark.slow
 def test_large_logits_hide_gradients_of_the_cross_entropy_alone(tmp_path_factory):
     workdir, config = finished(tmp_path_factory)
     config.stages, config.evaluate.stages = ("evaluate", "report"), ("pretrain",)

@@ -10,7 +10,14 @@ from harp_jax import checkpoint, export, interop
 from harp_jax.run import experiment
 
 WIDTH = 0.5
-FIELDS = {**runs.FIELDS, "width": WIDTH, "pretrain.average": 0.9, "finetune.average": 0.9}
+FIELDS = {
+    **runs.FIELDS,
+    "width": WIDTH,
+    "loss": "natural",
+    "pretrain.average": 0.9,
+    "finetune.average": 0.9,
+    "evaluate.run": ("fgsm",),
+}
 
 
 @pytest.fixture(scope="module")

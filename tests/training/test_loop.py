@@ -67,6 +67,7 @@ FLAGS = (
 )
 
 
+@pytest.mark.slow
 def test_devices_that_wait_for_each_other_do_not_wait_for_ever(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path), str(runs.ROOT / "tests")],
