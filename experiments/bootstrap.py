@@ -1,24 +1,24 @@
 """Intervals of accuracies over test images and seeds, and of the differences between methods.
 
-python -m experiments.bootstrap --matrix=experiments/matrices/fashion_best.py --runs=runs/best
+python -m experiments.bootstrap --matrix=experiments/matrices/fashion_best.py
 
-Reads the outcome of AutoAttack on every test image from the workdirs of `experiments.compare`;
-writes experiments/results/NAME_intervals.csv. All networks see the same test images, so images are
-drawn together for all of them; seeds are drawn for each method, since each is another training.
+Reads the outcome of AutoAttack on every test image, which `experiments.compare` keeps in
+experiments/results/NAME_outcomes.csv, and writes NAME_intervals.csv beside it. All networks see the
+same test images, so images are drawn together for all of them; seeds are drawn for each method,
+since each is another training.
 """
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments import compare
-from experiments.finished import broken_by
+from experiments import compare, outcomes
 from experiments.matrix import DENSE, Cell, Matrix, cells
-from experiments.tables import write
+from experiments.tables import KEY, read, write
 from harp_jax.evaluation import ROBUST
 
 DRAWS, LEVEL = 4000, 0.95
@@ -26,6 +26,7 @@ AGAINST = "HARP, live"
 _CHUNK = 250  # draws at once, for memory
 
 Outcomes = Bool[np.ndarray, "seeds images"]
+Key = tuple[str, ...]
 
 
 class Interval(NamedTuple):
@@ -110,45 +111,48 @@ def _interval(mean: float, drawn: Float[np.ndarray, " draws"], level: float) -> 
     return Interval(mean, float(low), float(high))
 
 
-def outcomes_of(of_method: Sequence[Cell], runs: pathlib.Path) -> Outcomes | None:
+def outcomes_of(of_method: Sequence[Cell], texts: Mapping[Key, str]) -> Outcomes | None:
     """Reads which images the networks of a method withstand; None if none is measured.
 
     Args:
         of_method: Cells that differ in the seed.
-        runs: Folder of the workdirs.
+        texts: What broke each image, as text, by the key of the cell.
 
     Raises:
-        ValueError: If they have other numbers of images.
+        ValueError: If they have other numbers of images, or a text is none of outcomes.
     """
     found = []
     for cell in of_method:
-        stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
-        outcome = broken_by(runs / cell.name, stage)
-        if outcome is None:
+        if cell.key not in texts:
             continue
+        try:
+            outcome = outcomes.from_text(texts[cell.key])
+        except ValueError as error:
+            raise ValueError(f"{cell.name}: {error}") from None
         if found and len(outcome) != len(found[0]):
-            run, allowed = runs / cell.name, f"as many as of the other seeds, {len(found[0])}"
-            raise ValueError(f"{run}: images={len(outcome)}: allowed are {allowed}")
+            allowed = f"as many as of the other seeds, {len(found[0])}"
+            raise ValueError(f"{cell.name}: images={len(outcome)}: allowed are {allowed}")
         found.append(outcome == ROBUST)
     return np.stack(found) if found else None
 
 
-def table(matrix: Matrix, runs: pathlib.Path, against: str) -> list[dict[str, Any]]:
+def table(matrix: Matrix, texts: Mapping[Key, str], against: str) -> list[dict[str, Any]]:
     """Builds the rows of the intervals, in percent.
 
     Args:
         matrix: The matrix.
-        runs: Folder of the workdirs.
+        texts: See `outcomes_of`.
         against: Name of the method that the others are compared with, target by target. All are
             compared with the dense network, too.
 
     Raises:
-        ValueError: If the outcomes of two methods that are compared are of other numbers of images.
+        ValueError: If the outcomes of two methods that are compared are of other numbers of images,
+            or a text is none of outcomes.
     """
     groups: dict[tuple[str, float], list[Cell]] = {}
     for cell in cells(matrix):
         groups.setdefault((cell.method, cell.target), []).append(cell)
-    read = {key: outcomes_of(of_method, runs) for key, of_method in groups.items()}
+    read = {key: outcomes_of(of_method, texts) for key, of_method in groups.items()}
     measured = {key: found for key, found in read.items() if found is not None}
     rows = []
     for (method, target), found in measured.items():
@@ -174,17 +178,21 @@ def main() -> None:
     """Writes the table of a matrix."""
     parser = argparse.ArgumentParser(description="See the head of this file.")
     parser.add_argument("--matrix", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
     parser.add_argument("--against", help=f"method to compare with; {AGAINST!r} if it is there")
-    parser.add_argument("--results", type=pathlib.Path, default=compare.RESULTS, help="and table")
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=compare.RESULTS, help="of the tables"
+    )
     arguments = parser.parse_args()
     matrix, against = compare.load(arguments.matrix), arguments.against
+    path = arguments.results / f"{arguments.matrix.stem}_outcomes.csv"
+    lines = read(path, *KEY, outcomes.COLUMN)
+    texts = {tuple(line[name] for name in KEY): line[outcomes.COLUMN] for line in lines}
     try:
-        rows = table(matrix, arguments.runs, against or AGAINST)
+        rows = table(matrix, texts, against or AGAINST)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(f"{path}: {error}")
     if not rows:
-        parser.error(f"--runs={arguments.runs}: allowed are folders with outcomes of AutoAttack")
+        parser.error(f"{path}: has no outcomes of the matrix; experiments.compare measures them")
     measured = list(dict.fromkeys(row["method"] for row in rows))
     if against is not None and against not in measured:
         parser.error(f"--against={against}: allowed are methods with outcomes: {measured}")

@@ -3,7 +3,8 @@
 python -m experiments.compare --matrix=experiments/matrices/fashion.py --runs=runs/compare
 
 The dense network of a seed is trained once and shared. After each combination (a cell) one row is
-added to experiments/results/NAME_matrix.csv. Cells with a row are skipped, so repeat the command
+added to experiments/results/NAME_matrix.csv, its epochs to NAME_epochs.csv, and AutoAttack's
+outcome on every image to NAME_outcomes.csv. Cells with a row are skipped, so repeat the command
 after an interruption; an interrupted run resumes. `--jobs=N` runs N cells side by side, each on a
 core of its own; several processes with the same command share the cells, too. `--hours=H` saves and
 stops when that time is over.
@@ -23,6 +24,7 @@ import traceback
 import jax
 import numpy as np
 
+from experiments import outcomes
 from experiments.finished import broken_by, network
 from experiments.matrix import Cell, Matrix, cells
 from experiments.tables import KEY, Line, add, read
@@ -108,6 +110,13 @@ def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
             values = {**row, **row["validation"]}
             lines.append({**named(cell), **{name: values[name] for name in EPOCH}})
     return lines
+
+
+def outcome(cell: Cell, workdir: pathlib.Path) -> list[Line]:
+    """Returns the row with AutoAttack's outcome on every image; none without that attack."""
+    stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
+    found = broken_by(workdir, stage)
+    return [] if found is None else [{**named(cell), outcomes.COLUMN: outcomes.to_text(found)}]
 
 
 def named(cell: Cell) -> Line:
@@ -239,7 +248,8 @@ class Work:
         Raises:
             StoppedError: If the time is over.
         """
-        read(self._epochs, *KEY)  # one that cannot be read is an error before anything trains
+        for table in (self._epochs, self._outcomes):
+            read(table, *KEY)  # one that cannot be read is an error before anything trains
         everything = list(enumerate(cells(self.matrix), start=1))
         for number, cell in sorted(everything, key=lambda each: each[1].depth(self.matrix)):
             if only not in cell.name or self._has_row(cell):
@@ -276,7 +286,8 @@ class Work:
         with claimed(self.table.with_suffix(".lock"), wait=True):  # others may have other runs
             if not self._has_row(cell):
                 add(self._epochs, epochs(cell, workdir))
-                add(self.table, [result(cell, workdir)])
+                add(self._outcomes, outcome(cell, workdir))
+                add(self.table, [result(cell, workdir)])  # last: a cell with a row is done
 
     def done(self) -> int:
         """Counts the cells with a row."""
@@ -291,6 +302,10 @@ class Work:
     @property
     def _epochs(self) -> pathlib.Path:
         return self.results / f"{self.name}_epochs.csv"
+
+    @property
+    def _outcomes(self) -> pathlib.Path:
+        return self.results / f"{self.name}_outcomes.csv"
 
     def _has_row(self, cell: Cell) -> bool:
         return cell.key in self._keys

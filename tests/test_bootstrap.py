@@ -1,6 +1,5 @@
 """Bootstrap intervals over images and seeds."""
 
-import dataclasses
 import json
 import sys
 
@@ -9,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import bootstrap, compare
+from experiments import bootstrap, compare, outcomes
 from experiments.bootstrap import difference, interval, means
 from experiments.matrix import DENSE, Matrix, cells
-from experiments.tables import read
+from experiments.tables import read, write
 from harp_jax.evaluation import ROBUST
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
@@ -20,7 +19,7 @@ DRAWS = 300
 
 
 @st.composite
-def outcomes(draw, images=40):
+def withstood(draw, images=40):
     """Outcomes of one to four networks on some images, often the same on all."""
     seeds, share = draw(st.integers(1, 4)), draw(st.floats(0, 1))
     random = np.random.default_rng(draw(st.integers(0, 99)))
@@ -28,7 +27,7 @@ def outcomes(draw, images=40):
 
 
 @few
-@given(outcomes())
+@given(withstood())
 def test_an_interval_has_its_mean_and_lies_in_a_wider_one(found):
     inner, outer = (interval(found, DRAWS, level) for level in (0.5, 0.95))
     assert 0 <= outer.low <= inner.low <= inner.high <= outer.high <= 1
@@ -39,7 +38,7 @@ def test_an_interval_has_its_mean_and_lies_in_a_wider_one(found):
 
 
 @few
-@given(outcomes())
+@given(withstood())
 def test_wrong_answers_have_the_mirrored_interval(found):
     one, other = interval(found, DRAWS), interval(~found, DRAWS)
     np.testing.assert_allclose(
@@ -48,7 +47,7 @@ def test_wrong_answers_have_the_mirrored_interval(found):
 
 
 @few
-@given(outcomes(), outcomes())
+@given(withstood(), withstood())
 def test_a_difference_is_opposite_the_other_way_round(one, other):
     there, back = difference(one, other, 4000), difference(other, one, 4000)
     np.testing.assert_allclose(there.mean, -back.mean, atol=1e-12)
@@ -57,7 +56,7 @@ def test_a_difference_is_opposite_the_other_way_round(one, other):
 
 
 @few
-@given(outcomes())
+@given(withstood())
 def test_a_single_network_does_not_differ_from_itself(found):
     assert difference(found[:1], found[:1], DRAWS) == (0, 0, 0)
 
@@ -100,22 +99,22 @@ MATRIX = Matrix(
 
 
 def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
-    random = np.random.default_rng(0)
+    random, lines = np.random.default_rng(0), []
     for cell in cells(MATRIX):
-        if cell.method in ("a", "b", DENSE):
-            folder = tmp_path / cell.name / "robustness"
-            folder.mkdir(parents=True)
-            stage = "pretrain" if cell.method == DENSE else "finetune"
-            broken = np.where(random.random(50) < 0.5, ROBUST, 0)
-            np.savez(folder / f"{stage}-autoattack.npz", broken_by=broken)
-            ended = (cell.method, cell.seed) != ("b", 1)  # that one is still under attack
-            robust = {"autoattack": 0.5} if ended else {"pgd10": 0.6}
-            rows = {"rows": [{"stage": stage, "robust": robust}]}
-            (folder.parent / "results.json").write_text(json.dumps(rows))
-    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+        if cell.method in ("a", "b", DENSE) and (cell.method, cell.seed) != ("b", 1):
+            text = outcomes.to_text(np.where(random.random(50) < 0.5, ROBUST, 0))
+            lines.append({**compare.named(cell), outcomes.COLUMN: text})
     monkeypatch.setattr(compare, "load", lambda path: MATRIX)
-    arguments = ["bootstrap", "--matrix=toy.py", f"--runs={tmp_path}", "--against=a"]
+    arguments = ["bootstrap", "--matrix=toy.py", f"--results={tmp_path}", "--against=a"]
+
+    def refused():
+        with pytest.raises(SystemExit, match="2"):
+            bootstrap.main()
+        return capsys.readouterr().err
+
     monkeypatch.setattr(sys, "argv", arguments)
+    assert "toy_outcomes.csv: has no outcomes of the matrix" in refused()
+    write(tmp_path / "toy_outcomes.csv", lines)
     bootstrap.main()
     rows = read(tmp_path / "toy_intervals.csv")
     assert [(row["method"], row["seeds"]) for row in rows] == [(DENSE, "2"), ("a", "2"), ("b", "1")]
@@ -126,18 +125,39 @@ def test_the_table_has_what_is_measured(tmp_path, monkeypatch, capsys):
     assert float(rows[2]["minus dense"]) == pytest.approx(expected, abs=0.011)
     assert rows[0]["minus dense"] == ""
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], "--against=c"])
-    with pytest.raises(SystemExit, match="2"):
-        bootstrap.main()
-    assert "--against=c: allowed are methods with outcomes: ['dense', 'a', 'b']" in (
-        capsys.readouterr().err
-    )
+    assert "--against=c: allowed are methods with outcomes: ['dense', 'a', 'b']" in refused()
     monkeypatch.setattr(sys, "argv", arguments)
-    np.savez(tmp_path / "a_0.1_1" / "robustness" / "finetune-autoattack.npz", broken_by=[0])
-    with pytest.raises(SystemExit, match="2"):
+    for text, said in (
+        ("..0", "a_0.1_1: images=3: allowed are as many as of the other seeds, 50"),
+        ("." * 49 + "-", "a_0.1_1: broken_by: '-': allowed are 0 to 9, a to z and ."),
+        ("", "a_0.1_1: broken_by: nothing: allowed are"),
+    ):
+        wrong = {"method": "a", "target": "0.1", "seed": "1", outcomes.COLUMN: text}
+        write(tmp_path / "toy_outcomes.csv", [*lines, wrong])
+        assert f"{tmp_path}/toy_outcomes.csv: {said}" in refused()
+    (tmp_path / "toy_outcomes.csv").write_text("method,target,seed\na,0.1,0\n")
+    with pytest.raises(SystemExit, match="has no column 'broken_by'"):
         bootstrap.main()
-    assert "a_0.1_1: images=1: allowed are as many as of the other" in capsys.readouterr().err
-    empty = dataclasses.replace(MATRIX, seeds=(7,))
-    monkeypatch.setattr(compare, "load", lambda path: empty)
-    with pytest.raises(SystemExit, match="2"):
-        bootstrap.main()
-    assert "allowed are folders with outcomes of AutoAttack" in capsys.readouterr().err
+
+
+@few
+@given(st.lists(st.integers(ROBUST, 35), min_size=1))
+def test_outcomes_are_text_and_back(parts):
+    text = outcomes.to_text(np.array(parts, np.int8))
+    assert len(text) == len(parts)
+    np.testing.assert_array_equal(outcomes.from_text(text), parts)
+
+
+def test_a_comparison_keeps_what_broke_each_image(tmp_path):
+    dense, pruned = (
+        next(cell for cell in cells(MATRIX) if cell.method == name) for name in (DENSE, "a")
+    )
+    robustness = tmp_path / "robustness"
+    robustness.mkdir()
+    for stage, cell in (("pretrain", dense), ("finetune", pruned)):
+        assert compare.outcome(cell, tmp_path) == []  # not measured, or still under attack
+        np.savez(robustness / f"{stage}-autoattack.npz", broken_by=[0, ROBUST, 4])
+        rows = [{"stage": stage, "robust": {"autoattack": 1 / 3}}]
+        (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
+        found = compare.outcome(cell, tmp_path)
+        assert found == [{**compare.named(cell), outcomes.COLUMN: "0.4"}]
