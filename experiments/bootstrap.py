@@ -4,21 +4,21 @@ python -m experiments.bootstrap --matrix=experiments/matrices/fashion_best.py
 
 Reads the outcome of AutoAttack on every test image, which `experiments.compare` keeps in
 experiments/results/NAME_outcomes.csv, and writes NAME_intervals.csv beside it. All networks see the
-same test images, so images are drawn together for all of them; seeds are drawn for each method,
-since each is another training.
+same test images, and those of a seed start from the same dense network, so two methods are compared
+on the same drawn images and seeds, of the seeds that both have.
 """
 
 import argparse
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from experiments import compare, outcomes
-from experiments.matrix import DENSE, Cell, Matrix, cells
-from experiments.tables import KEY, read, write
+from experiments.matrix import DENSE, Matrix, cells
+from experiments.tables import KEY, Line, read, write
 from harp_jax.evaluation import ROBUST
 
 DRAWS, LEVEL = 4000, 0.95
@@ -26,7 +26,8 @@ AGAINST = "HARP, live"
 _CHUNK = 250  # draws at once, for memory
 
 Outcomes = Bool[np.ndarray, "seeds images"]
-Key = tuple[str, ...]
+Outcome = Bool[np.ndarray, " images"]
+Group = tuple[str, float]  # method and target
 
 
 class Interval(NamedTuple):
@@ -44,51 +45,59 @@ class Interval(NamedTuple):
 
 
 def means(
-    outcomes: Outcomes, draws: int = DRAWS, seed: int = 0, of_seeds: int = 0
+    values: Shaped[np.ndarray, "seeds images"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, " draws"]:
     """Draws seeds and images with replacement, and computes the mean of each draw.
 
+    One seed less is drawn than there are: with as many, means over few seeds vary too little, by a
+    third with three seeds (McCarthy and Snowden, "The Bootstrap and Finite Population Sampling",
+    1985). The tails stay those of a few values: with three seeds intervals are still narrow.
+
     Args:
-        outcomes: Whether each network classifies each image correctly; one row a seed.
+        values: Whether each network classifies each image correctly, or the difference of two such
+            arrays; one row a seed.
         draws: Number of draws, >= 1.
-        seed: Draws of the same number of images with the same seed are of the same images.
-        of_seeds: Draws with different numbers are of other seeds.
+        seed: Draws of the same shape with the same seed are of the same seeds and images.
 
     Returns:
-        Means in [0, 1]. Of one seed, images alone vary.
+        Means. Of one seed, images alone vary.
     """
-    seeds, images = outcomes.shape
-    networks = np.random.default_rng((seed, 1, of_seeds)).multinomial(
-        seeds, np.full(seeds, 1 / seeds), draws
-    )
+    seeds, images = values.shape
+    drawn = max(seeds - 1, 1)
+    random = np.random.default_rng((seed, 1))
+    networks = random.multinomial(drawn, np.full(seeds, 1 / seeds), draws)
     random, found = np.random.default_rng((seed, 0)), []
     for start in range(0, draws, _CHUNK):
         count = min(_CHUNK, draws - start)
         chosen = random.multinomial(images, np.full(images, 1 / images), count)
-        correct = networks[start : start + count] @ outcomes.astype(np.int64)
-        found.append((correct * chosen).sum(1) / (seeds * images))
+        sums = networks[start : start + count] @ values.astype(np.int64)
+        found.append((sums * chosen).sum(1) / (drawn * images))
     return np.concatenate(found)
 
 
-def interval(outcomes: Outcomes, draws: int = DRAWS, level: float = LEVEL) -> Interval:
-    """Computes the interval of a method's accuracy.
+def interval(
+    values: Shaped[np.ndarray, "seeds images"], draws: int = DRAWS, level: float = LEVEL
+) -> Interval:
+    """Computes the interval of a method's accuracy, or of the difference between two.
 
     Args:
-        outcomes: See `means`.
+        values: See `means`.
         draws: Number of draws, >= 1.
         level: Share of the draws inside, in (0, 1).
     """
-    return _interval(float(outcomes.mean()), means(outcomes, draws), level)
+    drawn = means(values, draws)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
 
 
 def difference(
     one: Outcomes, other: Outcomes, draws: int = DRAWS, level: float = LEVEL
 ) -> Interval:
-    """Computes the interval of the difference between two methods, on the same drawn images.
+    """Computes the interval of the difference between two methods, seed by seed.
 
     Args:
-        one: See `means`.
-        other: The same images; any number of seeds.
+        one: Whether each network classifies each image correctly.
+        other: The same of the same seeds and images.
         draws: Number of draws, >= 1.
         level: Share of the draws inside, in (0, 1).
 
@@ -96,77 +105,83 @@ def difference(
         The interval of `one`'s accuracy minus `other`'s.
 
     Raises:
-        ValueError: If they have other numbers of images.
+        ValueError: If they have other numbers of seeds or images.
     """
-    if one.shape[1] != other.shape[1]:
-        raise ValueError(
-            f"images={other.shape[1]}: allowed are as many as of the other, {one.shape[1]}"
-        )
-    drawn = means(one, draws, of_seeds=0) - means(other, draws, of_seeds=1)
-    return _interval(float(one.mean() - other.mean()), drawn, level)
+    if one.shape != other.shape:
+        allowed = f"as many seeds and images as of the other, {one.shape}"
+        raise ValueError(f"outcomes={other.shape}: allowed are {allowed}")
+    return interval(one.astype(int) - other.astype(int), draws, level)
 
 
-def _interval(mean: float, drawn: Float[np.ndarray, " draws"], level: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high))
-
-
-def outcomes_of(of_method: Sequence[Cell], texts: Mapping[Key, str]) -> Outcomes | None:
-    """Reads which images the networks of a method withstand; None if none is measured.
+def withstood(matrix: Matrix, lines: Sequence[Line]) -> dict[Group, dict[int, Outcome]]:
+    """Reads which images the networks of a matrix withstand.
 
     Args:
-        of_method: Cells that differ in the seed.
-        texts: What broke each image, as text, by the key of the cell.
+        matrix: The matrix.
+        lines: Rows with the outcomes of cells, as `experiments.compare` writes them.
+
+    Returns:
+        Outcomes by method and target, then by seed; of what is measured.
 
     Raises:
         ValueError: If they have other numbers of images, or a text is none of outcomes.
     """
-    found = []
-    for cell in of_method:
+    texts = {tuple(line[name] for name in KEY): line[outcomes.COLUMN] for line in lines}
+    found: dict[Group, dict[int, Outcome]] = {}
+    images = None
+    for cell in cells(matrix):
         if cell.key not in texts:
             continue
         try:
-            outcome = outcomes.from_text(texts[cell.key])
+            outcome = outcomes.from_text(texts[cell.key]) == ROBUST
         except ValueError as error:
             raise ValueError(f"{cell.name}: {error}") from None
-        if found and len(outcome) != len(found[0]):
-            allowed = f"as many as of the other seeds, {len(found[0])}"
+        images = images or len(outcome)
+        if len(outcome) != images:
+            allowed = f"as many as of the others, {images}"
             raise ValueError(f"{cell.name}: images={len(outcome)}: allowed are {allowed}")
-        found.append(outcome == ROBUST)
-    return np.stack(found) if found else None
+        found.setdefault((cell.method, cell.target), {})[cell.seed] = outcome
+    return found
 
 
-def table(matrix: Matrix, texts: Mapping[Key, str], against: str) -> list[dict[str, Any]]:
+def table(measured: Mapping[Group, Mapping[int, Outcome]], against: str) -> list[Line]:
     """Builds the rows of the intervals, in percent.
 
     Args:
-        matrix: The matrix.
-        texts: See `outcomes_of`.
+        measured: See `withstood`.
         against: Name of the method that the others are compared with, target by target. All are
-            compared with the dense network, too.
-
-    Raises:
-        ValueError: If the outcomes of two methods that are compared are of other numbers of images,
-            or a text is none of outcomes.
+            compared with the dense network, too; over the seeds that both have.
     """
-    groups: dict[tuple[str, float], list[Cell]] = {}
-    for cell in cells(matrix):
-        groups.setdefault((cell.method, cell.target), []).append(cell)
-    read = {key: outcomes_of(of_method, texts) for key, of_method in groups.items()}
-    measured = {key: found for key, found in read.items() if found is not None}
     rows = []
     for (method, target), found in measured.items():
-        row = {"method": method, "target": f"{target:g}", "seeds": len(found)}
-        row |= _words("autoattack", interval(found))
+        row = {"method": method, "target": f"{target:g}", "seeds": _names(found)}
+        row |= _words("autoattack", interval(np.stack(list(found.values()))))
         for other in dict.fromkeys([(against, target), (DENSE, 1.0)]):
-            if other not in measured or method == other[0]:
+            theirs = measured.get(other, {})
+            both = [seed for seed in found if seed in theirs]
+            if method == other[0] or not both:
                 continue
-            try:
-                row |= _words(f"minus {other[0]}", difference(found, measured[other]))
-            except ValueError as error:
-                raise ValueError(f"{method}, target {target:g}: {error}") from None
+            pairs = (np.stack([of[seed] for seed in both]) for of in (found, theirs))
+            row |= _words(f"minus {other[0]}", difference(*pairs))
+            row[f"minus {other[0]}, seeds"] = _names(both)
         rows.append(row)
     return rows
+
+
+def without_outcome(lines: Sequence[Line], rows: Sequence[Line]) -> list[str]:
+    """Names the cells that have an accuracy under AutoAttack, and no outcome on each image.
+
+    Args:
+        lines: Rows with outcomes.
+        rows: Rows with accuracies.
+    """
+    known = {tuple(line[name] for name in KEY) for line in lines}
+    keys = [tuple(row[name] for name in KEY) for row in rows if row.get("autoattack")]
+    return [", ".join(key) for key in keys if key not in known]
+
+
+def _names(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, seeds))
 
 
 def _words(name: str, of: Interval) -> dict[str, float]:
@@ -184,19 +199,22 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     matrix, against = compare.load(arguments.matrix), arguments.against
-    path = arguments.results / f"{arguments.matrix.stem}_outcomes.csv"
+    name = arguments.matrix.stem
+    path = arguments.results / f"{name}_outcomes.csv"
     lines = read(path, *KEY, outcomes.COLUMN)
-    texts = {tuple(line[name] for name in KEY): line[outcomes.COLUMN] for line in lines}
     try:
-        rows = table(matrix, texts, against or AGAINST)
+        rows = table(withstood(matrix, lines), against or AGAINST)
     except ValueError as error:
         parser.error(f"{path}: {error}")
     if not rows:
         parser.error(f"{path}: has no outcomes of the matrix; experiments.compare measures them")
+    left_out = without_outcome(lines, read(arguments.results / f"{name}_matrix.csv", *KEY))
+    if left_out:
+        print(f"left out, no outcomes in {path}: {'; '.join(left_out)}")
     measured = list(dict.fromkeys(row["method"] for row in rows))
     if against is not None and against not in measured:
         parser.error(f"--against={against}: allowed are methods with outcomes: {measured}")
-    path = arguments.results / f"{arguments.matrix.stem}_intervals.csv"
+    path = arguments.results / f"{name}_intervals.csv"
     write(path, rows)
     print(path)
 

@@ -6,8 +6,8 @@ The dense network of a seed is trained once and shared. After each combination (
 added to experiments/results/NAME_matrix.csv, its epochs to NAME_epochs.csv, and AutoAttack's
 outcome on every image to NAME_outcomes.csv. Cells with a row are skipped, so repeat the command
 after an interruption; an interrupted run resumes. `--jobs=N` runs N cells side by side, each on a
-core of its own; several processes with the same command share the cells, too. `--hours=H` saves and
-stops when that time is over.
+core of its own, in the order of the cores; several processes with the same command share the cells,
+too. `--hours=H` saves and stops when that time is over.
 """
 
 import argparse
@@ -285,9 +285,10 @@ class Work:
         execute(command(cell, self.matrix, self.runs), self.clock)
         with claimed(self.table.with_suffix(".lock"), wait=True):  # others may have other runs
             if not self._has_row(cell):
+                row = result(cell, workdir)
                 add(self._epochs, epochs(cell, workdir))
                 add(self._outcomes, outcome(cell, workdir))
-                add(self.table, [result(cell, workdir)])  # last: a cell with a row is done
+                add(self.table, [row])  # last: a cell with a row is done
 
     def done(self) -> int:
         """Counts the cells with a row."""

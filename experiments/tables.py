@@ -60,7 +60,9 @@ def write(path: pathlib.Path, rows: list[Line]) -> None:
 
 
 def add(path: pathlib.Path, lines: list[Line]) -> None:
-    """Adds the rows of cells to a table; rows that it has of these cells are replaced."""
+    """Adds the rows of cells to a table, if any; rows that it has of these cells are replaced."""
+    if not lines:
+        return
     cells = {_key(line) for line in lines}
     write(path, [row for row in read(path, *KEY) if _key(row) not in cells] + lines)
 
@@ -70,27 +72,30 @@ def by_run(
     measure: Callable[[pathlib.Path], Line],
     out: pathlib.Path | None = None,
 ) -> None:
-    """Prints a row for each run, and writes those so far to a table after each.
+    """Prints a row for each run, and writes it to a table in place of the run's earlier row.
 
     Args:
         runs: Workdirs.
-        measure: Returns the row of one.
-        out: The table; its folder is made. None for none.
+        measure: Returns the row of one, with its name as `run`.
+        out: The table; its folder is made. It keeps its rows of other runs. None for none.
 
     Raises:
         SystemExit: For a run or a table that cannot be used; in one line.
     """
+    earlier: list[Line] = []
     rows: list[Line] = []
     try:
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)  # before the work
             if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
                 raise ValueError(f"--out={out}: allowed are files that can be written")
+            earlier = read(out, "run")
         for run in runs:
             rows.append(measure(run))
             print(rows[-1], flush=True)
             if out is not None:
-                write(out, rows)
+                measured = {row["run"] for row in rows}
+                write(out, [row for row in earlier if row["run"] not in measured] + rows)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from None
 

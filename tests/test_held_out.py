@@ -102,6 +102,18 @@ def test_rows_are_kept_when_a_later_run_fails(tmp_path):
     assert not called  # said before the work
 
 
+def test_rows_of_other_runs_stay_in_the_table(tmp_path):
+    out = tmp_path / "rows.csv"
+    by_run(["a", "b"], lambda run: {"run": run, "natural": 1}, out)
+    by_run(["b", "c", "c"], lambda run: {"run": run, "natural": 2}, out)
+    assert [tuple(row.values()) for row in read(out)] == [
+        ("a", "1"),
+        ("b", "2"),
+        ("c", "2"),
+        ("c", "2"),  # of another folder
+    ]
+
+
 def test_a_folder_without_a_run_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["held_out", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match=r"none'.* has no config.json"):
