@@ -5,7 +5,7 @@ Settings:  the authors', except for those that configs/paper.py lists.
 Command:   python -m harp_jax.main --config=configs/cifar_vgg.py --workdir=runs/cifar_vgg
 Hardware:  one accelerator or more. A PGD-10 step is 11 forward and backward passes over the batch.
 Time:      not measured.
-Expected:  not measured. Published (TRADES instead of PGD-AT; natural / AutoAttack accuracy):
+Expected:  not measured. Published (TRADES instead of PGD-AT; natural / robust accuracy):
            79.42 / 42.02 at 99 % sparsity, AdversarialPruningBenchmark.
 """
 
