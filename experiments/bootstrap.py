@@ -161,8 +161,8 @@ def table(measured: Mapping[Group, Mapping[int, Outcome]], against: str) -> list
             both = [seed for seed in found if seed in theirs]
             if method == other[0] or not both:
                 continue
-            pairs = (np.stack([of[seed] for seed in both]) for of in (found, theirs))
-            row |= _words(f"minus {other[0]}", difference(*pairs))
+            ours, compared = (np.stack([of[seed] for seed in both]) for of in (found, theirs))
+            row |= _words(f"minus {other[0]}", difference(ours, compared))
             row[f"minus {other[0]}, seeds"] = _names(both)
         rows.append(row)
     return rows

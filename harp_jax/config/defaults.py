@@ -141,7 +141,8 @@ def default() -> Config:
     config.prune.gamma0 = 0.01  # weight of the compression loss in epoch 0, and its growth
     # A filter whose weights are all masked has no variance for BatchNorm to divide by: now and then
     # its scores get a gradient hundreds of times the usual one, which can push a rate to 1 for
-    # good. Gradients longer than this are scaled down to it; 0: none are, as the authors.
+    # good. Where masks learn, gradients longer than this are scaled down to it; 0: none are, as the
+    # authors.
     config.prune.clip_norm = 1.0
     # S2AP: scores learn from the gradient at scores that are moved up the loss by this share of
     # their layer's norm, for one more pass forward and back a step; 0: at the scores themselves.

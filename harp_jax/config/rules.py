@@ -17,6 +17,7 @@ from harp_jax.config.defaults import (
     JSON,
     RECIPES,
     SELECTION_SPLITS,
+    SHARED_BY_METHODS,
     SPARSE,
 )
 from harp_jax.config.kinds import Choice, Flag, Number, Rule, Several, Text, Whole
@@ -119,7 +120,7 @@ SETTINGS: dict[str, Rule] = {
     f"{name}.{field}": _BY_TYPE[type(default)]
     for name, kind in (LOSSES | METHODS).items()
     for field, default in settings.defaults(kind).items()
-    if f"prune.{field}" not in RULES
+    if field not in SHARED_BY_METHODS
 }
 # Sections with any content, which is checked where it is used.
 OPEN = ("own", "evaluate.attacks")

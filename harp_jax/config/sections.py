@@ -10,7 +10,7 @@ from harp_jax import data as data_sets
 from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
 from harp_jax.config import rules
-from harp_jax.config.defaults import Config
+from harp_jax.config.defaults import SHARED_BY_METHODS, Config
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
 from harp_jax.methods import METHODS, Anneal, Joint, Live, Method, Sharpness
@@ -142,7 +142,7 @@ def method(config: Config) -> Method:
     prune = config.prune
     kind = _find(METHODS, prune.method, "prune.method", Method)
     section, own = _own(config, prune.method)
-    shared = {name: prune[name] for name in defaults(kind) if name in prune}
+    shared = {name: prune[name] for name in defaults(kind) if name in SHARED_BY_METHODS}
     return _wrapped(prune, _build(kind, own | shared, "prune" if shared else section))
 
 
@@ -151,6 +151,8 @@ def _wrapped(prune: Config, built: Method) -> Method:
     if prune.live:
         allowed = f"False with the method {prune.method!r}, whose masks do not learn"
         require(built.learns_masks, "prune.live", prune.live, allowed)
+        allowed = f"False with the method {prune.method!r}, which has a masking of its own"
+        require(type(built).masking is Method.masking, "prune.live", prune.live, allowed)
         built = Live(built, prune.live_after)
     if prune.joint:
         trained = "weights" in built.trains

@@ -21,6 +21,8 @@ from harp_jax.config.sections import (
     validation_attack,
 )
 from harp_jax.losses import Free
+from harp_jax.methods import Method, Sharpness
+from harp_jax.methods.wrapped import Wrapped
 from harp_jax.models import MODELS
 from harp_jax.names import find, hint
 from harp_jax.settings import plain
@@ -145,6 +147,10 @@ def _validate_losses(config: Config) -> None:
         enough = not loss(config, stage).needs_radius or epsilon > 0
         allowed = f"numbers > 0 with the loss {loss_name(config, stage)!r}"
         require(enough, "attack.epsilon", epsilon, allowed)
+        several = loss(config, stage).updates_per_batch
+        allowed = "losses with updates_per_batch=1, or that extend harp_jax.losses.Free"
+        known = several == 1 or isinstance(loss(config, stage), Free)
+        require(known, f"{stage}.loss", loss_name(config, stage), allowed)
 
 
 def _validate_recipe(config: Config) -> None:
@@ -163,10 +169,14 @@ def _validate_recipe(config: Config) -> None:
 def _validate_method(config: Config) -> None:
     prune = config.prune
     chosen = method(config)
-    if prune.sharpness:
-        is_free = isinstance(loss(config, "prune"), Free)
-        name = loss_name(config, "prune")
-        require(not is_free, "prune.loss", name, "other losses with prune.sharpness > 0")
+    if isinstance(loss(config, "prune"), Free):
+        inside = chosen
+        while isinstance(inside, Wrapped) and not isinstance(inside, Sharpness):
+            inside = inside.method
+        ascends = type(inside).ascend is not Method.ascend
+        what = "prune.sharpness > 0" if prune.sharpness else f"the method {prune.method!r}"
+        allowed = f"other losses with {what}: Free-AT takes its gradients at the scores themselves"
+        require(not ascends, "prune.loss", loss_name(config, "prune"), allowed)
     allowed = f"{', '.join(chosen.granularities)} with the method {prune.method!r}"
     known = prune.granularity in chosen.granularities
     require(known, "prune.granularity", prune.granularity, allowed)

@@ -48,6 +48,14 @@ class Anneal(Wrapped):
 
         return self.method.links(setting._replace(target_at=target_at), variables)
 
+    def chosen_from(self, setting: Setting) -> int:
+        """Returns the epoch that ends with the final rates, if the rates do not learn."""
+        inside = self.method.chosen_from(setting)
+        if "rates" in self.trains:
+            return inside
+        last = max(setting.updates(self.share), 1)
+        return max(inside, -(-last // setting.updates_per_epoch) - 1)
+
     def masking(self, setting: Setting, variables: Variables) -> Masking:
         """Returns the masking of the method inside; rates that do not learn come down with it."""
         inside = self.method.masking(setting, variables)

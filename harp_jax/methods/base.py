@@ -28,7 +28,8 @@ class Masking(NamedTuple):
     Attributes:
         seen: (all collections) -> the `params` that the passes compute with, differentiable.
         follow: (variables after a step, variables before it, the result of `seen`, updates done in
-            this stage) -> the variables that the step returns.
+            this stage) -> the variables that the step returns. `seen` is of the variables before
+            the update; in Free-AT, whose step makes several, of those after the last one.
         first: (variables that the stage starts from) -> those that the first step takes.
         regrow: (what `follow` returned, the gradient of the training loss with respect to the
             result of `seen`, updates done in this stage) -> the variables that the step returns.

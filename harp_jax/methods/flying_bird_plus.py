@@ -36,6 +36,9 @@ from harp_jax.types import Variables
 class FlyingBirdPlus(FlyingBird):
     """Flying Bird that drops more weights where it overfits and grows more where it stands still.
 
+    Stages of fewer than six epochs have no regrowth between `begin` and the last one, which returns
+    to the budget: there it is Flying Bird.
+
     Reference: Chen et al., "Sparsity Winning Twice: Better Robust Generalization from More
     Efficient Training", ICLR 2022.
 

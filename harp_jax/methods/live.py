@@ -19,10 +19,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
-from harp_jax.methods.base import Masking, Setting
+from harp_jax.methods.base import Links, Masking, Setting
 from harp_jax.methods.wrapped import Wrapped
 from harp_jax.pruning.channels import Group
 from harp_jax.pruning.layers import bake, leaves_by_path, tree_of_leaves
@@ -40,14 +42,12 @@ def live_masking(groups: Sequence[Group], after: int = 0) -> Masking:
         after: Updates before which no unit is removed, >= 0: what is dead until then may come back.
 
     Returns:
-        The masking, for variables with scores.
+        The masking, for variables with scores. Scores that are zero are to stay so (`keep_zeros`).
     """
     units = [group for group in groups if group.prunable]
 
-    def remove(variables: dict[str, Any], before: Variables, params: Any) -> dict[str, Any]:
-        kernels = leaves_by_path(params)
-        scores, old = leaves_by_path(variables["scores"]), leaves_by_path(before["scores"])
-        scores = {path: jnp.where(old[path] == 0, 0.0, leaf) for path, leaf in scores.items()}
+    def remove(variables: dict[str, Any], params: Any) -> dict[str, Any]:
+        kernels, scores = leaves_by_path(params), leaves_by_path(variables["scores"])
         for group in units:
             silence(scores, group, live_units(group, kernels))
         return {**variables, "scores": tree_of_leaves(scores)}
@@ -55,11 +55,21 @@ def live_masking(groups: Sequence[Group], after: int = 0) -> Masking:
     def follow(
         variables: dict[str, Any], before: Variables, params: Any, updates: Any
     ) -> dict[str, Any]:
+        del before
         if after == 0:
-            return remove(variables, before, params)
-        return lax.cond(updates >= after, remove, lambda kept, *_: kept, variables, before, params)
+            return remove(variables, params)
+        return lax.cond(updates >= after, remove, lambda kept, _: kept, variables, params)
 
     return Masking(lambda variables: bake(variables, live_kernel)["params"], follow)
+
+
+def keep_zeros() -> optax.GradientTransformation:
+    """Builds a transformation under which what is zero stays zero, whatever its momentum."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda update, value: jnp.where(value == 0, 0.0, update), updates, params
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +86,10 @@ class Live(Wrapped):
     def __post_init__(self):
         """Checks the settings; raises a ValueError that names the field and the allowed values."""
         check(self, "after", 0 <= self.after <= 1, "numbers in [0, 1]")
+
+    def links(self, setting: Setting, variables: Variables) -> Links:
+        """Returns the links of the method inside; the scores of removed units stay zero."""
+        return {**self.method.links(setting, variables), "after_scores": keep_zeros()}
 
     def masking(self, setting: Setting, variables: Variables) -> Masking:
         """Returns masks on live connections."""

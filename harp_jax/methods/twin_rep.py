@@ -11,9 +11,9 @@ Differences to their code (UCAS-LCH/Twin-Rep):
 
 - The stage starts from the pre-trained network: |u| = |v| with the sign at u, and A is the
   identity; theirs from random factors. With |u| = |v| a weight keeps its sign.
-- The rates are those of the strategy, to the weight; theirs one threshold for the whole network
-  (`prune.strategy='global'`). Channels are those that layers read, as everywhere here; theirs are
-  those that layers write.
+- The rates are those of the strategy, to the weight; theirs are of one threshold on the products
+  for the whole network. `prune.strategy='global'` takes it from the pre-trained weights.
+- Channels are those that layers read, as everywhere here; theirs are those that layers write.
 - The factors are in the state of the optimiser. Networks, checkpoints and files have the products.
 - Their weight decay is 2e-4, `optimizer.weight_decay` here is for all methods.
 - Networks are validated as pruned from the first epoch on.
@@ -58,7 +58,8 @@ class TwinRep(Method):
     Reparameterization", AAAI 2023.
 
     Attributes:
-        dense: Share of the stage's epochs before pruning, rounded to whole epochs, in [0, 1).
+        dense: Share of the stage's epochs before pruning, in [0, 1). It is rounded to whole epochs:
+            at least one, and not all of them; none for 0.
     """
 
     dense: float = 0.1
@@ -72,7 +73,9 @@ class TwinRep(Method):
 
     def dense_epochs(self, setting: Setting) -> int:
         """Returns the number of epochs before pruning."""
-        return round(self.dense * setting.epochs)
+        if self.dense == 0:
+            return 0
+        return min(max(round(self.dense * setting.epochs), 1), setting.epochs - 1)
 
     def start(self, variables: dict[str, Any], setting: Setting, probe: Probe) -> dict[str, Any]:
         """Marks the network as dense if it is to train densely first, else as pruned."""

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from harp_jax.methods.base import AfterEpoch, Ascend, Links, Masking, Method, Probe, Setting
+from harp_jax.pruning.scores import Granularity
 from harp_jax.types import Variables
 
 
@@ -26,6 +27,11 @@ class Wrapped(Method):
     def trains(self) -> frozenset[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The collections that the method inside trains."""
         return self.method.trains
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The granularities that the method inside can prune."""
+        return self.method.granularities
 
     def unstable(self, epochs: int, learning_rate: float) -> str | None:
         """Calls the method inside."""

@@ -116,9 +116,9 @@ def fill_live(
         target: Largest allowed share of the weights, in (0, 1].
 
     Returns:
-        Variables with new scores and rates, whose masks keep all live weights. A layer that keeps
-        dead weights has no other ones for its smallest rate. Without any live weight the variables
-        are the given ones.
+        Variables with new scores and rates, whose masks keep all live weights with a score. A layer
+        that keeps dead weights has no other ones for its smallest rate. Without any live weight the
+        variables are the given ones.
     """
     params = jax.device_get(jax.jit(bake)(variables)["params"])
     kernels = live_kernels(params, groups)

@@ -11,6 +11,7 @@ Reference: Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -117,13 +118,19 @@ def resized(variables: Variables, logits: Mapping[Path, Any]) -> dict[str, Any]:
     rates, minima = rates_of(variables), leaves_by_path(variables["minimum_rates"])
     weights, scores = leaves_by_path(variables["params"]), leaves_by_path(variables["scores"])
     for path, logit in logits.items():
-        weight = weights[path]
-        before = weight_mask(scores[path], rates[path])
-        scores[path] = ranking(before, weight, scores[path])
-        after = weight_mask(scores[path], rate_from_logit(logit, minima[path]))
-        weights[path] = jnp.where(before * after > 0, weight, 0.0)
+        new = rate_from_logit(logit, minima[path])
+        weights[path], scores[path] = _resized(weights[path], scores[path], rates[path], new)
     changed = leaves_by_path(variables["rates"]) | dict(logits)
     return _with(variables, params=weights, scores=scores, rates=changed)
+
+
+@jax.jit  # op by op masks are compiled anew with every call
+def _resized(weights: Kernel, scores: Scores, rate: Any, new: Any) -> tuple[Kernel, Scores]:
+    """Returns a layer's weights and scores at a new rate."""
+    before = weight_mask(scores, rate)
+    scores = ranking(before, weights, scores)
+    after = weight_mask(scores, new)
+    return jnp.where(before * after > 0, weights, 0.0), scores
 
 
 def _with(variables: Variables, **leaves: Mapping[Path, Any]) -> dict[str, Any]:

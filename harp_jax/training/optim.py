@@ -73,6 +73,7 @@ def optimizer(
     penalty_gradient: optax.GradientTransformation | None = None,
     wrap_weights: Callable[[optax.GradientTransformation], optax.GradientTransformation]
     | None = None,
+    after_scores: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """Builds the authors' SGD, with the gradient of the compression loss added for the rates.
 
@@ -88,12 +89,14 @@ def optimizer(
             None if rates do not train.
         clip_norm: Largest Euclidean norm, > 0, of the training loss's gradient over all that
             trains; a longer one is scaled down to it. The compression loss's gradient and weight
-            decay are added after clipping. None does not clip, as in the authors' code.
+            decay are added after clipping, and layers that share channels are tied. None does not
+            clip, as in the authors' code.
         tie: Transformation of the gradients of scores and of rates (the compression loss's too) for
             layers that share channels (`channels.share_gradients`).
         penalty_gradient: Adds a penalty's gradient to the tree {'params': ...} (`methods.admm`).
         wrap_weights: Makes the optimiser of the tree {'params': ...} from the SGD
             (`methods.factors`); None leaves it.
+        after_scores: Transformation of the scores' updates, after the SGD (`methods.live`).
 
     Returns:
         A transformation over the trainable variables, {'params': ..., 'scores': ..., 'rates': ...}
@@ -114,7 +117,7 @@ def optimizer(
     weights = sgd() if wrap_weights is None else wrap_weights(sgd())
     per_collection: dict[Hashable, Any] = {
         "params": weights if penalty_gradient is None else optax.chain(penalty_gradient, weights),
-        "scores": tied(sgd()),
+        "scores": tied(sgd() if after_scores is None else optax.chain(sgd(), after_scores)),
         "rates": rates,
     }
     update = optax.partition(per_collection, lambda trainable: {name: name for name in trainable})

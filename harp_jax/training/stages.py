@@ -79,11 +79,6 @@ class Stage:
     batch_size: int = 1
     seed: int = 0
 
-    @property
-    def updates_per_epoch(self) -> int:
-        """Number of the optimiser's updates in an epoch."""
-        return self.loss.updates_per_batch * self.batches_per_epoch
-
 
 def _group(path: tuple[str, ...], norms: set[tuple[str, ...]]) -> str:
     collection = path[0]

@@ -98,7 +98,7 @@ def create(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(stage.seed), stage.stream)),
         variables=stage.masking.first(dict(variables)),
-        opt_state=stage.optimizer.init(trainable),
+        opt_state=jax.jit(stage.optimizer.init)(trainable),
         sums=zero_sums(),
         perturbation=perturbation,
         average=average if stage.average else None,

@@ -10,7 +10,9 @@ from numpy.testing import assert_array_equal
 from harp_jax import checkpoint
 from harp_jax.config.sections import method
 from harp_jax.interrupt import Interrupt, InterruptedRunError
-from harp_jax.methods import Anneal, Live
+from harp_jax.methods import Anneal, Live, Setting
+from harp_jax.methods.harp import Harp
+from harp_jax.methods.hydra import Hydra
 from harp_jax.methods.live import live_masking
 from harp_jax.models import create
 from harp_jax.pruning import channels, schemes
@@ -83,6 +85,16 @@ def test_it_goes_on_with_the_same_bits(name, run, monkeypatch):
     again = run("run", **fields)
     assert set(runs.differences(whole, again, ("prune",)).values()) == {0.0}
     assert runs.metrics(whole, "prune") == runs.metrics(again, "prune")
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "first"), [(0.5, 5, 2), (0.5, 4, 1), (1.0, 4, 3), (0.01, 4, 0), (0.8, 5, 3)]
+)
+def test_fixed_rates_are_chosen_with_their_final_numbers(share, epochs, first):
+    scheme = schemes.scheme(create("tiny", 10), (8, 8, 1), "weight")
+    setting = Setting(scheme, 0.2, 0.02, updates_per_epoch=10, epochs=epochs, seed=0)
+    assert Anneal(Hydra(), share).chosen_from(setting) == first
+    assert Anneal(Harp(), share).chosen_from(setting) == 0  # by what the rates reach
 
 
 def test_the_first_step_of_fixed_rates_sees_nearly_all_weights():

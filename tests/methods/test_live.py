@@ -5,16 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from harp_jax import models
-from harp_jax.methods import PLAIN
-from harp_jax.methods.live import live_masking
+from harp_jax.methods import PLAIN, Live, Setting
+from harp_jax.methods.harp import Harp
+from harp_jax.methods.live import keep_zeros, live_masking
 from harp_jax.models.resnet import ResNet
-from harp_jax.pruning import channels
+from harp_jax.pruning import channels, schemes
 from harp_jax.pruning.layers import (
     bake,
     kernel_paths,
@@ -25,6 +27,7 @@ from harp_jax.pruning.layers import (
 )
 from harp_jax.pruning.live import live_kernel, live_units, live_weights, unreached
 from harp_jax.pruning.rates import logit_from_rate
+from harp_jax.training import optim
 
 NETWORKS = {
     "tiny": (models.create("tiny", 10), (8, 8, 1)),
@@ -109,11 +112,12 @@ def test_dead_units_lose_all_their_weights_scores_and_the_others_keep_theirs(nam
 @functools.cache
 def step_of_tiny():
     """A step whose update adds noise to the scores; beside it, the params that it has seen."""
-    masking = live_masking(groups_of("tiny"))
+    masking, zeros = live_masking(groups_of("tiny")), keep_zeros()
 
     @jax.jit
     def step(variables, noise):
         params = masking.seen(variables)
+        noise, _ = zeros.update(noise, zeros.init(variables["scores"]), variables["scores"])
         scores = jax.tree.map(jnp.add, variables["scores"], noise)
         return masking.follow({**variables, "scores": scores}, variables, params, 1), params
 
@@ -142,6 +146,34 @@ def test_the_dead_stay_dead_and_the_masks_waste_nothing_in_the_end(seed):
     for path in kept:
         if (leaves_by_path(variables["scores"])[path] != 0).sum() >= kept[path].sum():
             assert not (kept[path] & weights_at("tiny", dead)[path]).any()
+
+
+def test_zero_scores_stay_so_whatever_their_momentum():
+    """In Free-AT several updates follow each other before units are looked at again."""
+    setting = Setting(
+        schemes.scheme(*NETWORKS["tiny"], "weight"),
+        0.2,
+        0.001,
+        updates_per_epoch=10,
+        epochs=2,
+        seed=0,
+    )
+    variables = pruned("tiny", 0.2, seed=0)
+    links = Live(Harp()).links(setting, variables)
+    update = optim.optimizer(lambda _: 0.1, 0.9, 5e-4, **links)
+    trained = {name: variables[name] for name in ("scores", "rates")}
+    dead = jax.tree.map(
+        lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 3 == 0, trained["scores"]
+    )
+    state, gradient = update.init(trained), jax.tree.map(jnp.ones_like, trained)
+    for step in range(4):
+        if step == 2:  # they have momentum by then
+            trained["scores"] = jax.tree.map(
+                lambda leaf, gone: jnp.where(gone, 0.0, leaf), trained["scores"], dead
+            )
+        updates, state = update.update(gradient, state, trained)
+        trained = optax.apply_updates(trained, updates)
+    jax.tree.map(lambda leaf, gone: assert_array_equal(leaf == 0, gone), trained["scores"], dead)
 
 
 def test_the_masks_are_harps_and_so_are_the_gradients_but_for_the_rates():

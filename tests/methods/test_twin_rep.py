@@ -162,9 +162,18 @@ def test_the_network_is_dense_at_first_and_then_keeps_the_largest_products(granu
             assert (leaf != 0).sum() == kept_weights(rate, leaf.size)
 
 
+@pytest.mark.parametrize(
+    ("dense", "epochs", "expected"),
+    [(0.1, 5, 1), (0.1, 4, 1), (0.1, 20, 2), (0.4, 5, 2), (0.9, 2, 1), (0.1, 1, 0), (0.0, 20, 0)],
+)
+def test_the_dense_phase_has_an_epoch_at_least_and_never_all(dense, epochs, expected):
+    told = setting(pruned("weight")[0], epochs)
+    assert TwinRep(dense).dense_epochs(told) == expected
+
+
 def test_without_a_dense_phase_the_first_masks_stay():
     scheme, variables = pruned("weight")
-    method, told = TwinRep(dense=0.1), setting(scheme)  # 0.4 epochs: none
+    method, told = TwinRep(dense=0.0), setting(scheme)
     start = method.start(variables, told, NoProbe())
     masking = method.masking(told, start)
     followed = masking.follow(start, start, None, jnp.int32(1))

@@ -122,7 +122,6 @@ def test_learning_rate_and_gamma_follow_epochs_not_replays(stage, whole):
     base = stage.config.prune.learning_rate
     rates = [float(optim.cosine(epoch, base, EPOCHS)) for epoch in range(EPOCHS)]
     assert [row["learning_rate"] for row in rows] == pytest.approx(rates)
-    assert stage.stage.updates_per_epoch == REPLAYS * BATCHES
     counts = {
         int(count)
         for path, count in jax.tree.leaves_with_path(state.opt_state)
