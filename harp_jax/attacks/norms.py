@@ -41,10 +41,12 @@ def select(chosen: Selection, images: Images, others: Images) -> Images:
 
 
 def length(differences: Images, norm: str = "linf") -> PerExample:
-    """Computes the length of each example's difference."""
+    """Computes the length of each example's difference; raises a ValueError for other norms."""
     flat = differences.reshape(len(differences), -1)
     if norm == "linf":
         return jnp.abs(flat).max(-1)
+    if norm != "l2":
+        raise ValueError(f"norm={norm!r}: allowed are {', '.join(NORMS)}")
     return jnp.sqrt((flat**2).sum(-1))
 
 

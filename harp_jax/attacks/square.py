@@ -1,8 +1,9 @@
 """The Square Attack (Andriushchenko et al., 2020): random search with square windows, no gradients.
 
 It follows AutoAttack's standard version (Croce & Hein, 2020): margin loss, and window sizes that
-depend on the number of queries done, not on their total. Every example has its own windows; in the
-published code all examples of a batch share one.
+depend on the number of queries done, not on their total. Every example has its own windows, and
+they lie anywhere in the image, as in the paper; in the published code all examples of a batch share
+one, which never reaches the last row and column.
 """
 
 import dataclasses

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from harp_jax import data as data_sets
 from harp_jax import names
 from harp_jax.attacks import ATTACKS, PGD, Attack
+from harp_jax.attacks.base import norm_of
+from harp_jax.attacks.norms import NORMS
 from harp_jax.config import rules
 from harp_jax.config.defaults import SHARED_BY_METHODS, Config
 from harp_jax.data import Dataset
@@ -35,6 +37,7 @@ def attacks_to_run(config: Config) -> dict[str, Attack]:
     """
     known = config.evaluate.attacks
     for name in config.evaluate.run:
+        require(name != "natural", "evaluate.run", name, "other names, it stands for no attack")
         if name not in known:
             raise ConfigError(f"evaluate.run={name!r}: {names.one_of(name, known)}")
     return {
@@ -60,6 +63,9 @@ def make_attack(settings: Config, field: str) -> Attack:
     attack = _build(kind, values, field)
     allowed = "frozen dataclasses with __call__(logits_fn, images, labels, key)"
     require(callable(attack), f"{field}.type", settings["type"], allowed)
+    allowed = f"attacks with an epsilon, in the norm {' or '.join(NORMS)}"
+    known = isinstance(attack, Attack) and norm_of(attack) in NORMS
+    require(known, f"{field}.type", settings["type"], allowed)
     wrong = rules.wrong_length(attack)
     if wrong is not None:
         name, value, allowed = wrong

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harp_jax.attacks import PGD, Attack
-from harp_jax.attacks.base import Ensemble, Part, loss_at_start
+from harp_jax.attacks.base import Ensemble, Part, loss_at_start, norm_of
 from harp_jax.attacks.objectives import FEWEST_CLASSES
 
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # radii of the security curve, as multiples of epsilon
@@ -159,7 +159,8 @@ def _of_pgd(
         for other, accuracy in robust.items()
         if isinstance(pgd := attacks[other], PGD)
         and pgd.steps >= LONG
-        and pgd.epsilon == attacks[name].epsilon
+        and (pgd.epsilon, pgd.norm) == (attacks[name].epsilon, norm_of(attacks[name]))
+        and pgd.objective == "ce"
         and accuracy - after[first] > WEAK_PGD
     ]
 

@@ -10,6 +10,7 @@ import numpy as np
 from harp_jax.attacks import Attack, AutoAttack
 from harp_jax.attacks.base import Ensemble, Part, as_part, norm_of
 from harp_jax.attacks.norms import NORMS
+from harp_jax.evaluation.packed import NATURAL
 
 AUTOATTACK = "autoattack"  # another name of the standard version
 Chosen = str | Attack
@@ -108,6 +109,8 @@ def named_attacks(
     if epsilon is not None and not isinstance(epsilon, numbers.Real):
         raise ValueError(f"epsilon={epsilon!r}: allowed are numbers >= 0")
     for name, value in entries:
+        if name == NATURAL:
+            raise ValueError(f"attacks[{name!r}]: allowed are other names, it stands for no attack")
         if not isinstance(value, str):
             _check(value, name)
     if not by_name and (epsilon, norm) != (None, None):

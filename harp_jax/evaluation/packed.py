@@ -122,7 +122,12 @@ class PackedAttack:
             devices: Local devices.
             keep: Whether to keep the adversarial images.
             precision: Precision of float32 products, see `parallel.parallel`.
+
+        Raises:
+            ValueError: If a part is named 'natural'.
         """
+        if NATURAL in parts:
+            raise ValueError(f"parts: {NATURAL!r}: allowed are other names, it is of no attack")
         self.parts, self.names = dict(parts), (NATURAL, *parts)
         self._network, self._identity, self._keep, self._seed = network, identity, keep, seed
         self._batch_size, self._devices = batch_size, devices

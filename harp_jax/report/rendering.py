@@ -31,6 +31,7 @@ def page(template: str, figures: Iterable[tuple[str, Figure]], **context: Any) -
         "stage": words.stage,
         "count": "{:,}".format,
         "sparsity": words.sparsity,
+        "kept": words.kept,
     }
     environment.globals |= {"score": words.score, "light": theme.LIGHT, "dark": theme.DARK}
     drawn = {name: svg.inline(figure, name) for name, figure in figures}

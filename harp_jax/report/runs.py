@@ -16,6 +16,8 @@ _SEED = "seed"
 _SOURCES = ("prune.source", "finetune.source")  # paths, often of a run of the same seed
 _STRATEGY = "prune.strategy"
 DATA, MODEL, TEST_IMAGES = "data.name", "model", "test images"
+_PRECISION = "evaluate.matmul_precision"
+_OF_TABLE = (TEST_IMAGES, _PRECISION)  # fields that the rows of the table have
 
 
 class Run(NamedTuple):
@@ -67,19 +69,20 @@ def read(workdirs: Sequence[epath.PathLike]) -> list[Run]:
     names = [path.name for path in paths]
     unique = len(set(names)) == len(names)
     found = [_read(path, path.name if unique else str(path)) for path in paths]
-    digests: dict[Any, str] = {}
-    for run in found:  # a run without a table is taken to have the test images of the others
-        if run.fields[TEST_IMAGES]:
-            digests.setdefault(_key({**run.fields, TEST_IMAGES: None}), run.fields[TEST_IMAGES])
+    known: dict[Any, dict[str, Any]] = {}
+    for run in found:  # a run without a table is taken to have what the tables of the others have
+        if run.found.rows:
+            known.setdefault(_without_table(run), {name: run.fields[name] for name in _OF_TABLE})
     return [
-        run._replace(
-            fields={
-                **run.fields,
-                TEST_IMAGES: run.fields[TEST_IMAGES] or digests.get(_key(run.fields)),
-            }
-        )
+        run
+        if run.found.rows
+        else run._replace(fields={**run.fields, **known.get(_without_table(run), {})})
         for run in found
     ]
+
+
+def _without_table(run: Run) -> str:
+    return _key({**run.fields, **dict.fromkeys(_OF_TABLE)})
 
 
 def _read(path: epath.Path, name: str) -> Run:
@@ -104,6 +107,8 @@ def _read(path: epath.Path, name: str) -> Run:
         fields[_STRATEGY] = f"{prefix}: {source['digest'][:8]}"
     digests = {row["images_digest"] for row in found.rows if row.get("images_digest")}
     fields[TEST_IMAGES] = ", ".join(sorted(digest[:8] for digest in digests)) or None
+    precisions = {str(row["matmul_precision"]) for row in found.rows if row.get("matmul_precision")}
+    fields[_PRECISION] = ", ".join(sorted(precisions)) or None
     fields[DATA] = found.results.get("dataset", {}).get("name") or fields.get(DATA)
     return Run(name, seed, found, fields)
 

@@ -1,13 +1,14 @@
 """Words attacks, stages and numbers for the page."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from harp_jax.workdir.records import STAGES
 
 Record = Mapping[str, Any]
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+NORMS = {"linf": "L∞", "l2": "L2"}
 MEASURED_FINELY = 10_000  # images from which on a hundredth of a percent point means something
 
 
@@ -52,5 +53,15 @@ def score(row: Record, accuracy: float | None) -> str:
 
 
 def sparsity(share: float) -> str:
-    """Words a sparsity with as many digits as the kept share needs: 95.0 %, 99.95 %."""
-    return f"{100 * share:.{2 if share > 0.99 else 1}f} %"
+    """Words a sparsity with as many digits as the kept share needs: 95.0 %, 99.95 %, 99.996 %."""
+    return f"{100 * share:.{max(_digits(1 - share), 2 if share > 0.99 else 1)}f} %"
+
+
+def kept(share: float) -> str:
+    """Words a share that is kept, with a digit other than zero: 4.2 %, 0.04 %."""
+    return f"{100 * share:.{max(_digits(share), 1)}f} %"
+
+
+def _digits(share: float) -> int:
+    """Returns the digits after the point of percents up to the first that is not zero."""
+    return math.ceil(-math.log10(100 * share)) if share > 0 else 0

@@ -30,13 +30,15 @@ def write_examples(subject: Subject, stages: Sequence[str], name: str, attack: A
         attack: The attack.
     """
     test, seed = subject.dataset.test, subject.config.seed
-    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
-    images = to_unit(jnp.asarray(test.images[chosen]))
-    labels = jnp.asarray(test.labels[chosen])
+    chosen = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(np.int32)
+    key = jax.random.key(seed)  # each image has the key that it has when all are attacked
+    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(chosen)
+    shown = test.take(chosen)  # of photos that are decoded no others
+    images, labels = to_unit(jnp.asarray(shown.images)), jnp.asarray(shown.labels)
 
     def attacked(form: Model, variables: Any) -> dict[str, jax.Array]:
         logits_fn = models.logits_fn(form, variables)
-        adversarial = attack(logits_fn, images, labels, jax.random.key(seed))
+        adversarial = attack(logits_fn, images, labels, keys)
         return {
             "adversarial": adversarial,
             "natural_prediction": logits_fn(images).argmax(-1),

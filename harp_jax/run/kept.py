@@ -80,6 +80,8 @@ def without(row: Row, names: Collection[str]) -> Row:
     for entry in _BY_ATTACK:
         if entry in row:
             left[entry] = {name: each for name, each in row[entry].items() if name not in names}
+    if "warnings" in row:
+        left["warnings"] = [said for said in row["warnings"] if said.partition(":")[0] not in names]
     if "checks" in row:
         excess, zero = (row["checks"].get(entry, {}) for entry in ("excess", "zero_gradients"))
         left["checks"] = checks(

@@ -191,6 +191,7 @@ class Measurer:
 
     def _new_packed(self, form: Model, attack: Ensemble) -> PackedAttack:
         config, devices = self._subject.config, self._subject.devices
+        precision = self._subject.precision()
 
         def network(variables: Variables, images: Images) -> Logits:
             return models.logits_fn(form, variables)(images)
@@ -198,13 +199,13 @@ class Measurer:
         return PackedAttack(
             network,
             attack.parts(),
-            identity=repr(attack),
+            identity=f"{attack!r} {precision or ''}".strip(),
             seed=config.seed,
             batch_size=self._subject.networks.ensemble_batch(
                 form, config.evaluate.batch_size, len(devices) * jax.process_count()
             ),
             devices=devices,
-            precision=self._subject.precision(),
+            precision=precision,
         )
 
     def _of_outcome(self, outcome: Outcome) -> dict[str, Any]:

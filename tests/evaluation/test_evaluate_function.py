@@ -37,6 +37,12 @@ def examples(logits_fn, seed=0):
     return images, labels
 
 
+def test_an_attack_cannot_have_the_name_of_the_clean_images():
+    images, labels = examples(network(3))
+    with pytest.raises(ValueError, match=r"attacks\['natural'\]: allowed are other names"):
+        evaluate(network(3), images, labels, {"natural": PGD(EPSILON, 0.01, 2)})
+
+
 SHORT = AutoAttack(EPSILON, steps=8, targets=3, queries=60)
 TWO_PARTS = dataclasses.replace(SHORT, version="apgd-ce+square")
 

@@ -3,7 +3,7 @@ import pytest
 import reports
 
 from harp_jax import report
-from harp_jax.report import curves
+from harp_jax.report import curves, words
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
@@ -113,6 +113,21 @@ def test_large_test_sets_and_high_sparsities_get_another_digit(bare):
     assert "finetuned 99.95 % 4,910 of 98,192 97.12 % 10,000" in reports.text_of(
         reports.page_of(bare)
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "sparsity", "kept"),
+    [
+        (0.05, "95.0 %", "5.0 %"),
+        (0.0417, "95.8 %", "4.2 %"),
+        (0.0005, "99.95 %", "0.05 %"),
+        (0.00004, "99.996 %", "0.004 %"),
+        (1.0, "0.0 %", "100.0 %"),
+        (0.0, "100.00 %", "0.0 %"),
+    ],
+)
+def test_shares_have_the_digits_that_they_need(share, sparsity, kept):
+    assert (words.sparsity(1 - share), words.kept(share)) == (sparsity, kept)
 
 
 def test_an_epoch_logged_twice_counts_once_with_its_later_values(bare):

@@ -262,6 +262,7 @@ def row(**fields):
         ],
         ({"aa": {"deterministic": False}}, "two forward passes differ"),
         ({"robust": {"aa": 0.55, "pgd100": 0.7}}, "pgd100: leaves 10.0% more"),
+        ({"robust": {"aa": 0.55, "in_l2": 0.7, "of_margins": 0.7}}, None),  # not APGD-CE's task
         (
             {"curve": [{"epsilon": 0.1, "robust": 0.5}, {"epsilon": 0.2, "robust": 0.6}]},
             "higher at epsilon 0.2 (60.00%) than at 0.1 (50.00%)",
@@ -272,6 +273,8 @@ def test_each_doubt_is_said(fields, said):
     attacks = {
         "aa": AutoAttack(0.1),
         "pgd100": PGD(0.1, 0.01, steps=100),
+        "in_l2": PGD(0.1, 0.01, steps=100, norm="l2"),
+        "of_margins": PGD(0.1, 0.01, steps=100, objective="margin"),
         "cw": CW(0.1, 0.01),
         "fgsm": FGSM(0.1),
         "square": Square(0.1),

@@ -31,6 +31,7 @@ def row(stage, **fields):
             "excess": {"natural": 0.0, "fgsm": 3e-7, "aa": 1e-7},
             "zero_gradients": {"fgsm": 0.2, "aa": 0.1},
         },
+        "warnings": ["fgsm: a doubt", "aa: another"],
         **OWNER,
         **fields,
     }
@@ -71,6 +72,7 @@ def test_an_attack_with_other_settings_is_dropped_alone():
         "zero_gradients": {"aa": 0.1},
     }
     assert left["autoattack"] == {"aa": {"after": {}}}
+    assert left["warnings"] == ["aa: another"]
     assert kept.without(left, ["aa"])["autoattack"] == {}
 
 

@@ -27,6 +27,17 @@ class NoLoss:
     n: int = 3
 
 @dataclasses.dataclass(frozen=True)
+class NoRadius:
+    n: int = 3
+    def __call__(self, logits_fn, images, labels, key):
+        return images
+
+@dataclasses.dataclass(frozen=True)
+class Taxi(NoRadius):
+    epsilon: float = 0.1
+    norm: str = "l1"
+
+@dataclasses.dataclass(frozen=True)
 class Text(Loss):
     kind: str = "a"
     n: int = 3
@@ -200,6 +211,15 @@ BAD = [
     ({"model": "kinds_of_mine:Never"}, "cannot take images of (8, 8, 1) (KeyError: 'never')"),
     ({"evaluate.attacks.mine": {"type": "kinds_of_mine:NoLoss"}}, "with __call__(logits_fn, "),
     ({"evaluate.attacks.mine": {"type": "kinds_of_mine:Thawed"}}, "allowed are frozen dataclasses"),
+    ({"evaluate.attacks.mine": {"type": "kinds_of_mine:NoRadius"}}, "attacks with an epsilon, in"),
+    ({"evaluate.attacks.mine": {"type": "kinds_of_mine:Taxi"}}, "in the norm linf or l2"),
+    (
+        {
+            "evaluate.attacks.natural": {"type": "FGSM", "epsilon": 0.1},
+            "evaluate.run": ("natural",),
+        },
+        "evaluate.run='natural': allowed are other names",
+    ),
     ({"own.Texxt": {"n": 2}}, "own.Texxt={'n': 2}: allowed are none, which the losses"),
     (
         {"loss": "kinds_of_mine:Text", "own.Texxt": {"n": 2}},
