@@ -180,6 +180,8 @@ def _layout(content: bytes) -> list[_Array]:
         whole = all(type(n) is int and n >= 0 for n in numbers) and type(row.coding) is int
         if not isinstance(row.path, str) or not whole or row.count > math.prod(row.shape):
             raise FileError(f"layout: {[*row]} is not an array")
+        if row.bytes > -(-math.prod(row.shape) // 8):  # a bit for each entry takes no more
+            raise FileError(f"layout: {[*row]} has more positions than entries")
         entries += math.prod(row.shape)
     if entries > MOST_ENTRIES:
         raise FileError(f"layout: {entries} entries; allowed are at most {MOST_ENTRIES}")

@@ -72,12 +72,12 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
     """
     try:
         metadata = json.loads(beside)
+        if not isinstance(metadata, dict):
+            raise ValueError("no object of JSON")
+        digest = _digest(program, metadata)
     except (RecursionError, ValueError) as error:
         raise FileError(f"metadata beside it: damaged ({one_line(error)})") from error
-    if not isinstance(metadata, dict):
-        raise FileError("metadata beside it: damaged (no object of JSON)")
     container.check_format(metadata, NAME, VERSION)
-    digest = _digest(program, metadata)
     if metadata.get("digest") != digest:
         raise FileError("damaged: program and metadata are not what their digest says")
     try:
@@ -89,7 +89,7 @@ def decode(program: bytes, beside: bytes) -> tuple[LogitsFn, dict[str, Any]]:
     def logits(images: Images) -> Logits:
         if images.shape[0] == 0:  # which no program of JAX takes
             return jnp.zeros((0, *exported.out_avals[0].shape[1:]))
-        return exported.call(images)
+        return exported.call(images.astype(jnp.float32))
 
     return jax.jit(checked(logits, image_shape)), metadata
 

@@ -264,7 +264,7 @@ def described(metadata: Mapping[str, Any], model: str | None) -> nn.Module:
         raise FileError(refused)
     try:
         return create(metadata)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise FileError(f"no network of this package: {one_line(error)}") from error
 
 
@@ -280,8 +280,15 @@ def _shapes(network: nn.Module, image_shape: Any) -> dict[str, tuple[int, ...]]:
 
 
 def flat(variables: Variables) -> dict[str, Any]:
-    """Returns the leaves of variables by path, 'params/conv1/kernel', in order of the paths."""
+    """Returns the leaves of variables by path, 'params/conv1/kernel', in order of the paths.
+
+    Raises:
+        FileError: If a layer has a '/' in its name.
+    """
     leaves = {"/".join(path): leaf for path, leaf in leaves_by_path(variables).items()}
+    for path in leaves_by_path(variables):
+        if any("/" in part for part in path):
+            raise FileError(f"layer {path!r}: allowed are names without '/'")
     return dict(sorted(leaves.items()))
 
 

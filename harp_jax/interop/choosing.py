@@ -68,7 +68,10 @@ def choose(
     Raises:
         FileError: If there are no arrays, nothing is at `key`, or several places fit.
     """
-    levels = dict(_levels(content))
+    levels = dict(found := list(_levels(content)))
+    if len(levels) != len(found):
+        twice = next(name for name, entries in found if levels[name] is not entries)
+        raise FileError(f"key={twice!r}: stands for two places; allowed are keys without dots")
     if not levels:
         raise FileError("has no arrays by name; allowed are dicts of tensors (a state_dict)")
     choices = [
@@ -97,14 +100,16 @@ def _named(choices: Sequence[Choice]) -> str:
     return ", ".join(repr(printable(each.name)) for each in choices[:_MOST_NAMED])
 
 
-def _levels(content: Any, names: Sequence[str] = ()) -> Iterator[tuple[str, dict[Any, Any]]]:
-    if not isinstance(content, dict) or len(names) > _DEEPEST:
-        return
+def _levels(
+    content: Any, names: Sequence[str] = (), above: Sequence[int] = ()
+) -> Iterator[tuple[str, dict[Any, Any]]]:
+    if not isinstance(content, dict) or len(names) > _DEEPEST or id(content) in above:
+        return  # a dict may contain itself
     if any(isinstance(each, Tensor) and isinstance(name, str) for name, each in content.items()):
         yield ".".join(names), content
     for name, each in content.items():
         if isinstance(name, str):
-            yield from _levels(each, (*names, name))
+            yield from _levels(each, (*names, name), (*above, id(content)))
 
 
 def _of_level(

@@ -58,7 +58,8 @@ class SparseNetwork:
         self, latest: list[Any], call: Any, arguments: Any, options: Any, context: Any
     ) -> Any:
         module: Any = context.module
-        if isinstance(module, nn.BatchNorm) and arguments and arguments[0] is latest[0]:
+        alone = len(arguments) == 1  # flags that are given by place are the network's own to read
+        if isinstance(module, nn.BatchNorm) and alone and arguments[0] is latest[0]:
             return _batch_norm(module, arguments[0], call, options)
         if context.method_name == "max_pool" and isinstance(module, Network):
             (x,) = arguments
@@ -156,8 +157,10 @@ def _batch_norm(module: nn.BatchNorm, x: Any, call: Any, options: dict[str, Any]
 def _is_plain(module: Any) -> bool:
     """Returns whether a layer is dense or a convolution without groups, dilation and mask.
 
-    Layers of classes of a user's own, or that multiply in a way of their own, are not.
+    Layers of classes of a user's own, or that multiply in a way or a type of their own, are not.
     """
+    if jnp.dtype(getattr(module, "dtype", None) or jnp.float32) != jnp.float32:
+        return False
     if type(module) is nn.Dense:
         return module.dot_general is None and module.dot_general_cls is None
     if (

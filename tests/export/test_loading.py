@@ -144,6 +144,13 @@ def test_images_that_do_not_fit_are_said_in_a_line(name, images, found, files_of
         assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["sparse", "dense", "stablehlo"])
+def test_images_of_half_precision_are_taken_as_they_are(name, files_of_tiny):
+    logits_fn, _ = harp_jax.load(files_of_tiny / name)
+    images = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float16)
+    np.testing.assert_allclose(logits_fn(images), logits_fn(np.float32(images)), rtol=0, atol=1e-5)
+
+
 def test_a_network_that_takes_any_size_does_so_when_loaded(tmp_path):
     network = small_networks.residual(num_classes=10)
     trained = small_networks.pruned(network, "small_networks:residual", kept=0.5)

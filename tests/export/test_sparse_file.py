@@ -177,6 +177,7 @@ def rewritten(trained, rows=None, **changes):
         ({"rows": [["a", [2], 3, 0, 0]]}, "is not an array"),
         ({"rows": [["a", [-2], 0, 0, 0]]}, "is not an array"),
         ({"rows": [["a", [2], 0, 0]]}, "layout: not a table of arrays"),
+        ({"rows": [["a", [4, 4], 0, 0, 3]]}, "has more positions than entries"),
         ({"rows": {"a": 1}}, "layout: not a table of arrays"),
         ({"rows": [["a", [10**9, 10**9], 0, -1, 0]]}, "entries; allowed are at most"),
     ],

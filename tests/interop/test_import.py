@@ -182,6 +182,11 @@ def test_several_networks_in_a_file(refused, written):
     )
 
 
+def test_two_places_of_one_name_are_refused(refused):
+    content = {"a.b": TINY, "a": {"b": {key: array + 1 for key, array in TINY.items()}}}
+    assert "key='a.b': stands for two places" in refused(content)
+
+
 def test_several_networks_behind_prefixes(refused, written):
     other = {key: array + 1 for key, array in TINY.items()}
     content = {"model": prefixed("model.") | prefixed("ema_model.", other)}

@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 from harp_jax import models
+from harp_jax.models.blocks import normalize
 from harp_jax.models.bottleneck import BottleneckResNet
 from harp_jax.models.resnet import ResNet
 from harp_jax.models.wrn import WideResNet
@@ -234,3 +235,11 @@ def test_a_normalization_of_other_channels_is_refused():
     model = models.create("tiny", 10, normalization=[(0.5,) * 3, (0.2,) * 3])
     with pytest.raises(ValueError, match="normalization of 3 channels, images of 1"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+def test_images_of_half_precision_are_normalised_in_float32():
+    images = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float16)
+    normalization = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    found = normalize(jnp.asarray(images), normalization)
+    mean, deviation = map(np.float32, normalization)
+    np.testing.assert_allclose(found, (np.float32(images) - mean) / deviation, atol=1e-6)

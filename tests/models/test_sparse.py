@@ -98,6 +98,25 @@ def test_logits_gradients_and_statistics_are_those_of_the_masked_network(name, t
     assert dead > 0
 
 
+class ByPlace(nn.Module):
+    """Gives BatchNorm its flag by place; its last layer multiplies in bfloat16."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(8, (3, 3), name="conv")(x)
+        x = nn.relu(nn.BatchNorm(name="norm")(x, not train))
+        return nn.Dense(5, dtype=jnp.bfloat16, name="dense")(x.reshape(len(x), -1))
+
+
+def test_flags_by_place_and_types_of_a_layer_s_own_stay():
+    model, images = ByPlace(), jax.random.uniform(jax.random.key(1), (20, 8, 8, 3))
+    variables = model.init(jax.random.key(0), images)
+    sparse = SparseNetwork(model, kept_weights(variables["params"]))
+    found, expected = (each.apply(variables, images) for each in (sparse, model))
+    assert found.dtype == expected.dtype == jnp.bfloat16
+    assert_close(jnp.float32(found), jnp.float32(expected), atol=1e-2)
+
+
 def pruned(width=320):
     """A network of one layer with 16 inputs for each weight that is kept, one of them 0."""
     network = nn.Sequential([lambda x, train=False: x.reshape(len(x), -1), nn.Dense(width)])
