@@ -73,6 +73,12 @@ def _main(arguments: list[str]) -> int:
     except harp.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    wrong = peers.wrong_flags(
+        _DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+    if wrong is not None:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
     if _DISTRIBUTED.value or _COORDINATOR.value:
         if not peers.is_child():
             return peers.watch(_saved)

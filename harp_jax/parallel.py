@@ -78,8 +78,9 @@ def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) ->
     devices that wait for each other in front of XLA_FLAGS.
 
     Args:
-        batch_sizes: Batch sizes, all multiples of the number of devices.
-        limit: Largest number of devices; None means the number of usable cores, as do larger ones.
+        batch_sizes: Batch sizes; all are multiples of the number of devices unless `limit` is set.
+        limit: Number of devices, of as many as there are usable cores; None means the largest that
+            fits the batch sizes.
     """
     config: Any = jax.config  # its fields are made at run time
     flags = os.environ.get("XLA_FLAGS", "")
@@ -87,9 +88,11 @@ def one_device_per_core(batch_sizes: Sequence[int], limit: int | None = None) ->
     if config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in flags:
         return
     cores = usable_cores()
-    if limit is not None:
-        cores = min(max(limit, 1), cores)
-    config.update("jax_num_cpu_devices", largest_divisor(math.gcd(*batch_sizes), cores))
+    if limit is None:
+        count = largest_divisor(math.gcd(*batch_sizes), cores)
+    else:
+        count = min(max(limit, 1), cores)
+    config.update("jax_num_cpu_devices", count)
 
 
 def usable_cores() -> int:

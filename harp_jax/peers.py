@@ -22,10 +22,28 @@ LOST = 75  # exit code of a process that ends since another one is gone: try aga
 SECONDS = 30  # without a sign of life, after which a process counts as gone
 
 _NATIVE = "HARP_JAX_NATIVE_OUTPUT"  # in the child: where native code writes what the parent reads
+_PARENT = "HARP_JAX_PARENT"  # in the child: the number of the process that waits for it
 _PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
 _OF_SERVICE = re.compile(r"[EFIW]\d{4} .*?(coordination_service|client\.h|preemption_sync)")
 _FATAL = "JAX distributed service detected fatal errors"
 _OF_PEERS = re.compile(r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination ?[Ss]ervice")
+
+
+def wrong_flags(
+    distributed: bool, coordinator: str | None, processes: int | None, process: int | None
+) -> str | None:
+    """Returns what is wrong with the flags of several processes in one line, or None."""
+    given = {"processes": processes, "process": process}
+    for name, value in given.items():
+        if value is not None and coordinator is None and not distributed:
+            return f"--{name}={value}: allowed with --coordinator=HOST:PORT, or left out"
+        if value is None and coordinator is not None and not distributed:
+            return f"--coordinator={coordinator}: allowed with --{name}=N"
+    if processes is not None and processes < 1:
+        return f"--processes={processes}: allowed are whole numbers >= 1"
+    if process is not None and not 0 <= process < (processes or process + 1):
+        return f"--process={process}: allowed are whole numbers from 0 to --processes less 1"
+    return None
 
 
 def is_child() -> bool:
@@ -46,7 +64,7 @@ def watch(saved: Callable[[], str]) -> int:
     reading, writing = os.pipe()
     child = subprocess.Popen(
         sys.orig_argv,
-        env={**os.environ, _NATIVE: str(writing)},
+        env={**os.environ, _NATIVE: str(writing), _PARENT: str(os.getpid())},
         pass_fds=(writing,),
         process_group=0,  # Ctrl-C reaches the child once: through this process
     )
@@ -105,6 +123,8 @@ def join(address: str | None, processes: int | None, process: int | None) -> Non
     _take_native_output()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
+        if os.getppid() != int(os.environ[_PARENT]):  # it is gone already
+            os._exit(LOST)
     jax.distributed.initialize(address, processes, process, heartbeat_timeout_seconds=SECONDS)
 
 

@@ -168,3 +168,7 @@ def test_keys_and_shapes_are_compared():
         "runs/x: is not of this network; missing: params/a/bias; extra: params/a/scale;"
         " other shape: params/a/kernel (2, 3) instead of (2, 4)"
     )
+    half = {"params": {"a": {"kernel": np.zeros((2, 3), np.float16), "scale": np.zeros(3)}}}
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.check_fits(half, fitting, ("params",), "x")
+    assert str(caught.value).endswith("; other type: params/a/kernel float16 instead of float64")

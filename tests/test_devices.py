@@ -154,6 +154,7 @@ def test_a_cpu_has_a_device_for_each_core():
         (None, "", -1, CORES),
         (1, "", -1, 1),
         (1000, "", -1, CORES),
+        (2, "", -1, min(2, CORES)),
         (None, "--xla_force_host_platform_device_count=3", -1, None),
         (None, "", 5, None),  # from JAX_NUM_CPU_DEVICES
     ],

@@ -91,6 +91,27 @@ def test_a_run_goes_on_in_two_processes_and_in_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        ((False, None, None, None), None),
+        ((True, None, None, None), None),
+        ((False, "host:1", 2, 0), None),
+        ((True, "host:1", 2, 1), None),
+        ((False, None, 2, None), "--processes=2: allowed with --coordinator=HOST:PORT"),
+        ((False, None, None, 0), "--process=0: allowed with --coordinator=HOST:PORT"),
+        ((False, "host:1", None, None), "--coordinator=host:1: allowed with --processes=N"),
+        ((False, "host:1", 2, None), "--coordinator=host:1: allowed with --process=N"),
+        ((False, "host:1", 0, 0), "--processes=0: allowed are whole numbers >= 1"),
+        ((False, "host:1", 2, 2), "--process=2: allowed are whole numbers from 0"),
+        ((True, None, None, -1), "--process=-1: allowed are whole numbers from 0"),
+    ],
+)
+def test_flags_of_processes_that_cannot_work_are_named(flags, wrong):
+    found = peers.wrong_flags(*flags)
+    assert found is None if wrong is None else found.startswith(wrong)
+
+
+@pytest.mark.parametrize(
     ("native", "gone"),
     [
         ("tasks are unhealthy (stopped sending heartbeats):\n1\nThe tasks", "process 1"),

@@ -42,7 +42,7 @@ def _map_leaves(function: Any, tree: Any) -> Any:
 def check_fits(
     found: Variables, expected: Variables, collections: tuple[str, ...], source: str
 ) -> None:
-    """Checks that a checkpoint has the network's arrays: the same keys and shapes.
+    """Checks that a checkpoint has the network's arrays: the same keys, shapes and types.
 
     Args:
         found: Collections of the checkpoint.
@@ -51,7 +51,7 @@ def check_fits(
         source: Origin of the checkpoint, for the error message.
 
     Raises:
-        CheckpointError: If they differ; lists missing keys, extra keys and different shapes.
+        CheckpointError: If they differ; lists missing keys, extra keys, different shapes and types.
     """
     have = _leaves({name: found.get(name, {}) for name in collections})
     want = _leaves({name: expected[name] for name in collections})
@@ -62,11 +62,18 @@ def check_fits(
         for key in sorted(want.keys() & have.keys())
         if tuple(have[key].shape) != tuple(want[key].shape)
     ]
-    problems = [
-        f"{what}: {', '.join(keys)}"
-        for what, keys in (("missing", missing), ("extra", extra), ("other shape", reshaped))
-        if keys
+    retyped = [
+        f"{key} {have[key].dtype} instead of {want[key].dtype}"
+        for key in sorted(want.keys() & have.keys())
+        if have[key].dtype != want[key].dtype
     ]
+    named = {
+        "missing": missing,
+        "extra": extra,
+        "other shape": reshaped,
+        "other type": retyped,
+    }
+    problems = [f"{what}: {', '.join(keys)}" for what, keys in named.items() if keys]
     if problems:
         raise CheckpointError(f"{source}: is not of this network; {'; '.join(problems)}")
 

@@ -15,7 +15,7 @@ from harp_jax.checkpoint.reading import CheckpointError, DamagedCheckpointError
 from harp_jax.checkpoint.record import METADATA, TRAINING, TREES, VARIABLES, by_path
 from harp_jax.checkpoint.writing import arguments
 from harp_jax.types import Variables
-from harp_jax.workdir.files import BEST, LAST, writing
+from harp_jax.workdir.files import BEST, LAST, is_remote, writing
 
 _LOGGER = logging.getLogger(__name__)
 # In the metadata: the step of the checkpoint; in that of a state, of the best network so far.
@@ -82,7 +82,8 @@ class StageCheckpoints:
         manager = self._managers[name]
         items = arguments(trees, {**metadata, _STEP: step}, self._run)
         with writing(self.directory / name):
-            (self.directory / name).stat()  # Orbax would make a new folder in place of one gone
+            if not is_remote(self.directory):  # buckets have no empty folders
+                (self.directory / name).stat()  # Orbax would make a new one in place of one gone
             for later in [each for each in manager.all_steps() if each >= step]:
                 manager.delete(later)  # of before this run resumed: damaged, or it makes them again
             manager.save(step, args=items, force=True)

@@ -12,6 +12,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from harp_jax.config.defaults import default
+from harp_jax.config.rules import OPEN
 from harp_jax.config.sections import ConfigError
 from harp_jax.config.validation import check_fields
 from harp_jax.workdir import identity
@@ -58,12 +59,14 @@ def get_config(workdir: str) -> ConfigDict:
     return config
 
 
-def _take(config: Any, recorded: dict[str, Any]) -> None:
+def _take(config: Any, recorded: dict[str, Any], section: str = "") -> None:
+    """Sets the recorded fields; sections of `OPEN`, such as an attack, are taken as a whole."""
     for field, value in recorded.items():
-        if field in config and isinstance(config[field], ConfigDict):
+        is_section = field in config and isinstance(config[field], ConfigDict)
+        if is_section and section not in OPEN:
             if not isinstance(value, dict):
                 raise TypeError(f"{field}={value!r}: allowed are objects")
-            _take(config[field], value)
+            _take(config[field], value, f"{section}.{field}".lstrip("."))
         elif field in config or not config.is_locked:
             with config.ignore_type():  # a wrong type is named later, with what is allowed
                 config[field] = _plain(value)

@@ -12,7 +12,7 @@ from jaxtyping import Shaped, UInt8
 
 from harp_jax.data import pickles
 from harp_jax.data.checks import count_classes, whole_labels
-from harp_jax.data.splits import DataError, Source, Split
+from harp_jax.data.splits import DataError, Source, Split, read_bytes
 
 _PIXELS = 3 * 32 * 32  # bytes of an image: the red, the green and the blue plane
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -101,7 +101,7 @@ def _read_file(path: epath.Path, version: _Version) -> Split:
 
 def _read_binary(path: epath.Path, labels: int | bytes) -> _Records:
     assert isinstance(labels, int)
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = np.frombuffer(read_bytes(path), np.uint8)
     size = labels + _PIXELS
     if len(data) == 0 or len(data) % size:
         raise DataError(
@@ -114,7 +114,7 @@ def _read_binary(path: epath.Path, labels: int | bytes) -> _Records:
 
 def _read_pickled(path: epath.Path, labels: int | bytes) -> _Records:
     try:
-        found = pickles.load(path.read_bytes())
+        found = pickles.load(read_bytes(path))
         if not isinstance(found, dict) or not {b"data", labels} <= found.keys():
             raise ValueError(f"no dict with {b'data'!r} and {labels!r}")
         pixels = pickles.as_bytes(found[b"data"])

@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from harp_jax.data.checks import count_classes
-from harp_jax.data.splits import DataError, Source, Split, as_split
+from harp_jax.data.splits import DataError, Source, Split, as_split, read_bytes
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -66,13 +66,13 @@ def _read_split(root: epath.Path, images_name: str, labels_name: str) -> Split:
 
 def _find(root: epath.Path, name: str) -> epath.Path:
     for path in (root / name, root / f"{name}.gz"):
-        if path.exists():
+        if path.is_file():
             return path
     raise DataError(f"no file {name} in {root}; expected {_expected()}")
 
 
 def _read_array(path: epath.Path, *, rank: int) -> UInt8[np.ndarray, "..."]:
-    data = path.read_bytes()
+    data = read_bytes(path)
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)

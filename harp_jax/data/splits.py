@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int32, Shaped, UInt8
 
 from harp_jax.names import printable
@@ -226,6 +227,14 @@ def padded(split: Split, size: int) -> Split:
         )
     sides = [((size - length) // 2, -((length - size) // 2)) for length in (height, width)]
     return Split(np.pad(split.images, ((0, 0), *sides, (0, 0))), split.labels)
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """Reads a file; raises a DataError in one line if this user cannot."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def as_split(

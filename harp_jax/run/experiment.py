@@ -37,7 +37,7 @@ from harp_jax.run.network_file import write_network
 from harp_jax.run.networks import Networks
 from harp_jax.run.paths import no_path
 from harp_jax.run.rows import Subject
-from harp_jax.run.sources import PRODUCER, Sources, check_checkpoints
+from harp_jax.run.sources import Sources, check_checkpoints, needed
 from harp_jax.training import loop, metrics, stages, state
 from harp_jax.training.probe import Probe
 from harp_jax.training.stages import Stage
@@ -180,7 +180,7 @@ class _Experiment:
 
     def _check_pruning(self) -> None:
         """Refuses a target that the smallest rates miss."""
-        if "prune" not in self.config.stages:
+        if "prune" not in needed(self.config):
             return
         lowest = dict.fromkeys(self.scheme.architecture.pruned, -100.0)
         try:
@@ -206,11 +206,11 @@ class _Experiment:
 
     def stages(self) -> list[str]:
         """Returns the requested stages, without any whose network nothing would read."""
-        asked = [stage for stage in stages.STAGES if stage in self.config.stages]
-        for stage, producer in PRODUCER.items():
-            if stage in asked and producer in asked and self.config[stage].source:
-                _LOGGER.info("%s: skipped, %s.source is set", producer, stage)
-                asked.remove(producer)
+        asked = needed(self.config)
+        for place, stage in enumerate(stages.STAGES):
+            if stage in self.config.stages and stage not in asked:
+                later = next(s for s in stages.STAGES[place + 1 :] if self.config[s].source)
+                _LOGGER.info("%s: skipped, %s.source is set", stage, later)
         return asked
 
     def _start(self, stage: str) -> dict[str, Any]:

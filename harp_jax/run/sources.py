@@ -24,6 +24,23 @@ from harp_jax.workdir.sources import Source
 _LOGGER = logging.getLogger(__name__)
 
 PRODUCER = {"prune": "pretrain", "finetune": "prune"}  # whose network a stage starts from
+
+
+def needed(config: Config) -> list[str]:
+    """Returns the requested stages in their order, without any whose network nothing would read.
+
+    A stage is left out if the next one is among those requested and has a source of its own, or is
+    left out itself.
+    """
+    asked = [stage for stage in STAGES if stage in config.stages]
+    for stage, producer in reversed(PRODUCER.items()):
+        is_left_out = stage in config.stages and stage not in asked
+        has_source = stage in asked and config[stage].source
+        if producer in asked and (is_left_out or has_source):
+            asked.remove(producer)
+    return asked
+
+
 STRATEGY = "prune.strategy"
 
 
@@ -85,15 +102,16 @@ class Sources(NamedTuple):
                 if earlier is None:
                     self._check_not_trained(stage)
                 begun[stage] = {} if earlier is None else self._of_begun(stage, earlier)
-        if "prune" in self.config.stages and not self._complete("prune"):
+        asked = needed(self.config)
+        if "prune" in asked and not self._complete("prune"):
             read_rates(self.config, self.pruned)
         for stage, producer in PRODUCER.items():
-            if stage not in self.config.stages or self._complete(stage):
+            if stage not in asked or self._complete(stage):
                 continue
             if self.config[stage].source or self._complete(producer):
                 self.network(stage)
                 self._say_what_it_saw(stage)
-            elif producer not in self.config.stages:
+            elif producer not in asked:
                 raise ConfigError(
                     f"{stage}.source='': allowed are a checkpoint, or '' with {producer!r} among"
                     f" the stages or complete in {self.workdir}"

@@ -89,6 +89,9 @@ def compare(
         The comparison.
     """
     assumed = {**defaults, **former_defaults(form), **before}
+    # What a section of `own` no longer sets has its class's default, which is not known here.
+    left = {field: None for field in before if field.startswith("own.") and field not in now}
+    now = {**now, **left}
     known = {field: assumed.get(field) for field in now}
     sections = tuple(f"{field}." for field in free)
     different = [

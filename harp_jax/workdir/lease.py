@@ -54,6 +54,11 @@ def leased(path: epath.Path) -> Iterator[None]:
     bucket, name, own = _file_system(path), os.fspath(path), uuid.uuid4().hex
     ended = threading.Event()
 
+    def is_ours() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return own.encode() in bucket.cat_file(name)
+        return False
+
     def content(count: int) -> bytes:
         holder = {"host": socket.gethostname(), "process": os.getpid()}
         return json.dumps({**holder, "lease": own, "renewed": count}).encode()
@@ -63,6 +68,9 @@ def leased(path: epath.Path) -> Iterator[None]:
         while not ended.wait(RENEWED_EVERY):
             count += 1
             try:
+                if not is_ours():
+                    _LOGGER.error("%s: another run has taken it over; stop one of them", path)
+                    return
                 bucket.pipe_file(name, content(count))
             except Exception as error:  # the next time may work
                 _LOGGER.warning("%s: cannot be renewed (%s)", path, error)
@@ -75,7 +83,8 @@ def leased(path: epath.Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        bucket.rm_file(name)
+        if is_ours():
+            bucket.rm_file(name)
 
 
 def _file_system(path: epath.Path) -> Any:

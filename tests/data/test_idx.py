@@ -102,6 +102,12 @@ def test_missing_file(folder, name):
     assert_refused(folder, f"no file {name} in", *NAMES)
 
 
+def test_a_folder_in_place_of_a_file(folder):
+    (folder / f"{TRAIN_IMAGES}.gz").unlink()
+    (folder / TRAIN_IMAGES).mkdir()  # as some archives unpack
+    assert_refused(folder, f"no file {TRAIN_IMAGES} in", *NAMES)
+
+
 @pytest.mark.parametrize("keep", [1, 5, 40, -9])
 def test_truncated_gzip(folder, keep):
     path = folder / f"{TRAIN_IMAGES}.gz"

@@ -11,6 +11,7 @@ from etils import epath
 
 from harp_jax import checkpoint
 from harp_jax.run import experiment
+from harp_jax.run.sources import needed
 from harp_jax.training.stages import STAGES
 from harp_jax.workdir import WorkdirError
 
@@ -73,6 +74,22 @@ def other_network(path):
     shutil.rmtree(path)
     checkpoint.save_result(path.parent / f"{path.name}.stage", variables, metadata)
     (path.parent / f"{path.name}.stage" / "result").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "expected"),
+    [
+        (STAGES, (), list(STAGES)),
+        (STAGES, ("prune",), ["prune", "finetune"]),
+        (STAGES, ("finetune",), ["finetune"]),
+        (("prune", "finetune"), ("finetune",), ["finetune"]),
+        (("pretrain", "finetune"), ("finetune",), ["pretrain", "finetune"]),
+        (("pretrain",), ("prune",), ["pretrain"]),
+    ],
+)
+def test_stages_whose_network_nothing_reads_are_left_out(asked, given, expected):
+    fields = {f"{stage}.source": "elsewhere" for stage in given}
+    assert needed(runs.digits(**fields, stages=asked)) == expected
 
 
 def test_what_a_stage_started_from_is_on_record(pruned, finished):

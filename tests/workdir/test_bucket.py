@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import threading
+import time
 
 import fsspec
 import pytest
@@ -11,6 +12,7 @@ import runs
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from harp_jax.checkpoint import StageCheckpoints
 from harp_jax.run import experiment
 from harp_jax.training.event_file import EventFile
 from harp_jax.workdir import WorkdirError, lease, ownership, read_metrics, write_atomically
@@ -23,6 +25,12 @@ class Bucket(MemoryFileSystem):
     protocol = ("gs", "gcs")
     store = {}  # noqa: RUF012  # of the class, as that of its parent
     pseudo_dirs = [""]  # noqa: RUF012
+
+    def makedirs(self, path, exist_ok=True):
+        """Makes nothing: a bucket has no empty folders."""
+
+    def mkdir(self, path, create_parents=True, **_):
+        """Makes nothing."""
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -81,6 +89,29 @@ def test_what_a_killed_run_left_is_taken_over(workdir, caplog):
         assert "lease" in (workdir / ".lock").read_text()
     assert "looking for" in caplog.text
     assert not (workdir / ".lock").exists()
+
+
+def test_a_lease_that_another_run_took_over_is_left_to_it(workdir, caplog):
+    with ownership.held(workdir):
+        (workdir / ".lock").write_text("of another run")
+        time.sleep(0.3)
+        assert (workdir / ".lock").read_text() == "of another run"
+    assert (workdir / ".lock").read_text() == "of another run"
+    assert "another run has taken it over" in caplog.text
+    (workdir / ".lock").unlink()
+    with ownership.held(workdir):
+        (workdir / ".lock").unlink()  # the end is the run's own, not that of the lease
+
+
+def test_a_state_is_saved_where_no_folder_is(workdir, monkeypatch):
+    saved = []
+    checkpoints = StageCheckpoints(workdir / "pretrain" / "checkpoints")
+    assert not (workdir / "pretrain" / "checkpoints").exists()
+    manager = checkpoints._managers["last"]
+    monkeypatch.setattr(manager, "save", lambda step, **_: saved.append(step))
+    checkpoints.save_last(5, {"params": {}}, {}, {})
+    assert saved == [5]
+    checkpoints.close()
 
 
 def test_only_one_of_two_takes_it_over(workdir):

@@ -27,6 +27,12 @@ def test_a_default_whose_meaning_changed_has_a_version(monkeypatch):
     assert identity.compare(OLD, NOW, DEFAULTS, form=2).different == []
 
 
+def test_a_setting_of_ones_own_that_is_left_out_is_another_one():
+    before = {**NOW, "own.MyLoss.beta": 2.0}
+    assert identity.compare(before, NOW, DEFAULTS).different == ["own.MyLoss.beta=2.0, not None"]
+    assert identity.compare(before, before, DEFAULTS).different == []
+
+
 @pytest.mark.parametrize(
     ("field", "one", "other"),
     [

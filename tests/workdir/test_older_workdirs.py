@@ -57,6 +57,16 @@ def test_it_is_evaluated_with_other_attacks_and_reported_without_its_flags(older
     assert row["images_digest"] == load("digits", seed=0, validation_examples=150).test.digest()
 
 
+def test_an_attack_is_taken_as_it_was_recorded(tmp_path):
+    """Fields that the default attack of that name has, and this one had not, stay away."""
+    config = ownership.plain(default())
+    config["evaluate"]["attacks"]["pgd20"] = {"type": "FGSM", "epsilon": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    found = of_workdir.get_config(str(tmp_path))
+    assert found.evaluate.attacks.pgd20.to_dict() == {"type": "FGSM", "epsilon": 0.1}
+    assert found.evaluate.attacks.pgd10.to_dict() == default().evaluate.attacks.pgd10.to_dict()
+
+
 def test_the_recorded_configuration_is_the_run_s(tmp_path_factory):
     workdir = runs.finished(tmp_path_factory.getbasetemp())
     config = of_workdir.get_config(str(workdir))
