@@ -113,7 +113,7 @@ class PackedAttack:
 
         Args:
             network: (weights, images in [0, 1]) -> logits.
-            parts: The parts of the attack in their order, by name.
+            parts: The parts of the attack in their order, by name; none is `NATURAL`.
             identity: Identity of the attack and the network, so that progress of others is not
                 used; the weights are compared in addition.
             seed: Seed of the noise, which is keyed by the example's place in the split.
@@ -122,12 +122,7 @@ class PackedAttack:
             devices: Local devices.
             keep: Whether to keep the adversarial images.
             precision: Precision of float32 products, see `parallel.parallel`.
-
-        Raises:
-            ValueError: If a part is named 'natural'.
         """
-        if NATURAL in parts:
-            raise ValueError(f"parts: {NATURAL!r}: allowed are other names, it is of no attack")
         self.parts, self.names = dict(parts), (NATURAL, *parts)
         self._network, self._identity, self._keep, self._seed = network, identity, keep, seed
         self._batch_size, self._devices = batch_size, devices

@@ -103,11 +103,12 @@ def optimizer(
         with any of them absent.
     """
 
-    def sgd() -> optax.GradientTransformation:
+    def sgd(*after: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
             _trace(momentum),
             optax.scale_by_learning_rate(schedule),
+            *after,
         )
 
     def tied(after: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -117,7 +118,7 @@ def optimizer(
     weights = sgd() if wrap_weights is None else wrap_weights(sgd())
     per_collection: dict[Hashable, Any] = {
         "params": weights if penalty_gradient is None else optax.chain(penalty_gradient, weights),
-        "scores": tied(sgd() if after_scores is None else optax.chain(sgd(), after_scores)),
+        "scores": tied(sgd(*filter(None, [after_scores]))),
         "rates": rates,
     }
     update = optax.partition(per_collection, lambda trainable: {name: name for name in trainable})
