@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
         "prune.live": True,
+        "prune.window": 0.5,
         "prune.joint": True,
         "prune.anneal": 0.5,
         "prune.fill": True,
@@ -153,6 +154,10 @@ def default() -> Config:
     config.prune.live = False
     # Share of the prune stage before which no such unit is removed, since it may come back.
     config.prune.live_after = 0.0
+    # Rates learn from the weights around the threshold of their layer's mask, which a change of the
+    # rate lets in or out: those whose rank is within this share of the kept number (see
+    # harp_jax.methods.window). 0: from all weights of the layer, as the authors.
+    config.prune.window = 0.0
     # Train the weights together with the scores and rates, at the stage's learning rate. Kept
     # weights follow the loss, all decay (see harp_jax.methods.joint); False: as the authors.
     config.prune.joint = False

@@ -100,9 +100,10 @@ WORDS = {
         " is recorded, and it cannot be changed after the stage began"
     ),
     "prune.recipe": (
-        "A set of options by one name. `best`: live connections (for single weights), joint"
-        " learning, an annealed budget, filling up, weight averaging and finetuning at 0.1. Fields"
-        " with another value than their default keep it. `paper`: none"
+        "A set of options by one name. `best`: live connections (for single weights), rates"
+        " that learn at the threshold, joint learning, an annealed budget, filling up, weight"
+        " averaging and finetuning at 0.1. Fields with another value than their default keep it."
+        " `paper`: none"
     ),
     "prune.target": "Share of the weights, or of the channels, to keep, in (0, 1]",
     "prune.alpha": "No layer's rate goes below alpha * target",
@@ -115,6 +116,10 @@ WORDS = {
     "prune.live_after": (
         "Share of the prune stage before which no such unit is removed, in [0, 1], since it may"
         " come back. 0: from the first update on"
+    ),
+    "prune.window": (
+        "Rates learn from the weights around the threshold: those whose rank is within this share"
+        " of the kept number, in [0, 1]. 0: from all of the layer, as the authors"
     ),
     "prune.joint": (
         "Train the weights together with the scores and rates, at the stage's learning rate. Kept"

@@ -3,29 +3,33 @@
 from collections.abc import Iterable
 
 from harp_jax.config.defaults import RECIPES, Config, default
-from harp_jax.config.sections import require
-
-# Fields that only masks of single weights have a use for.
-_OF_WEIGHTS = ("prune.live",)
+from harp_jax.config.sections import method, require
 
 
 def with_recipe(config: Config) -> Config:
     """Returns a copy of a configuration with the values that its recipe gives to fields.
 
-    A field with another value than its default keeps it. Whether the recipe fits the method is not
-    checked here, see `validate`.
+    A field with another value than its default keeps it. Live connections are left out for
+    channels, and `prune.window` for a method whose rates do not learn. Whether the recipe fits the
+    method is not checked here, see `validate`.
 
     Args:
         config: A configuration whose fields have the right types and ranges.
 
     Returns:
         The copy. Applied again, the recipe changes nothing.
+
+    Raises:
+        ConfigError: For a method that cannot be built.
     """
     copy, chosen = config.copy_and_resolve_references(), RECIPES[config.prune.recipe]
     if not chosen:
         return copy
-    known = default()
-    left = _OF_WEIGHTS if config.prune.granularity == "channel" else ()
+    known, left = default(), set[str]()
+    if config.prune.granularity == "channel":
+        left.add("prune.live")
+    if "rates" not in method(config).trains:
+        left.add("prune.window")
     for field, value in chosen.items():
         section, _, own = field.partition(".")
         if field not in left and copy[section][own] == known[section][own]:

@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
     "prune.sharpness": Number(),
     "prune.live": Flag(),
     "prune.live_after": Number(0.0, 1.0),
+    "prune.window": Number(0.0, 1.0),
     "prune.joint": Flag(),
     "prune.anneal": Number(0.0, 1.0),
     "prune.fill": Flag(),

@@ -15,7 +15,7 @@ from harp_jax.config import rules
 from harp_jax.config.defaults import SHARED_BY_METHODS, Config
 from harp_jax.data import Dataset
 from harp_jax.losses import LOSSES, Loss
-from harp_jax.methods import METHODS, Anneal, Joint, Live, Method, Sharpness
+from harp_jax.methods import METHODS, Anneal, Joint, Live, Method, Sharpness, Window
 from harp_jax.names import printable
 from harp_jax.settings import build, defaults, is_frozen_dataclass
 from harp_jax.training.stages import STAGES
@@ -154,12 +154,19 @@ def method(config: Config) -> Method:
 
 def _wrapped(prune: Config, built: Method) -> Method:
     """Wraps a method as the options in the section `prune` say."""
+    plain = type(built).masking is Method.masking
     if prune.live:
         allowed = f"False with the method {prune.method!r}, whose masks do not learn"
         require(built.learns_masks, "prune.live", prune.live, allowed)
         allowed = f"False with the method {prune.method!r}, which has a masking of its own"
-        require(type(built).masking is Method.masking, "prune.live", prune.live, allowed)
+        require(plain, "prune.live", prune.live, allowed)
         built = Live(built, prune.live_after)
+    if prune.window:
+        allowed = f"0 with the method {prune.method!r}, whose rates do not learn"
+        require("rates" in built.trains, "prune.window", prune.window, allowed)
+        allowed = f"0 with the method {prune.method!r}, which has a masking of its own"
+        require(plain, "prune.window", prune.window, allowed)
+        built = Window(built, prune.window)
     if prune.joint:
         trained = "weights" in built.trains
         reason = "whose weights train" if trained else "whose masks do not learn"

@@ -13,8 +13,8 @@
 | random           | drawn                  | of the strategy | one shot                           |
 
 Every method ends in scores and rates, which finetuning, evaluation and the report use. `Live`
-(`prune.live`), `Joint` (`prune.joint`), `Anneal` (`prune.anneal`) and `Sharpness`
-(`prune.sharpness`) wrap a method that learns masks.
+(`prune.live`), `Window` (`prune.window`), `Joint` (`prune.joint`), `Anneal` (`prune.anneal`) and
+`Sharpness` (`prune.sharpness`) wrap a method that learns masks.
 
 A new method is a file with a subclass of `Method`, and a row here; or a class of your own, named
 "module:Class" in `config.prune.method`. Methods know nothing of configurations, files or loops.
@@ -46,6 +46,7 @@ from harp_jax.methods.random import Random
 from harp_jax.methods.regrowth import Timing, regrowing
 from harp_jax.methods.sharpness import Sharpness
 from harp_jax.methods.twin_rep import TwinRep
+from harp_jax.methods.window import Window
 
 METHODS: dict[str, type[Method]] = {
     "harp": Harp,
@@ -76,5 +77,6 @@ __all__ = [
     "Sharpness",
     "Timing",
     "Trained",
+    "Window",
     "regrowing",
 ]

@@ -99,7 +99,22 @@ def kernel_mask(scores: Scores, rate: Float[Array, ""], kernel_shape: Sequence[i
     """
     if scores.shape == tuple(kernel_shape):
         return weight_mask(scores, rate)
-    mask = jnp.tile(channel_mask(scores, rate), kernel_shape[-2] // scores.size)
+    return over_kernel(channel_mask(scores, rate), kernel_shape)
+
+
+def over_kernel(mask: Mask, kernel_shape: Sequence[int]) -> Mask:
+    """Brings a mask of single weights or of channels into a shape that broadcasts to the kernel.
+
+    Args:
+        mask: The kernel's shape or `[channels]`, see `kernel_mask`.
+        kernel_shape: Shape of the kernel, whose last two axes are (in, out).
+
+    Returns:
+        The mask of single weights as it is, or that of channels with the rank of the kernel.
+    """
+    if mask.shape == tuple(kernel_shape):
+        return mask
+    mask = jnp.tile(mask, kernel_shape[-2] // mask.size)
     return mask.reshape((1,) * (len(kernel_shape) - 2) + (-1, 1))
 
 

@@ -78,6 +78,11 @@ FIELDS = [
         {"prune.anneal": 0.5, "prune.method": "admm"},
         ["prune.anneal=0.5", "0 with", "'admm', whose masks do not learn"],
     ),
+    ({"prune.window": 1.5}, ["prune.window=1.5", "numbers in [0, 1]"]),
+    (
+        {"prune.window": 0.5, "prune.method": "score"},
+        ["prune.window=0.5", "0 with", "'score', whose rates do not learn"],
+    ),
     ({"prune.live_after": 0.5}, ["prune.live_after=0.5", "0 without prune.live"]),
     (
         {"prune.joint": True, "prune.method": "random"},

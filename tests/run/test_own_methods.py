@@ -22,6 +22,8 @@ class Weights(Method):
     granularities = ("weight",)
 
 class Masking(Weights):
+    trains = frozenset({"scores", "rates", "norm"})
+
     def masking(self, setting, variables):
         return PLAIN
 
@@ -64,6 +66,10 @@ def test_its_settings_are_its_own_also_where_the_prune_stage_has_such_a_name():
         (
             {"prune.method": "own:Masking", "prune.live": True},
             "prune.live=True: allowed are False with the method 'own:Masking', which has a masking",
+        ),
+        (
+            {"prune.method": "own:Masking", "prune.window": 0.5},
+            "prune.window=0.5: allowed are 0 with the method 'own:Masking', which has a masking",
         ),
         (
             {"prune.method": "own:Ascending", "prune.loss": "free", "prune.joint": True},
