@@ -10,7 +10,7 @@ al., ICLR 2018) make more steps of the time. Call results of images that went th
 (JPEG)": they are not those of CIFAR-10.
 """
 
-from experiments.matrices.fashion_best import BEST, LIVE, OTHERS
+from experiments.matrices.fashion_best import BEST, LIVE, NO_WINDOW, OTHERS
 from experiments.matrix import Matrix
 
 MATRIX = Matrix(
@@ -30,7 +30,13 @@ MATRIX = Matrix(
         "evaluate.stages": ("pretrain", "finetune"),
         "evaluate.run": ("pgd20", "autoattack"),
     },
-    methods={"HARP": {}, "HARP, live": LIVE, "HARP, best": BEST, **OTHERS},
+    methods={
+        "HARP": {},
+        "HARP, live": LIVE,
+        "HARP, best": BEST,
+        "HARP, best, without window": NO_WINDOW,
+        **OTHERS,
+    },
     targets=(0.05, 0.01),
     seeds=(0, 1, 2),
 )

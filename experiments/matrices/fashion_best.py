@@ -12,6 +12,7 @@ from experiments.matrix import Fields, Matrix
 LIVE: Fields = {"prune.live": True}
 # What the options of HARP, best are, by name.
 OPTIONS: dict[str, Fields] = {
+    "window": {"prune.window": 0.5},
     "joint": {"prune.joint": True},
     "anneal": {"prune.anneal": 0.5},
     "fill": {"prune.fill": True},
@@ -20,12 +21,14 @@ OPTIONS: dict[str, Fields] = {
 }
 FINETUNING: Fields = {**OPTIONS["average"], **OPTIONS["finetuning rate"]}
 BEST: Fields = {**LIVE, **{name: each for of in OPTIONS.values() for name, each in of.items()}}
+# HARP's own gradient of the rates; also for methods whose rates do not learn.
+NO_WINDOW: Fields = {field: value for field, value in BEST.items() if field != "prune.window"}
 # Rates that start as LAMP's, and come down more slowly. On training images that no run had used
 # they were better at 99 % (`fashion_best_starts`); at 99.9 % they were worse.
 FROM_LAMP: Fields = {**BEST, "prune.strategy": "lamp", "prune.anneal": 0.8}
 OTHERS: dict[str, Fields] = {
     "HYDRA, LAMP, best": {
-        **BEST,
+        **NO_WINDOW,
         "prune.live": False,
         "prune.method": "score",
         "prune.strategy": "lamp",
@@ -43,6 +46,7 @@ MATRIX = Matrix(
         "HARP, live": LIVE,
         "HARP, best": BEST,
         "HARP, best, from LAMP": FROM_LAMP,
+        "HARP, best, without window": NO_WINDOW,
         **OTHERS,
     },
     dense={"dense, as many epochs": {"pretrain.epochs": 8 + 5 + 8}},

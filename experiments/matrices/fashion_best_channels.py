@@ -14,13 +14,14 @@ CHANNELS: Fields = {
     "prune.granularity": "channel",
     "prune.initial_rate": 0.9,
 }
+UNIFORM: Fields = {name: value for name, value in CHANNELS.items() if name != "prune.window"}
 
 MATRIX = Matrix(
     base=METHODS.base,
     fields=METHODS.fields,
     methods={
         "HARP, channels, best": CHANNELS,
-        "uniform channels, best": {**CHANNELS, "prune.method": "score"},
+        "uniform channels, best": {**UNIFORM, "prune.method": "score"},
         "HARP, channels": {"prune.granularity": "channel", "prune.initial_rate": 0.9},
     },
     targets=(0.5,),  # half of the channels: a quarter of the FLOPs

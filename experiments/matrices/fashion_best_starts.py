@@ -1,13 +1,15 @@
 """The rates to start from, and how long the target comes down, with one seed.
 
 Choose by accuracies on images that no run has used (`experiments.held_out`); no attack runs on test
-data. `fashion_best` has what was chosen.
+data. All are without `prune.window`. `fashion_best` has what was chosen.
 """
 
-from experiments.matrices.fashion_best import BEST, FROM_LAMP, OTHERS
+from experiments.matrices.fashion_best import FROM_LAMP, NO_WINDOW, OTHERS
 from experiments.matrices.fashion_best import MATRIX as METHODS
 from experiments.matrix import Fields, Matrix
 
+BEST = NO_WINDOW
+LAMP_FIRST: Fields = {**FROM_LAMP, "prune.window": 0.0}
 LAMP = OTHERS["HYDRA, LAMP, best"]
 SLOWLY: Fields = {"prune.anneal": 0.8}
 
@@ -17,8 +19,8 @@ MATRIX = Matrix(
     methods={
         "HARP, best": BEST,
         "HARP, best, anneal=0.8": {**BEST, **SLOWLY},
-        "HARP, best, from LAMP, anneal=0.5": {**FROM_LAMP, "prune.anneal": 0.5},
-        "HARP, best, from LAMP": FROM_LAMP,
+        "HARP, best, from LAMP, anneal=0.5": {**LAMP_FIRST, "prune.anneal": 0.5},
+        "HARP, best, from LAMP": LAMP_FIRST,
         "HARP, best, from ERK": {**BEST, "prune.strategy": "erk"},
         "HARP, best, from ERK at 0.3": {
             **BEST,
