@@ -24,7 +24,9 @@ from harp_jax.workdir.lease import check_reachable
 def get_config(workdir: str) -> ConfigDict:
     """Returns the recorded configuration; fields that it lacks have their defaults.
 
-    Where a default has changed since, that is the one of the version that made the run.
+    Where a default has changed since, that is the one of the version that made the run. The fields
+    that its recipe gave are among the recorded ones, so the recipe itself is `paper`: the one of
+    that name may give more by now.
 
     Args:
         workdir: Folder of a run.
@@ -47,6 +49,7 @@ def get_config(workdir: str) -> ConfigDict:
     try:
         _take(config, traverse_util.unflatten_dict(former, sep="."))
         _take(config, earlier["config"])
+        config.prune.recipe = "paper"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise WorkdirError(

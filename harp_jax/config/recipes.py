@@ -3,24 +3,22 @@
 from collections.abc import Iterable
 
 from harp_jax.config.defaults import RECIPES, Config, default
-from harp_jax.config.sections import method, require
+from harp_jax.config.sections import require
+from harp_jax.methods import METHODS
 
 
 def with_recipe(config: Config) -> Config:
     """Returns a copy of a configuration with the values that its recipe gives to fields.
 
     A field with another value than its default keeps it. Live connections are left out for
-    channels, and `prune.window` for a method whose rates do not learn. Whether the recipe fits the
-    method is not checked here, see `validate`.
+    channels, and `prune.window` for all methods but those of the package whose rates learn. Whether
+    the recipe fits the method is not checked here, see `validate`.
 
     Args:
         config: A configuration whose fields have the right types and ranges.
 
     Returns:
         The copy. Applied again, the recipe changes nothing.
-
-    Raises:
-        ConfigError: For a method that cannot be built.
     """
     copy, chosen = config.copy_and_resolve_references(), RECIPES[config.prune.recipe]
     if not chosen:
@@ -28,7 +26,8 @@ def with_recipe(config: Config) -> Config:
     known, left = default(), set[str]()
     if config.prune.granularity == "channel":
         left.add("prune.live")
-    if "rates" not in method(config).trains:
+    known_method = METHODS.get(config.prune.method)  # one's own is not imported here
+    if known_method is None or "rates" not in known_method.trains:
         left.add("prune.window")
     for field, value in chosen.items():
         section, _, own = field.partition(".")

@@ -6,6 +6,9 @@ threshold. Where few are kept, the others are nearly all: masked weights of low 
 larger rate would not bring back, say how the rate learns. With a window the rate gets the
 derivative of what it does. Where it balances the compression loss, the next weight of every layer
 is worth as much.
+
+With live connections the window replaces their gradient of the rates. Removed units are in no
+window, and a rate that has no other weights left to add is not held up.
 """
 
 import dataclasses
@@ -24,7 +27,8 @@ class Window(Wrapped):
 
     Attributes:
         method: The method inside, with the masks of `base.PLAIN` or `Live`.
-        width: Ranks that count, around the kept number and relative to it, in (0, 1].
+        width: Ranks that count on each side of the threshold, relative to the kept number, in
+            (0, 1]; at least one, and at most as many as are left to add.
     """
 
     width: float

@@ -16,20 +16,24 @@ MaskOf = Callable[[Scores, Rate], Mask]
 def window_mask(scores: Scores, rate: Rate, width: float, mask: MaskOf = weight_mask) -> Mask:
     """Marks the entries whose rank is near the number that a rate keeps.
 
+    As many ranks are marked above the threshold as below: `width` times the kept number, at least
+    one, and at most as many as are left to add. So nothing is marked where nothing is left.
+
     Args:
-        scores: Any shape, finite. Entries with a score of zero are not marked: those of removed
-            units never come back.
+        scores: Any shape, finite. A score of zero is that of a removed unit, or of no weight at
+            all: it is never marked, and not left to add.
         rate: Fraction kept, scalar in [0, 1]; may be traced.
-        width: The marked ranks are those from (1 - width) to (1 + width) times the kept number,
-            in (0, 1].
+        width: Ranks on each side, relative to the kept number, in (0, 1].
         mask: `masks.weight_mask` or `masks.channel_mask`.
 
     Returns:
         Float32 array of the scores' shape: 0.0, or one over the marked share of the entries, so
         that its mean is 1. All zero if nothing is marked.
     """
-    more = mask(scores, jnp.minimum(rate * (1 + width), 1.0))
-    marked = (more - mask(scores, rate * (1 - width))) * (scores != 0)
+    left = (scores != 0).mean() - rate
+    half = jnp.minimum(jnp.maximum(width * rate, 1 / scores.size), jnp.maximum(left, 0.0))
+    more, less = mask(scores, rate + half), mask(scores, jnp.maximum(rate - half, 0.0))
+    marked = (more - less) * (scores != 0)
     share = marked.mean()
     return marked / jnp.where(share > 0, share, 1.0)
 
@@ -41,7 +45,8 @@ def windowed_kernel(
 
     A rate that grows by da lets in the n * da entries just below the threshold, n being the number
     of all. So dL/da is n times the mean of dL/dmask over entries there, which is taken over those
-    of `window_mask`. The straight-through gradient sums dL/dmask over all n.
+    of `window_mask`. The straight-through gradient sums dL/dmask over all n. A rate with nothing
+    left to add has no gradient.
 
     Args:
         kernel: `[height, width, in, out]` or `[in, out]`.

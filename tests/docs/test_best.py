@@ -7,7 +7,7 @@ import pages
 import pytest
 import runs
 
-from experiments.matrices import cifar_jpeg
+from experiments.matrices import cifar_jpeg, fashion_best
 from experiments.matrices.fashion_best_starts import MATRIX
 from experiments.matrix import cells
 
@@ -29,7 +29,7 @@ def table(first):
 
 
 def shares(cell):
-    return [float(part) for part in cell.split(" ± ")]
+    return [float(part) for part in cell.split(" ± ") if part]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_tables(matrix, first, target):
     everything = rows(f"{matrix}_matrix.csv")
     shown = table(first)
     assert {row[0] for row in shown} == wanted.keys()
-    for method, seeds, natural, pgd20, autoattack, *differences, square, live in shown:
+    for method, seeds, natural, pgd20, autoattack, *differences, square, live, flops in shown:
         row = wanted[method]
         assert seeds == row["seeds"]
         for cell, column in ((natural, "natural"), (pgd20, "pgd20"), (autoattack, "autoattack")):
@@ -72,6 +72,23 @@ def test_the_tables(matrix, first, target):
         assert float(square) == pytest.approx(100 * sum(lost) / len(lost), abs=0.0501), method
         mean = sum(int(each["live"]) for each in of_method) / len(of_method)
         assert int(live.replace(",", "")) == pytest.approx(mean, abs=0.51), method
+        known = [100 * float(each["flops"]) for each in of_method if each["flops"]]
+        expected = [sum(known) / len(known)] if known else []
+        assert shares(flops) == pytest.approx(expected, abs=0.0501), method
+
+
+def test_held_out_images_of_fashion():
+    measured = rows("fashion_best_held_out.csv")
+    names = {cell.name: (cell.method, cell.target) for cell in cells(fashion_best.MATRIX)}
+    shown = {row[0]: row[1:] for row in table("three networks each, images that no run has used")}
+    expected = {}
+    for method, target in dict.fromkeys(names[row["run"]] for row in measured):
+        of_cell = [row for row in measured if names[row["run"]] == (method, target)]
+        assert len(of_cell) == 3
+        places = slice(2, 4) if target == 0.001 else slice(0, 2)
+        means = [sum(float(row[name]) for row in of_cell) / 3 for name in ("natural", "robust")]
+        expected.setdefault(method, [""] * 4)[places] = [f"{mean:.1f}" for mean in means]
+    assert shown == expected
 
 
 def test_held_out_images_of_cifar():

@@ -13,7 +13,7 @@ from harp_jax.config.sections import method
 from harp_jax.methods import Live, Window
 from harp_jax.methods.harp import Harp
 from harp_jax.pruning.layers import masked_kernel
-from harp_jax.pruning.masks import channel_mask, kept_channels, kept_weights
+from harp_jax.pruning.masks import channel_mask, kept_channels, kept_weights, weight_mask
 from harp_jax.pruning.rates import logit_from_rate, rate_from_logit
 from harp_jax.pruning.window import window_mask, windowed, windowed_kernel
 from harp_jax.run import experiment
@@ -67,7 +67,9 @@ def test_the_gradient_is_the_mean_over_the_ranks_around_the_threshold(
     logit = logit_from_rate(rate, 0.01)
     found = slope(width, *map(jnp.asarray, (cotangent, kernel, scores, logit)))
     kept = rate_from_logit(logit, MINIMUM)
-    ends = (kept * (1 - width), jnp.minimum(kept * (1 + width), 1.0))
+    left = max(np.float32((scores != 0).mean()) - kept, 0.0)
+    half = min(max(kept * width, 1 / size), left)
+    ends = jnp.float32(max(kept - half, 0.0)), jnp.float32(kept + half)
     first, last = (int(kept_weights(end, size)) for end in ends)
     around = np.argsort(-np.abs(scores), kind="stable")[first:last]
     around = around[scores[around] != 0]
@@ -95,6 +97,38 @@ def test_weights_that_no_change_of_the_rate_moves_do_not_hold_it():
         return pulled(masked, jnp.ones(1004), worth, scores, logit)[1][2]
 
     assert pull(windowed(0.5)) < 0 < pull(masked_kernel)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.8, 0.95])
+def test_the_gradient_is_the_slope_of_a_loss_that_is_smooth_in_the_rate(rate):
+    """Each weight is worth a little less than the one before: L = -(1 - a) * a at any rate a."""
+    scores = jnp.arange(1000, 0, -1, dtype=jnp.float32)
+    worth = -jnp.linspace(1.0, -1.0, 1000) / 1000
+    logit = logit_from_rate(rate, 0.01)
+    for width in (0.1, 0.5):
+        found = pulled(windowed(width), jnp.ones(1000), worth, scores, logit)[1][2]
+        share = float(jax.nn.sigmoid(logit))
+        slope = -(1 - 2 * rate) * 0.99 * share * (1 - share)
+        assert_allclose(found, slope, atol=0.01 * share)
+
+
+def test_a_rate_without_weights_to_add_is_not_held_up():
+    scores = jnp.zeros(100).at[:30].set(jnp.arange(30, 0, -1, dtype=jnp.float32))
+    kernel, helpful = jnp.ones(100), -jnp.ones(100)
+
+    def pull(rate):
+        return pulled(windowed(0.5), helpful, kernel, scores, logit_from_rate(rate, 0.01))[1][2]
+
+    assert pull(0.4) == 0.0
+    assert pull(0.25) < 0.0
+
+
+@pytest.mark.parametrize("size", [2, 8, 300])
+def test_the_last_kept_weight_and_the_next_one_always_count(size):
+    scores = jnp.arange(size, 0, -1, dtype=jnp.float32)
+    for mask in (weight_mask, channel_mask):
+        found = window_mask(scores, jnp.float32(0.7 / size), 0.1, mask)
+        assert found[1] > 0
 
 
 def test_it_goes_around_live_connections_and_trains_the_same():

@@ -9,6 +9,7 @@ from harp_jax import checkpoint
 from harp_jax import config as harp
 from harp_jax.config.defaults import RECIPES
 from harp_jax.config.recipes import check_given, with_recipe
+from harp_jax.config.validation import check_fields
 from harp_jax.pruning.sparsity import layer_sparsity
 from harp_jax.run import experiment
 from harp_jax.workdir import identity
@@ -41,6 +42,14 @@ def test_the_best_recipe_sets_its_fields_and_keeps_others(method):
 
 def test_the_papers_recipe_changes_nothing():
     assert with_recipe(harp.default()).to_dict() == harp.default().to_dict()
+
+
+def test_a_method_of_ones_own_is_not_imported_for_the_fields_of_a_recipe():
+    config = harp.default()
+    config.prune.update(recipe="best", method="nowhere:Method")
+    check_fields(config)
+    found = with_recipe(config)
+    assert (found.prune.window, found.prune.joint) == (0.0, True)
 
 
 def test_channels_have_no_live_connections_to_spend_on():

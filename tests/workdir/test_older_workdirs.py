@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from harp_jax.config import default, of_workdir
+from harp_jax.config.recipes import with_recipe
 from harp_jax.data import load
 from harp_jax.workdir import WorkdirError, identity, ownership, provenance, sources
 from harp_jax.workdir.claims import read_claim
@@ -128,6 +129,16 @@ def test_a_source_that_does_not_say_its_images_is_said(content, tmp_path):
     text = sources.trained_on_others(epath.Path(tmp_path) / "prune", data)
     assert text is not None
     assert "no record of the images it was made with: made with another seed" in text
+
+
+def test_a_recipe_that_gives_more_by_now_leaves_an_older_run_as_it_was(tmp_path):
+    recorded = ownership.plain(with_recipe(runs.digits(**{"prune.recipe": "best"})))
+    del recorded["prune"]["window"]
+    (tmp_path / "config.json").write_text(json.dumps({"config": recorded}))
+    config = with_recipe(of_workdir.get_config(str(tmp_path)))
+    assert (config.prune.window, config.prune.live, config.prune.anneal) == (0.0, True, 0.5)
+    fields = ownership.plain(config), ownership.plain(default())
+    assert ownership.earlier_run(epath.Path(tmp_path), *fields) is not None
 
 
 def test_a_default_that_has_changed_since_is_the_former_one(tmp_path, monkeypatch):
