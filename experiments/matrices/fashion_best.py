@@ -24,7 +24,7 @@ BEST: Fields = {**LIVE, **{name: each for of in OPTIONS.values() for name, each 
 # HARP's own gradient of the rates; also for methods whose rates do not learn.
 NO_WINDOW: Fields = {field: value for field, value in BEST.items() if field != "prune.window"}
 # Rates that start as LAMP's, and come down more slowly. On training images that no run had used
-# they were better at 99 % (`fashion_best_starts`); at 99.9 % they were worse.
+# they were better at 99 %, without the window (`fashion_best_starts`); at 99.9 % they were worse.
 FROM_LAMP: Fields = {**BEST, "prune.strategy": "lamp", "prune.anneal": 0.8}
 OTHERS: dict[str, Fields] = {
     "HYDRA, LAMP, best": {

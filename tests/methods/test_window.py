@@ -140,7 +140,7 @@ def test_it_goes_around_live_connections_and_trains_the_same():
         Window(Harp(), 0.0)
 
 
-def test_a_run_learns_other_rates_on_the_same_budget(tmp_path, tmp_path_factory):
+def test_a_run_learns_other_rates(tmp_path, tmp_path_factory):
     dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
     rates = []
     for width in (0.0, 0.5):
