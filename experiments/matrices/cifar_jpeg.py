@@ -37,6 +37,6 @@ MATRIX = Matrix(
         "HARP, best, without window": NO_WINDOW,
         **OTHERS,
     },
-    targets=(0.05, 0.01),
+    targets=(0.05, 0.01, 0.001),
     seeds=(0, 1, 2),
 )
