@@ -140,10 +140,8 @@ def restore(stage, go_on=True):
     return found, best
 
 
-@pytest.mark.parametrize(
-    "inside",
-    ["checkpoints/last/10", pytest.param("checkpoints/best/10", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", ["checkpoints/last/10", "checkpoints/best/10"])
 def test_a_damaged_state_is_passed_over_and_said(inside, saved, tmp_path, caplog):
     passed = 0
     for number, (stage, what) in enumerate(damages(saved, inside, tmp_path, ["bit at 0.5"])):

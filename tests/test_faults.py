@@ -7,6 +7,8 @@ from fault_trials import LOST, SAME, WRONG
 
 from harp_jax.checkpoint import reading, record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, pytestconfig):
@@ -21,9 +23,7 @@ def whole(folder):
     return faults.undisturbed(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["kill", pytest.param("terminate", marks=pytest.mark.slow), "flip"]
-)
+@pytest.mark.parametrize("name", ["kill", "terminate", "flip"])
 def test_a_trial_ends_well(name, folder, whole):
     row = faults.run_trial(folder, whole, seed=0, number=0, names=[name])
     assert row["outcome"] not in (LOST, WRONG), row
@@ -44,7 +44,6 @@ def change_what_is_read():
     reading._read_tree, record.problem = other, lambda *_: None
 
 
-@pytest.mark.slow
 def test_a_silent_change_is_noticed(folder, whole):
     row = faults.run_trial(folder, whole, 0, 1, ["kill"], prepare=change_what_is_read)
     assert row["outcome"] == WRONG, row

@@ -114,6 +114,7 @@ def test_a_run_of_one_epoch(kind, fields, tmp_path):
     assert np.isfinite(epoch["train"]["loss"])
 
 
+@pytest.mark.slow
 def test_nothing_of_tensorflow_is_imported(tmp_path):
     names = []
     for kind, write in WRITERS.items():

@@ -165,6 +165,7 @@ def test_the_keys_of_crops_are_pinned(train, monkeypatch):
     assert [drawn[place] for place in sorted(drawn)[:6]] == [224, 255, 197, 139, 122, 231]
 
 
+@pytest.mark.slow
 def test_leaving_an_epoch_early_ends_its_workers(folder):
     train = opened(folder, workers=1).train
     batches = train_batches(train, seed=0, epoch=0, batch_size=4, devices=1)

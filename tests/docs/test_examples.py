@@ -77,6 +77,7 @@ def test_gradual_pruning_ends_on_the_budget_and_not_before(dense, tmp_path):
         assert rate == pytest.approx(final + (1 - final) * (2 / 3) ** 3, abs=0.01), name
 
 
+@pytest.mark.slow
 def test_a_loss_an_attack_and_a_network_go_through_all_stages(tmp_path):
     config = runs.digits(
         **{

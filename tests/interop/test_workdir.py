@@ -77,6 +77,7 @@ def test_a_dense_one_is_pruned_and_finetuned(dense, tmp_path):
     assert recorded["prune.source"]["given"] == str(dense)
 
 
+@pytest.mark.slow
 def test_a_pruned_one_is_finetuned_with_its_masks(pruned, tmp_path):
     fields = {**TRAINED, "finetune.source": str(pruned)}
     experiment.run(runs.digits(**fields, stages=("finetune", "evaluate")), tmp_path / "run")
@@ -85,6 +86,7 @@ def test_a_pruned_one_is_finetuned_with_its_masks(pruned, tmp_path):
         np.testing.assert_array_equal(after[path], mask)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_where_it_is(pruned):
     experiment.run(runs.digits(**runs.FIELDS, stages=("evaluate", "report")), pruned)
     (row,) = runs.results(pruned)["rows"]

@@ -89,6 +89,7 @@ def test_every_stage_may_have_its_loss_and_the_weight_is_the_configured_one():
     assert validation_attack(config) == PGD(0.1, 0.025, steps=10)
 
 
+@pytest.mark.slow
 def test_the_third_pass_of_trades_costs_nothing():
     """It moves BatchNorm's statistics a third time, and computes no convolution again."""
     device_count = 2  # on one device the statistics pass through no collective

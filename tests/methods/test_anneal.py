@@ -74,7 +74,8 @@ def test_fixed_rates_come_down_to_the_budget_and_are_chosen_there(run, tmp_path)
         jax.tree.map(assert_array_equal, *same)
 
 
-@pytest.mark.parametrize("name", ["harp", pytest.param("score", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["harp", "score"])
 def test_it_goes_on_with_the_same_bits(name, run, monkeypatch):
     fields = {"prune.method": name, "prune.live": True, "prune.live_after": 0.5}
     whole = run("whole", **fields)

@@ -71,6 +71,7 @@ def test_every_stage_has_a_random_stream_of_its_own():
     assert Method.stream not in streams
 
 
+@pytest.mark.slow
 def test_global_magnitude_keeps_the_largest_weights_and_goes_on_like_any_other(run, tmp_path):
     pruned = run(
         tmp_path / "run",

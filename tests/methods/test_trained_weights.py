@@ -55,10 +55,10 @@ def prune(finished):
 
 
 # `flying_bird_plus` does all that `flying_bird` does.
-SLOW = [pytest.param("flying_bird", marks=pytest.mark.slow)]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flying_bird", "twin_rep")]
 
 
-@pytest.fixture(scope="module", params=[*SLOW, "flying_bird_plus", "twin_rep"])
+@pytest.fixture(scope="module", params=[*SLOW, "flying_bird_plus"])
 def run(request, prune, tmp_path_factory):
     return request.param, prune(tmp_path_factory.mktemp(request.param) / "run", request.param)
 
@@ -101,6 +101,7 @@ def test_a_whole_run_ends_on_the_budget_to_the_weight(run, finished):
         assert layers["conv1"] > 2 * layers["dense1"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_in_the_same_bits(run, prune, tmp_path, monkeypatch):
     name, whole = run
     stages = ("prune", "finetune", "evaluate")
@@ -141,6 +142,7 @@ def finetune(finished, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_finetuning_regrows_on_the_same_budget_and_resumes(finetune, finished, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("harp_jax"), "propagate", True)
     with caplog.at_level(logging.INFO, "harp_jax"):
@@ -162,6 +164,7 @@ def scores(variables):
     return variables["scores"]
 
 
+@pytest.mark.slow
 def test_masks_stay_without_regrowth(finetune, finished):
     after = checkpoint.load(finetune("fixed", 0.0) / "finetune")
     jax.tree.map(assert_array_equal, scores(checkpoint.load(finished / "prune")), scores(after))

@@ -140,6 +140,7 @@ def test_it_goes_around_live_connections_and_trains_the_same():
         Window(Harp(), 0.0)
 
 
+@pytest.mark.slow
 def test_a_run_learns_other_rates(tmp_path, tmp_path_factory):
     dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
     rates = []

@@ -19,6 +19,7 @@ def temporaries(function, *arguments) -> int:
     return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_tiles_of_the_forward_pass_are_not_kept_for_the_kernel_gradients(monkeypatch):
     images = jnp.ones((16, 16, 16, 64))
     kernels = [jnp.ones((3, 3, 64, 64))] * 4

@@ -103,7 +103,7 @@ def test_kept_weights_are_in_a_fixed_order():
     assert kept.values(jnp.asarray(kernel)).tolist() == [2, 1, 5]
 
 
-@pytest.mark.parametrize("batch", [2, 70])
+@pytest.mark.parametrize("batch", [2, pytest.param(70, marks=pytest.mark.slow)])
 def test_threads_give_the_same_bits(monkeypatch, batch):
     generator = np.random.default_rng(0)
     kernel = (generator.random((3, 3, 64, 64)) < 0.2) * generator.normal(size=(3, 3, 64, 64))

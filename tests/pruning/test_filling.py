@@ -47,6 +47,7 @@ def test_filled_masks_keep_exactly_the_budget_and_all_that_was_kept(values, targ
     assert_array_equal(list(again.values()), list(filled.values()))
 
 
+@pytest.mark.slow
 @few
 @given(st.integers(0, 2**16), st.floats(0.1, 0.9))
 def test_layers_that_share_channels_grow_together_and_none_can_grow_more(seed, target):

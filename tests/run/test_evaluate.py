@@ -131,6 +131,7 @@ def test_what_was_measured_stays(workdir, tmp_path_factory):
     assert "pgd10" in (workdir / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_networks_of_some_stages(tmp_path_factory):
     workdir, config = finished(tmp_path_factory)
     config.evaluate.run = ("fgsm",)

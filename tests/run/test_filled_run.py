@@ -53,6 +53,7 @@ def test_a_learned_network_is_filled_and_says_so(run):
         jax.tree.map(assert_array_equal, filled[name], plain[name])
 
 
+@pytest.mark.slow
 def test_live_networks_are_filled_with_live_weights_and_go_on_with_the_same_bits(run, monkeypatch):
     fields = {"prune.fill": True, "prune.live": True, "prune.gamma0": 0.5}
     filled = run("filled", **fields)
@@ -73,6 +74,7 @@ def test_a_network_on_its_budget_stays_as_it_is(run):
     jax.tree.map(assert_array_equal, filled, plain)
 
 
+@pytest.mark.slow
 def test_channels_are_filled_with_whole_channels(run):
     fields = {"prune.granularity": "channel", "prune.target": 0.5, "prune.epochs": 1}
     plain, filled = (

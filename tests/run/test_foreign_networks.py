@@ -32,6 +32,10 @@ SHORT = {
 }
 SHAPE = (8, 8, 1)
 FORMATS = ("sparse", "dense", "stablehlo", "onnx")
+SLOW = [
+    pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ("dense_blocks", "next_blocks", "attentive")
+]
 
 
 def name_of(kind):
@@ -146,7 +150,7 @@ def test_live_connections_pass_depthwise_convolutions(tmp_path):
     assert rows[-1]["stage"] == "prune"
 
 
-@pytest.mark.parametrize("kind", ["separable", "dense_blocks", "next_blocks", "attentive"])
+@pytest.mark.parametrize("kind", ["separable", *SLOW])
 def test_compact_networks_give_the_logits_of_any_number_of_images(kind):
     model = getattr(foreign_networks, kind)(10)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))

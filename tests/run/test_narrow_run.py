@@ -9,6 +9,8 @@ import harp_jax
 from harp_jax import checkpoint, export, interop
 from harp_jax.run import experiment
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 0.5
 FIELDS = {
     **runs.FIELDS,

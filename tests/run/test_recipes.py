@@ -102,6 +102,7 @@ def test_the_name_of_a_recipe_does_not_make_another_run():
     assert identity.compare(named, fields | {"prune.live": True}, fields).different
 
 
+@pytest.mark.slow
 def test_a_run_has_the_fields_of_its_recipe(tmp_path, tmp_path_factory):
     dense = runs.finished(tmp_path_factory.getbasetemp()) / "pretrain"
     fields = {

@@ -125,7 +125,7 @@ def assert_same_bits(one, other):
     assert all(jax.tree.leaves(apart)), apart
 
 
-@pytest.mark.parametrize("loss", ["pgd", "free"])
+@pytest.mark.parametrize("loss", ["pgd", pytest.param("free", marks=pytest.mark.slow)])
 def test_steps_average_the_plain_weights_and_leave_them_alone(loss, averaged):
     averaged = averaged if loss == "pgd" else Finetune(DECAY, loss=loss)
     with_it, without = (
@@ -176,6 +176,7 @@ def test_a_run_stopped_within_an_epoch_ends_in_the_same_bits(averaged, whole, tm
     assert_same_bits(outcome.variables, whole[0].variables)
 
 
+@pytest.mark.slow
 def test_all_devices_have_the_same_average(averaged):
     last, alone = Finetune(DECAY, devices=2).states()[-1], averaged.states()[-1]
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[0], leaf[1]), last.average)

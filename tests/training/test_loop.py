@@ -243,6 +243,7 @@ def test_a_run_with_damaged_checkpoints_ends_as_one_without(
     assert "the start of the stage: 9 steps" in line if all_of_them else "step 8: 1 steps" in line
 
 
+@pytest.mark.slow
 def test_a_damaged_best_network_costs_the_epochs_since_the_one_before(
     undisturbed, tmp_path, caplog
 ):
