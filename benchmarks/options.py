@@ -37,7 +37,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "live": {"prune.live": True},
     "joint": {"prune.joint": True},
     "recipe best": {"prune.recipe": "best"},
-    "recipe best, window 0.05": {"prune.recipe": "best", "prune.window": 0.05},
 }
 
 
