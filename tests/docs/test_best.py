@@ -38,6 +38,7 @@ def shares(cell):
         ("fashion_best", "99 % pruned", "0.01"),
         ("fashion_best", "99.9 % pruned", "0.001"),
         ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01"),
+        ("cifar_jpeg", "CIFAR-10 (JPEG), 99.9 % pruned", "0.001"),
     ],
 )
 def test_the_tables(matrix, first, target):
@@ -92,19 +93,19 @@ def test_held_out_images_of_fashion():
 
 
 def test_held_out_images_of_cifar():
-    measured = rows("cifar_jpeg_held_out.csv")
-    names = {cell.name: cell.method for cell in cells(cifar_jpeg.MATRIX)}
-    methods = {}
-    for row in measured:
-        methods.setdefault(names[row["run"]], []).append(row)
+    names = {cell.name: (cell.method, cell.target) for cell in cells(cifar_jpeg.MATRIX)}
+    measured = {}
+    for row in rows("cifar_jpeg_held_out.csv"):
+        measured.setdefault(names[row["run"]], []).append(row)
     shown = table("CIFAR-10 (JPEG), images that no run has used")
-    assert {row[0] for row in shown} == methods.keys()
-    for method, seeds, *accuracies in shown:
-        found = methods[method]
+    targets = {"": 1, "99 %": 0.01, "99.9 %": 0.001}
+    assert {(row[0], targets[row[1]]) for row in shown} == measured.keys()
+    for method, pruned, seeds, *accuracies in shown:
+        found = measured[method, targets[pruned]]
         assert int(seeds) == len(found)
         for text, name in zip(accuracies, ("natural", "robust"), strict=True):
             mean = sum(float(row[name]) for row in found) / len(found)
-            assert float(text) == pytest.approx(mean, abs=0.0501), (method, name)
+            assert float(text) == pytest.approx(mean, abs=0.0501), (method, pruned, name)
 
 
 def test_the_starts():
@@ -124,3 +125,38 @@ def test_what_only_square_found():
     for run, *numbers in table("run"):
         row = measured[run]
         assert numbers == [row[name] for name in ("only square", "ce", "margin", "either")]
+
+
+@pytest.mark.parametrize(
+    ("first", "matrix", "target", "seeds"),
+    [
+        ("Fashion-MNIST, 99 %", "fashion_best", "0.01", "01234"),
+        ("Fashion-MNIST, 99.9 %", "fashion_best", "0.001", "01234"),
+        ("CIFAR-10 after JPEG", "cifar_jpeg", "0.01", "12"),
+        ("the same, 99.9 %", "cifar_jpeg", "0.001", "12"),
+    ],
+)
+def test_the_readme(first, matrix, target, seeds):
+    (shown,) = (
+        row
+        for each in pages.tables(runs.ROOT / "README.md")
+        for row in each
+        if row[0] == first or row[0].startswith(first + ",")
+    )
+    everything = rows(f"{matrix}_matrix.csv")
+
+    def mean(method, column):
+        of_method = {
+            row["seed"]: row[column]
+            for row in everything
+            if (row["method"], row["target"]) == (method, "1" if method == "dense" else target)
+        }
+        return 100 * sum(float(of_method[seed]) for seed in seeds) / len(seeds)
+
+    methods = ("dense", "HARP, best", "HYDRA, LAMP, best")
+    for cell, method in zip(shown[1:4], methods, strict=True):
+        found = [float(part) for part in cell.split(" / ") if part]
+        expected = [mean(method, column) for column in ("natural", "autoattack")] if cell else []
+        assert found == pytest.approx(expected, abs=0.0501), method
+    flops = [float(part) for part in shown[4].removesuffix(" %").split(" / ")]
+    assert flops == pytest.approx([mean(method, "flops") for method in methods[1:]], abs=0.0501)
