@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from benchmarks import jax_step, workload
+from benchmarks.train_step import time_rounds, warm_up
 from harp_jax import config as harp
 from harp_jax import parallel
 from harp_jax.config.recipes import with_recipe
@@ -77,18 +78,6 @@ class OptionStep:
         return time.perf_counter() - started
 
 
-def time_rounds(steps: Mapping[str, OptionStep], rounds: int) -> dict[str, list[float]]:
-    """Times every step once a round, in seconds, after two steps that compile and warm up."""
-    for step in steps.values():
-        step.seconds()
-        step.seconds()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds):
-        for name in list(steps)[:: -1 if number % 2 else 1]:
-            times[name].append(steps[name].seconds())
-    return times
-
-
 def ratios(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     """Computes the ratios to the plain step: median, smallest and largest over the rounds."""
     found = {}
@@ -117,7 +106,8 @@ def main() -> None:
         print(f"{network}, batches of {size}: compiling", file=sys.stderr, flush=True)
         variants = {PLAIN: None, **OPTIONS}
         steps = {name: OptionStep(network, fields, size) for name, fields in variants.items()}
-        times = time_rounds(steps, options.rounds)
+        warm_up(network, steps)
+        times = time_rounds(network, steps, options.rounds)
         found[network] = {"batch": size, "seconds": times, "ratios to plain": ratios(times)}
         for name, ratio in ratios(times).items():
             seconds = statistics.median(times[name])
