@@ -1,7 +1,7 @@
 """A trained network with all that a file says about it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -230,7 +230,8 @@ def rebuilt(
         FileError: If the metadata describe no network, or the arrays are not that network's.
     """
     network = described(metadata, model)
-    expected = _shapes(network, metadata["image_shape"])
+    made = shapes(network, metadata["image_shape"])
+    expected = {path: leaf.shape for path, leaf in flat(made).items()}
     if found != expected:
         paths = sorted(found.keys() | expected.keys())
         path = next(path for path in paths if found.get(path) != expected.get(path))
@@ -268,15 +269,27 @@ def described(metadata: Mapping[str, Any], model: str | None) -> nn.Module:
         raise FileError(f"no network of this package: {one_line(error)}") from error
 
 
-def _shapes(network: nn.Module, image_shape: Any) -> dict[str, tuple[int, ...]]:
+def shapes(network: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+    """Finds the variables of a network as `jax.ShapeDtypeStruct`s, without computing any.
+
+    Args:
+        network: A network as `harp_jax.models.create` makes it.
+        image_shape: Height, width and channels.
+
+    Raises:
+        FileError: If the network cannot take such images.
+    """
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     try:
-        made = jax.eval_shape(network.init, jax.random.key(0), images)
-    except Exception as error:  # networks divide by zero where images are too small
+        made: Any = jax.eval_shape(network.init, jax.random.key(0), images)
+        for path, leaf in flat(made).items():
+            if not leaf.size:  # where pooling leaves no pixel, new JAX makes empty kernels
+                raise ValueError(f"nothing is left of the images for {path!r}")
+    except Exception as error:  # networks of one's own may raise anything
         raise FileError(
             f"image_shape={image_shape}: allowed are sizes of the network ({one_line(error)})"
         ) from error
-    return {path: leaf.shape for path, leaf in flat(made).items()}
+    return dict(made)
 
 
 def flat(variables: Variables) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 import functools
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from harp_jax import models
 from harp_jax.export import torch_names
-from harp_jax.export.errors import FileError
-from harp_jax.export.trained import Trained
+from harp_jax.export.trained import Trained, shapes
 
 IMAGE_SHAPES = {"cnn": (28, 28, 1), "tiny": (8, 8, 1), "resnet50": (224, 224, 3)}
 DEFAULT_SHAPE = (32, 32, 3)
@@ -64,17 +63,9 @@ def layout(
         FileError: If the network cannot take such images.
     """
     network = models.create(model, num_classes, width=width)
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    try:
-        made: Any = jax.eval_shape(network.init, jax.random.key(0), images)
-        if not all(leaf.size for leaf in jax.tree.leaves(made)):  # new Flax makes empty kernels
-            raise ValueError("pooling leaves no pixel")
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise FileError(
-            f"image_shape={image_shape}: allowed are those that {model} can take"
-        ) from error
-    shapes = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), made)
-    trained = Trained(network, shapes, {"model": model})
+    made = shapes(network, image_shape)
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), made)
+    trained = Trained(network, zeros, {"model": model})
     arrays = torch_names.shapes(trained)
     dense = {
         int(found[1]): name
