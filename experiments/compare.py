@@ -63,10 +63,14 @@ def stage_for_others(cell: Cell, matrix: Matrix) -> str:
 
 
 def result(cell: Cell, workdir: pathlib.Path) -> Line:
-    """Returns a cell's row of the table: the last stage's network on test data."""
+    """Returns a cell's row of the table: the last stage's network on test data.
+
+    A workdir that comparisons share has attacks of the others, too; the row leaves them out.
+    """
     found = json.loads((workdir / files.RESULTS).read_text())
     row, lines = found["rows"][-1], epochs(cell, workdir)
-    after = [of["after"] for of in row.get("autoattack", {}).values()]
+    asked = attacks(workdir)
+    after = [of["after"] for name, of in row.get("autoattack", {}).items() if name in asked]
     best = max(float(line["robust"]) for line in lines if line["stage"] == row["stage"])
     return {
         **named(cell),
@@ -75,15 +79,26 @@ def result(cell: Cell, workdir: pathlib.Path) -> Line:
         "live": live(workdir / row["stage"]),
         "flops": round(row["flops"] / row["total_flops"], 4),
         "natural": round(row["natural"], 4),
-        **{name: round(accuracy, 4) for name, accuracy in row["robust"].items()},
+        **{name: round(accuracy, 4) for name, accuracy in row["robust"].items() if name in asked},
         **{f"after {part}": round(share, 4) for of in after for part, share in of.items()},
-        **_of_the_first(broken_by(workdir, row["stage"])),
+        **_of_the_first(_broken_by(workdir, row["stage"])),
         "validation_robust": round(best, 4),
         "images": row["images"],
         "training_seconds": round(sum(line["seconds"] for line in lines)),
         "kept_per_layer": " ".join(str(layer["kept"]) for layer in row["layers"]),
         "warnings": len(row["warnings"]),
     }
+
+
+def attacks(workdir: pathlib.Path) -> list[str]:
+    """Returns the attacks that a run's last evaluation was asked for."""
+    found = json.loads((workdir / files.RESULTS).read_text())
+    return found["config"]["evaluate"]["run"]
+
+
+def _broken_by(workdir: pathlib.Path, stage: str) -> np.ndarray | None:
+    found = broken_by(workdir, stage)
+    return None if found is None or "autoattack" not in attacks(workdir) else found
 
 
 def _of_the_first(outcome: np.ndarray | None) -> Line:
@@ -115,7 +130,7 @@ def epochs(cell: Cell, workdir: pathlib.Path) -> list[Line]:
 def outcome(cell: Cell, workdir: pathlib.Path) -> list[Line]:
     """Returns the row with AutoAttack's outcome on every image; none without that attack."""
     stage = "finetune" if "finetune" in cell.fields["stages"] else "pretrain"
-    found = broken_by(workdir, stage)
+    found = _broken_by(workdir, stage)
     return [] if found is None else [{**named(cell), outcomes.COLUMN: outcomes.to_text(found)}]
 
 

@@ -162,6 +162,8 @@ def test_a_comparison_keeps_what_broke_each_image(tmp_path):
         assert compare.outcome(cell, tmp_path) == []  # not measured, or still under attack
         np.savez(robustness / f"{stage}-autoattack.npz", broken_by=[0, ROBUST, 4])
         rows = [{"stage": stage, "robust": {"autoattack": 1 / 3}}]
-        (tmp_path / "results.json").write_text(json.dumps({"rows": rows}))
-        found = compare.outcome(cell, tmp_path)
-        assert found == [{**compare.named(cell), outcomes.COLUMN: "0.4"}]
+        for run, expected in (([], []), (["autoattack"], ["0.4"])):  # one that others measured
+            found = {"rows": rows, "config": {"evaluate": {"run": run}}}
+            (tmp_path / "results.json").write_text(json.dumps(found))
+            lines = [{**compare.named(cell), outcomes.COLUMN: text} for text in expected]
+            assert compare.outcome(cell, tmp_path) == lines

@@ -1,5 +1,6 @@
 """The scripts of experiments/: cells and commands of a matrix, its table, its figures."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -127,6 +128,19 @@ def test_a_row_is_the_last_stages_network(table, tmp_path_factory):
     assert rows[1]["kept_per_layer"].split() == [str(each["kept"]) for each in last["layers"]]
     best = max(row["validation"]["robust"] for row in runs.metrics(workdir, "finetune"))
     assert float(rows[1]["validation_robust"]) == round(best, 4)
+
+
+def test_a_row_leaves_out_attacks_of_other_comparisons(tmp_path, tmp_path_factory):
+    """Of a network that comparisons share, which each ask for other attacks."""
+    workdir = runs.finished(tmp_path_factory.getbasetemp())
+    shutil.copytree(workdir, tmp_path / "run")
+    found = runs.results(workdir)
+    cell = next(cell for cell in cells(MATRIX) if cell.method != DENSE)
+    whole = compare.result(cell, workdir)
+    found["config"]["evaluate"]["run"] = []
+    (tmp_path / "run" / "results.json").write_text(json.dumps(found))
+    left_out = whole.keys() - compare.result(cell, tmp_path / "run").keys()
+    assert left_out == set(found["rows"][-1]["robust"])
 
 
 def test_summary_has_mean_and_spread_over_seeds():

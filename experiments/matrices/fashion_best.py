@@ -37,7 +37,7 @@ OTHERS: dict[str, Fields] = {
     "Twin-Rep": {"prune.method": "twin_rep", "prune.strategy": "global", **FINETUNING},
 }
 TARGETS = (0.01, 0.001)
-OFTEN = ("HARP, best", "HARP, best, from LAMP", "HYDRA, LAMP, best")
+OFTEN = ("HARP, best", "HARP, best, from LAMP", "HYDRA, LAMP, best", "Twin-Rep")
 
 MATRIX = Matrix(
     base=fashion.MATRIX.base,
