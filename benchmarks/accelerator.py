@@ -237,7 +237,9 @@ def one_part(part: Part, seconds: float, options: argparse.Namespace, record: Re
 
 def main() -> None:
     """Measures, or prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=pathlib.Path, help="file of results, JSON")
     parser.add_argument("--table", type=pathlib.Path, help="print this file's numbers and end")
     parser.add_argument("--small", action="store_true", help="a dry run with tiny sizes")
@@ -247,7 +249,9 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=pathlib.Path, help="folder of these runs; FILE.runs if unset"
     )
-    parser.add_argument("--wheels", type=pathlib.Path, default=ROOT / ".wheels")
+    parser.add_argument(
+        "--wheels", type=pathlib.Path, default=ROOT / ".wheels", help="folder of PyTorch's wheels"
+    )
     parser.add_argument("--logs", type=pathlib.Path, help="folder for what the parts print")
     options = parser.parse_args()
     if options.table:

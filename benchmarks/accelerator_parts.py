@@ -272,9 +272,16 @@ PARTS: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]] = {
 
 def run(parts: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]]) -> None:
     """Runs the part that the command line names, and prints its results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=parts)
-    parser.add_argument("--network", default="resnet18", choices=workload.IMAGE_SHAPES)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=parts, help="what to measure")
+    parser.add_argument(
+        "--network",
+        default="resnet18",
+        choices=workload.IMAGE_SHAPES,
+        help="network to measure (%(default)s)",
+    )
     parser.add_argument("--small", action="store_true", help="tiny sizes")
     parser.add_argument("--work", type=pathlib.Path, help="folder that the parts share")
     parser.add_argument("--cifar", type=pathlib.Path, help="NPZ file of CIFAR-10")

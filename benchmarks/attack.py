@@ -81,9 +81,17 @@ def measure(name: str, rounds: int) -> None:
 
 def main() -> None:
     """Measures the networks that are asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--networks", nargs="+", choices=workload.BATCHES, default=["cnn"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=workload.BATCHES,
+        default=["cnn"],
+        help="networks to measure",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each side (%(default)s)")
     flags = parser.parse_args()
     parallel.one_device_per_core(list(workload.BATCHES.values()))
     print(json.dumps({"processor": native.processor_maker(), "jax": jax.__version__}))

@@ -283,13 +283,21 @@ def _channels_first(images: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Measures the chosen sides; keeps results of other sides for the same task."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=epath.Path)
-    parser.add_argument("--stage", choices=("pretrain", "prune", "finetune"))
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=500)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, type=epath.Path, help="folder of a run")
+    parser.add_argument(
+        "--stage",
+        choices=("pretrain", "prune", "finetune"),
+        help="stage of the run, its last by default",
+    )
+    parser.add_argument("--images", type=int, default=1000, help="test images (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=500, help="images at once (%(default)s)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="what to compare")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=RESULTS, help="file of results, JSON"
+    )
     arguments = parser.parse_args()
     parallel.one_device_per_core([arguments.batch_size])
     workdir = checkpoint.absolute(arguments.workdir)

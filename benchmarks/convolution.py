@@ -94,8 +94,15 @@ def compare(layer: tuple[int, int, int], batch: int, rounds: int) -> None:
 
 def main() -> None:
     """Parses the flags and prints a table for each network."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--network", choices=[*LAYERS, "all"], default="all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network",
+        choices=[*LAYERS, "all"],
+        default="all",
+        help="network to measure (%(default)s)",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="timings of each implementation")
     parser.add_argument("--batch", type=int, help="images; by default the network's own number")
     flags = parser.parse_args()

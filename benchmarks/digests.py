@@ -113,10 +113,12 @@ def _nothing(*_: Any) -> None:
 
 def main() -> None:
     """Measures, prints and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="resnet50")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=pathlib.Path, default=OUT)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="resnet50", help="network to measure (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="timings of each side (%(default)s)")
+    parser.add_argument("--out", type=pathlib.Path, default=OUT, help="file of results, JSON")
     options = parser.parse_args()
     found = compare(options.network, options.repeats)
     print(json.dumps(found, indent=2))

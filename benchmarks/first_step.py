@@ -107,10 +107,17 @@ def make_step(side: str, options: argparse.Namespace) -> tuple[Any, float]:
 
 def main() -> None:
     """Measures and prints the line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--side", choices=SIDES, required=True)
-    parser.add_argument("--network", choices=sorted(workload.IMAGE_SHAPES), required=True)
-    parser.add_argument("--batch", type=int, required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--side", choices=SIDES, required=True, help="what to measure")
+    parser.add_argument(
+        "--network",
+        choices=sorted(workload.IMAGE_SHAPES),
+        required=True,
+        help="network to measure",
+    )
+    parser.add_argument("--batch", type=int, required=True, help="images at once")
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
     parser.add_argument("--prune", action="store_true", help="a harp prune step")
     parser.add_argument("--rate", type=float, help="of harp_jax: keeps this share, sparsely")

@@ -242,9 +242,11 @@ def differences(expected: np.ndarray, side: Side, dense: int) -> dict[str, Any]:
 
 def main() -> None:
     """Compares, prints each row, and writes benchmarks/results/formats.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workdirs", nargs="+", help="folders of finished runs")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="file of results, JSON")
     flags = parser.parse_args()
     versions = {
         name: importlib.metadata.version(name) for name in NEEDED if importlib.util.find_spec(name)

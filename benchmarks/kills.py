@@ -153,10 +153,16 @@ def _timeless(rows: list[dict]) -> list[dict]:
 
 def main() -> None:
     """Runs both and compares their results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/digits.py")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", default="configs/digits.py", help="configuration of the run (%(default)s)"
+    )
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the times of the kills (%(default)s)"
+    )
     options, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         workdirs = pathlib.Path(folder, "whole"), pathlib.Path(folder, "killed")

@@ -48,10 +48,14 @@ def seconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default="vgg16_bn")
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network", choices=NETWORKS, default="vgg16_bn", help="network to measure (%(default)s)"
+    )
+    parser.add_argument("--rate", type=float, default=0.1, help="share that is kept (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each side (%(default)s)")
     options = parser.parse_args()
     model = models.create(options.network, 10)
     images = jnp.zeros((1, *IMAGE_SHAPES[options.network]))

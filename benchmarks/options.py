@@ -89,11 +89,19 @@ def ratios(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measures, prints a table, and writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     known = sorted(workload.BATCHES)
-    parser.add_argument("--networks", nargs="+", choices=known, default=["cnn", "resnet18"])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=known,
+        default=["cnn", "resnet18"],
+        help="networks to measure",
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="timings of each side (%(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file of results, JSON")
     options = parser.parse_args()
     found: dict[str, Any] = {
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},

@@ -171,11 +171,21 @@ def inference(network: str, rate: float, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures, prints each row, and writes benchmarks/results/sparse.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--networks", nargs="+", choices=workload.BATCHES, default=["cnn"])
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.05, 0.1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=workload.BATCHES,
+        default=["cnn"],
+        help="networks to measure",
+    )
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[0.01, 0.05, 0.1], help="shares that are kept"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="timings of each side")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="file of results, JSON")
     flags = parser.parse_args()
     parallel.one_device_per_core(list(workload.BATCHES.values()))
     rows = []

@@ -70,11 +70,13 @@ def compare(workdir: epath.Path, images: int, batch_size: int) -> dict[str, Any]
 
 def main() -> None:
     """Measures, prints and writes benchmarks/results/sparse_autoattack.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, type=epath.Path, help="of a finished run")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--images", type=int, default=1000, help="test images (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=512, help="images at once (%(default)s)")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="file of results, JSON")
     flags = parser.parse_args()
     parallel.one_device_per_core([flags.batch_size])
     found = compare(checkpoint.absolute(flags.workdir), flags.images, flags.batch_size)

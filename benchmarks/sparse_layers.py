@@ -114,9 +114,11 @@ def compare(layer: tuple[int, ...], rate: float, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints each row, and writes benchmarks/results/sparse_layers.json."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, help="timings of each side")
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="file of results, JSON")
     flags = parser.parse_args()
     parallel.one_device_per_core([BATCH])
     rows = []

@@ -283,18 +283,28 @@ def versions(sides: list[str]) -> dict[str, str]:
 
 def parse() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     networks = sorted(models.MODELS.keys() & workload.IMAGE_SHAPES)
-    parser.add_argument("--networks", nargs="+", choices=networks, default=list(workload.BATCHES))
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=networks,
+        default=list(workload.BATCHES),
+        help="networks to measure",
+    )
     parser.add_argument(
         "--sides", nargs="+", choices=first_step.SIDES, default=list(first_step.SIDES)
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each side (%(default)s)")
     parser.add_argument("--batch", type=int, help="images; by default the network's own number")
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
     parser.add_argument("--devices", type=int, help="of harp_jax; by default one for each core")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=RESULTS, help="file of results, JSON"
+    )
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds={options.rounds}: at least 1 is needed")

@@ -88,9 +88,11 @@ def measure(workdir: epath.Path, stage: str, dtype: str, batch: int) -> dict[str
 
 def main() -> None:
     """Prints a line for each stage and type."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--batch", type=int, default=128)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, help="folder of a run")
+    parser.add_argument("--batch", type=int, default=128, help="images at once")
     options = parser.parse_args()
     workdir = checkpoint.absolute(options.workdir)
     for stage in ("pretrain", "prune", "finetune"):

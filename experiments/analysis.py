@@ -95,9 +95,11 @@ def scores(workdir: epath.Path) -> Figure:
 
 def main() -> None:
     """Draws and writes all figures."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("workdirs", nargs="+", type=epath.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdirs", nargs="+", type=epath.Path, help="folder of a run")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     for workdir in arguments.workdirs:
         if not checkpoint.is_complete(workdir / "prune"):

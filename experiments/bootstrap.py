@@ -191,8 +191,12 @@ def _words(name: str, of: Interval) -> dict[str, float]:
 
 def main() -> None:
     """Writes the table of a matrix."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("--matrix", type=pathlib.Path, required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--matrix", type=pathlib.Path, required=True, help="Python file with MATRIX"
+    )
     parser.add_argument("--against", help=f"method to compare with; {AGAINST!r} if it is there")
     parser.add_argument(
         "--results", type=pathlib.Path, default=compare.RESULTS, help="of the tables"

@@ -40,8 +40,10 @@ def epochs(workdir: pathlib.Path) -> Iterator[Line]:
 
 def main() -> None:
     """Writes the rows of all workdirs under one header."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folder of a run")
     workdirs = parser.parse_args().workdirs
     for workdir in workdirs:
         if not (workdir / "prune" / files.METRICS).exists():

@@ -147,7 +147,8 @@ def load(path: pathlib.Path) -> Matrix:
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"error: --matrix={path}: allowed are Python files")
+        wrong = "is no Python file" if path.exists() else "is not there"
+        raise SystemExit(f"error: --matrix={path}: {wrong}; allowed are Python files")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -165,8 +166,12 @@ def load(path: pathlib.Path) -> Matrix:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("--matrix", type=pathlib.Path, required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--matrix", type=pathlib.Path, required=True, help="Python file with MATRIX"
+    )
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the workdirs")
     parser.add_argument(
         "--results", type=pathlib.Path, default=RESULTS, help="folder of the tables"
@@ -225,7 +230,7 @@ def main() -> None:
         folder = next(part for part in error.cmd if part.startswith("--workdir="))
         ended = f"ended with status {error.returncode}, as said above"
         raise SystemExit(
-            f"error: the run with {folder} {ended}; the same command goes on"
+            f"error: the run with {folder} {ended}; once that is mended the same command goes on"
         ) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", flush=True)

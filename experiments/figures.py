@@ -200,7 +200,9 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 def main() -> None:
     """Writes the summary and the figures into the table's folder."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=pathlib.Path, help="NAME_matrix.csv")
     table = parser.parse_args().table
     name = table.stem.removesuffix("_matrix")
@@ -222,6 +224,8 @@ def main() -> None:
 
 def _checked(path: pathlib.Path, *columns: str) -> list[Line]:
     """Reads a table whose rows can be drawn; raises a SystemExit in one line if they cannot."""
+    if not path.exists():
+        raise SystemExit(f"error: {path}: is not there; allowed are tables of experiments.compare")
     lines = read(path, *KEY, *columns)
     numbers = {*KEY[1:], *ACCURACIES, *OF_EPOCHS}
     for line in lines:

@@ -95,10 +95,12 @@ def measured(workdir: pathlib.Path, images: int) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the rows, and writes them to a file if one is named."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("runs", type=pathlib.Path, nargs="+")
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--out", type=pathlib.Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="folder of a run")
+    parser.add_argument("--images", type=int, default=10_000, help="their number (%(default)s)")
+    parser.add_argument("--out", type=pathlib.Path, help="table to add rows to, CSV")
     arguments = parser.parse_args()
     if arguments.images < 1:
         parser.error(f"--images={arguments.images}: allowed are whole numbers >= 1")

@@ -118,9 +118,15 @@ def table(record: Mapping[str, Any] | None, efficiency: float, loss: str) -> str
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("--efficiency", type=float, default=0.3, help="share of the peak")
-    parser.add_argument("--loss", choices=LOSSES, default="trades")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--efficiency", type=float, default=0.3, help="share of the peak (%(default)s)"
+    )
+    parser.add_argument(
+        "--loss", choices=LOSSES, default="trades", help="of the training (%(default)s)"
+    )
     parser.add_argument("--measured", type=pathlib.Path, default=MEASURED, help="file of results")
     arguments = parser.parse_args()
     there = arguments.measured.exists()

@@ -317,7 +317,9 @@ def write(entries: Sequence[Entry], out: epath.PathLike) -> epath.Path:
 def main(arguments: list[str] | None = None) -> int:
     """Writes the networks of runs, and says what is still missing; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.leaderboard", description="See the head of this file."
+        prog="python -m experiments.leaderboard",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="folder of a run")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")

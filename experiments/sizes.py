@@ -136,10 +136,16 @@ def accuracy(rows: Sequence[Line], shades: dict[str, Any]) -> Figure:
 
 def main() -> None:
     """Writes the table of sizes and the figure into the matrix' folder."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=pathlib.Path, help="NAME_matrix.csv")
-    parser.add_argument("--network", default="cnn", choices=models.MODELS)
-    parser.add_argument("--image-shape", type=int, nargs=3, default=(28, 28, 1))
+    parser.add_argument(
+        "--network", default="cnn", choices=models.MODELS, help="of the runs (%(default)s)"
+    )
+    parser.add_argument(
+        "--image-shape", type=int, nargs=3, default=(28, 28, 1), help="height, width, channels"
+    )
     flags = parser.parse_args()
     name = flags.table.stem.removesuffix("_matrix")
     lines = in_order(read(flags.table))

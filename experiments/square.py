@@ -93,9 +93,11 @@ def _outcome(workdir: pathlib.Path) -> tuple[str, np.ndarray]:
 
 def main() -> None:
     """Prints the rows, and writes them to a file if one is named."""
-    parser = argparse.ArgumentParser(description="See the head of this file.")
-    parser.add_argument("runs", type=pathlib.Path, nargs="+")
-    parser.add_argument("--out", type=pathlib.Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=pathlib.Path, nargs="+", help="folder of a run")
+    parser.add_argument("--out", type=pathlib.Path, help="table to add rows to, CSV")
     arguments = parser.parse_args()
     by_run(arguments.runs, again, arguments.out)
 

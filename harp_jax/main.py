@@ -30,6 +30,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from harp_jax import checkpoint, native, parallel, peers
 from harp_jax import config as harp
 from harp_jax.config import fields, of_workdir, packaged, recipes
+from harp_jax.config.rules import RULES
 from harp_jax.config.validation import check_fields
 from harp_jax.interrupt import InterruptedRunError
 from harp_jax.run import experiment
@@ -199,6 +200,11 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     if isinstance(cause, OSError):
         reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
         return f"--config={file}: {reason}; {packaged.allowed(file)}"
+    if isinstance(error, TypeError) and "get_config() takes 0" in str(error):
+        given = _value_of(arguments, "config")
+        return f"--config={given}: get_config() takes no argument; allowed is --config={file}"
+    if isinstance(error, SyntaxError | UnicodeDecodeError) or "null bytes" in str(error):
+        return f"--config={file}: is no Python file; {packaged.allowed(file)}"
     return f"--config={file}: {error}"
 
 
@@ -246,7 +252,10 @@ def _of_flags(error: flags.Error, file: str) -> str:
     if wrong and parser is not None and parser.flag_type() in _ALLOWED:
         ratio = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", wrong[2])
         hint = f", such as {int(ratio[1]) / int(ratio[2]):.6g}" if ratio else ""
-        return f"{wrong[1]}={wrong[2]!r}: allowed are {_ALLOWED[parser.flag_type()]}{hint}"
+        rule, allowed = RULES.get(wrong[1]), f"allowed are {_ALLOWED[parser.flag_type()]}"
+        if rule is not None and parser.flag_type() != "bool":
+            allowed = rule.allowed(wrong[2])
+        return f"{wrong[1]}={wrong[2]!r}: {allowed}{hint}"
     return re.sub(r"^[\w.]+Error: ", "", text)
 
 

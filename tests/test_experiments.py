@@ -395,7 +395,7 @@ def test_an_unknown_part_of_a_name_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "allowed are Python files"),
+        (None, "is not there; allowed are Python files"),
         ("MATRIX = {}", "has no matrix; allowed are files with MATRIX = Matrix"),
         ("\nimport nowhere_at_all", ":2: ModuleNotFoundError: No module named 'nowhere_at_all'"),
     ],

@@ -124,8 +124,8 @@ def default() -> Config:
     # module:Class.
     config.prune.method = "harp"
     # A set of the options below, of weight averaging and of finetuning by one name: `best` was
-    # chosen on validation data, with one seed. A field with another value than its default keeps
-    # it.
+    # chosen on validation data and on images that no run had used, with one or two seeds. A field
+    # with another value than its default keeps it.
     config.prune.recipe = "paper"
     # What is kept or removed: single weights, or whole channels that a layer reads ('channel'). The
     # budget of 'weight' is that share of the weights, that of 'channel' the FLOPs of a network with

@@ -42,7 +42,8 @@ def get_config(workdir: str) -> ConfigDict:
     earlier = read_claim(epath.Path(workdir).expanduser())
     if earlier is None:
         raise WorkdirError(
-            f"workdir={workdir!r}: has no config.json; allowed without --config are folders of runs"
+            f"workdir={workdir!r}: has no config.json; allowed are folders of runs (a new run needs"
+            " --config)"
         )
     config = default()
     former = identity.former_defaults(earlier.get("format") or 0)

@@ -27,7 +27,9 @@ def pixels(images: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.ndarray, "
         DataError: If shape, type or range are others.
     """
     shape = images.shape
-    if images.ndim not in (3, 4) or 0 in shape or (images.ndim == 4 and shape[3] > _MOST_CHANNELS):
+    if 0 in shape:
+        raise DataError(f"{where} has the shape {shape}; allowed are one or more images of a pixel")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] > _MOST_CHANNELS):
         raise DataError(
             f"{where} has the shape {shape}; allowed are [images, height, width] and "
             f"[images, height, width, channels] with up to {_MOST_CHANNELS} channels"

@@ -54,7 +54,8 @@ def read_npz(file: str) -> Source:
     except DataError:
         raise
     except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({_first_line(error)})") from error
+        reason = "no .npz" if "contains pickled" in str(error) else _first_line(error)
+        raise DataError(f"{path} cannot be read ({reason})") from error
 
 
 def _read(arrays: Any, path: epath.Path) -> Source:

@@ -248,4 +248,4 @@ def as_split(
 
 def _check_size(field: str, value: int, least: int, most: int, name: str) -> None:
     if not least <= value <= most:
-        raise DataError(f"{field}={value}: must be in [{least}, {most}] for data.name={name!r}")
+        raise DataError(f"{field}={value}: allowed are {least} to {most} for data.name={name!r}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from harp_jax import settings
 from harp_jax.attacks import Attack, AutoAttack
 from harp_jax.attacks.base import Ensemble, Part, as_part, norm_of
 from harp_jax.attacks.norms import NORMS
@@ -98,7 +99,7 @@ def named_attacks(
 
     Raises:
         ValueError: For an unknown name, an object that is not an attack, and a radius that is
-            missing or not used.
+            missing, not used, or an L_inf one above 1.
     """
     entries = _entries(attacks)
     if not entries:
@@ -123,6 +124,12 @@ def named_attacks(
             chosen[name] = _version(value, epsilon, norm or "linf")
         else:
             chosen[name] = value
+        radius: Any = chosen[name].epsilon
+        if norm_of(chosen[name]) == "linf" and settings.is_number(radius) and radius > 1:
+            raise ValueError(
+                f"epsilon={radius:g} of {name!r}: in units of [0, 1]; did you mean {radius:g}/255 ="
+                f" {radius / 255:.4g}? allowed are numbers in [0, 1]"
+            )
     return chosen
 
 
@@ -170,10 +177,8 @@ def _version(name: str, epsilon: float | None, norm: str) -> AutoAttack:
 
 
 def _check(attack: Any, name: str) -> None:
-    settings = getattr(attack, "__dataclass_params__", None)
-    if isinstance(attack, type) or not (
-        settings and settings.frozen and isinstance(attack, Attack)
-    ):
+    told = getattr(attack, "__dataclass_params__", None)
+    if isinstance(attack, type) or not (told and told.frozen and isinstance(attack, Attack)):
         raise ValueError(
             f"attacks[{name!r}]={attack!r}: allowed are frozen dataclasses with epsilon and a call"
             " (logits_fn, images, labels, key), and names of AutoAttack's versions"

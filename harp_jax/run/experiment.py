@@ -161,6 +161,8 @@ class _Experiment:
             if known and "; allowed " in str(error):
                 raise ConfigError(f"model={self.config.model!r}: {error}") from None
             reason = str(error) if known else f"{type(error).__name__}: {error}"
+            if isinstance(error, ZeroDivisionError):  # where older JAX starts an empty kernel
+                reason = "nothing is left of them for a layer"
             raise ConfigError(
                 f"model={self.config.model!r}: cannot take images of {shape}"
                 f" ({' '.join(reason.split())[:300]}); allowed are networks for such images"
@@ -179,7 +181,7 @@ class _Experiment:
         return jax.eval_shape(pruned, jax.random.key(0))
 
     def _check_pruning(self) -> None:
-        """Refuses a target that the smallest rates miss."""
+        """Refuses a target that the smallest rates miss, or that allows nothing."""
         if "prune" not in needed(self.config):
             return
         lowest = dict.fromkeys(self.scheme.architecture.pruned, -100.0)
@@ -188,6 +190,11 @@ class _Experiment:
             shift_to_budget(lowest, minimum, self.cost, self.target_share)
         except ValueError as error:
             raise ConfigError(f"prune.{error}; allowed are larger targets") from None
+        if int(self.target_share * self.cost.total) < 1:
+            raise ConfigError(
+                f"prune.target={self.config.prune.target}: is less than one of"
+                f" {self.cost.total} {self.cost.unit}; allowed are larger targets"
+            )
 
     def _check_networks(self) -> None:
         """Refuses stages without any network to train or to evaluate."""

@@ -40,8 +40,12 @@ def no_path(config: Config, model: nn.Module, dataset: Dataset, variables: Varia
     if not cut:
         return None
     names, count = ", ".join(map(layer_name, cut)), len(rates_of(variables))
-    ways = ["a larger prune.target", "prune.strategy='uniform' or 'erk'", "a larger prune.alpha"]
-    ways += ["prune.live=True"] * method(config).learns_masks
+    learns, even = method(config).learns_masks, ("uniform", "erk")
+    ways = ["a larger prune.target", "a larger prune.alpha"]
+    ways += ["prune.strategy='uniform' or 'erk'"] * (config.prune.strategy not in even)
+    ways += ["prune.live=True"] * (learns and not config.prune.live) + [
+        "more prune.epochs"
+    ] * learns
     return (
         "no path of kept weights leads from the images to the classes: nothing of an image reaches"
         f" {len(cut)} of {count} layers ({names}), and finetuning cannot change that; prune with"

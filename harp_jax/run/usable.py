@@ -15,7 +15,7 @@ _LONGEST = 300  # characters of an error of the network's
 
 
 def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> None:
-    """Checks a network's names and logits, and that training can call it.
+    """Checks a network's names and logits, that training can call it, and crops of its images.
 
     Args:
         config: The configuration of the run.
@@ -29,6 +29,12 @@ def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> N
             devices.
     """
     image = jnp.zeros((1, *dataset.image_shape))
+    side, padding = min(dataset.image_shape[:2]), config.data.crop_padding
+    if padding >= side and config.data.image_size is None:
+        raise ConfigError(
+            f"data.crop_padding={padding}: leaves nothing of some images of {side} pixels; allowed"
+            f" are 0 to {side - 1}"
+        )
     _check_logits(config, model, image, dataset.num_classes)
     alone = _check_training(config, model, image)
     if alone and devices > 1:

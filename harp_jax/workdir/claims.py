@@ -6,7 +6,10 @@ from etils import epath
 
 from harp_jax.workdir import files, forms, parsing
 
-_ADVICE = "if it is damaged, remove it: checkpoints have a copy, with which a run is compared"
+_ADVICE = (
+    "if it is damaged, remove it and repeat the command that began the run, with its --config:"
+    " checkpoints have a copy, with which it is compared"
+)
 
 
 class WorkdirError(ValueError):

@@ -169,6 +169,7 @@ BAD = [
         "attacks='pgd': allowed are autoattack, standard, plus, rand",
     ),
     ({"attacks": "autoattack"}, "epsilon=None: allowed are numbers >= 0"),
+    ({"attacks": "autoattack", "epsilon": 8}, "epsilon=8 of 'autoattack': in units of [0, 1]; did"),
     ({"attacks": Changing()}, "allowed are frozen dataclasses"),
     ({"attacks": []}, "attacks: none"),
     ({"logits_fn": lambda x: x.sum()}, "logits_fn: gives float32[]"),

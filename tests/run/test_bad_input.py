@@ -38,6 +38,7 @@ FIELDS = [
     ({"data.workers": -1}, ["data.workers=-1", ">= 0"]),
     ({"data.image_size": 8}, ["data.name='digits'", "data.image_size=8", "TensorFlow Datasets"]),
     ({"data.image_size": 8, "data.crop_padding": 4}, ["data.crop_padding=4", "0 with data.image"]),
+    ({"data.crop_padding": 8}, ["data.crop_padding=8", "of 8 pixels; allowed are 0 to 7"]),
     ({"data.name": "digitz"}, ["data.name='digitz'", "'digits'", "idx:DIR"]),
     ({"data.pad_to": 7}, ["data.pad_to=7", "at least 8"]),
     (
@@ -57,6 +58,10 @@ FIELDS = [
     ({"prune.target": 1.5}, ["prune.target=1.5", "(0, 1]"]),
     ({"prune.target": float("nan")}, ["prune.target=nan", "(0, 1]"]),
     ({"prune.target": 1e-4}, ["prune.target=0.0001", "keep 4 weights", "allows 0", "larger"]),
+    (
+        {"prune.target": 1e-9},
+        ["prune.target=1e-09", "less than one of", "weights; allowed", "larger"],
+    ),
     ({"prune.alpha": 0.0}, ["prune.alpha=0.0", "(0, 1)"]),
     ({"prune.alpha": 1.0}, ["prune.alpha=1.0", "(0, 1)"]),
     ({"prune.clip_norm": -1.0}, ["prune.clip_norm=-1.0", ">= 0"]),
@@ -137,10 +142,10 @@ FIELDS = [
     ({"devices": 2, "evaluate.batch_size": 121}, ["evaluate.batch_size=121", "2 devices"]),
     ({"batch_size": 5000}, ["batch_size=5000", "at most the 1288 training examples"]),
     ({"data.validation_examples": 0}, ["data.validation_examples=0", ">= 1"]),
-    ({"data.validation_examples": 5000}, ["data.validation_examples=5000", "[0, 1437]"]),
+    ({"data.validation_examples": 5000}, ["data.validation_examples=5000", "0 to 1437"]),
     ({"data.select_on": "train"}, ["data.select_on='train'", "validation, test"]),
     ({"data.select_on": "test", "data.validation_examples": -1}, ["examples=-1", ">= 0"]),
-    ({"data.test_examples": 1000}, ["data.test_examples=1000", "[1, 359]"]),
+    ({"data.test_examples": 1000}, ["data.test_examples=1000", "1 to 359"]),
     ({"evaluate.attacks.fgsm.type": "FGM"}, ["evaluate.attacks.fgsm.type='FGM'", "FGSM, PGD"]),
     ({"evaluate.run": ("pgd10", "pgd30")}, ["evaluate.run='pgd30'", "apgd, apgdt, autoattack"]),
     (

@@ -354,7 +354,7 @@ def test_a_flag_of_a_section_is_answered_with_its_fields(tmp_path):
 
 def test_a_ratio_is_answered_with_its_value(tmp_path):
     done = runs.here([*runs.command(tmp_path), "--config.attack.epsilon=8/255"])
-    wanted = "error: attack.epsilon='8/255': allowed are numbers, such as 0.0313725\n"
+    wanted = "error: attack.epsilon='8/255': allowed are numbers in [0, 1], such as 0.0313725\n"
     assert (done.returncode, done.stderr) == (2, wanted)
 
 

@@ -79,7 +79,7 @@ def test_a_damaged_config_json_is_refused_and_may_be_removed(workdir):
     path.write_bytes(path.read_bytes()[:-20])
     said = runs.refusal(runs.digits(**runs.FIELDS), workdir)
     assert "its config.json cannot be read (" in said
-    assert said.endswith("remove it: checkpoints have a copy, with which a run is compared")
+    assert "remove it and repeat the command that began the run, with its --config" in said
 
 
 def test_checkpoints_record_the_run(workdir):

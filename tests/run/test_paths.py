@@ -19,10 +19,14 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize(("target", "times"), [(0.004, 1), (0.2, 0)])
-def test_it_is_said_once(target, times, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("target", "strategy", "times"),
+    [(0.004, "global", 1), (0.004, "uniform", 1), (0.2, "global", 0)],
+)
+def test_it_is_said_once(target, strategy, times, tmp_path, caplog):
     caplog.set_level(logging.INFO, "harp_jax")
-    experiment.run(runs.digits(**SHORT, **{"prune.target": target}), tmp_path / "run")
+    fields = {**SHORT, "prune.target": target, "prune.strategy": strategy}
+    experiment.run(runs.digits(**fields), tmp_path / "run")
     texts = [record.getMessage() for record in caplog.records]
     said = [text for text in texts if text.startswith(SAID)]
     assert len(said) == times
@@ -32,4 +36,6 @@ def test_it_is_said_once(target, times, tmp_path, caplog):
             "dense2), and finetuning cannot change that; prune with a larger prune.target" in text
         )
         assert "prune.live" not in text  # magnitude does not take it
+        assert "prune.epochs" not in text  # nor does it learn
+        assert ("prune.strategy='uniform'" in text) == (strategy == "global")
         assert not any("finetune epoch" in before for before in texts[: texts.index(text)])

@@ -82,8 +82,8 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
     done = runs.here(command)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"error: workdir={str(tmp_path)!r}: has no config.json; allowed without --config are"
-        " folders of runs"
+        f"error: workdir={str(tmp_path)!r}: has no config.json; allowed are folders of"
+        " runs (a new run needs --config)"
     ]
 
 
