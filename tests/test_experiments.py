@@ -16,6 +16,7 @@ from configs import cifar_vgg, fashion_cnn
 from experiments import analysis, collect, compare, figures, sizes, tables
 from experiments.matrices import (
     cifar_jpeg,
+    cifar_jpeg_options,
     fashion,
     fashion_ablation,
     fashion_best,
@@ -54,7 +55,7 @@ def test_cells_start_with_the_dense_network_of_their_seed():
 
 
 MATRICES = (
-    *(cifar_jpeg, fashion, fashion_ablation),
+    *(cifar_jpeg, cifar_jpeg_options, fashion, fashion_ablation),
     *(fashion_best, fashion_best_channels, fashion_best_options),
     *(fashion_best_rates, fashion_best_starts),
 )
