@@ -250,7 +250,10 @@ def main() -> None:
         "--runs", type=pathlib.Path, help="folder of these runs; FILE.runs if unset"
     )
     parser.add_argument(
-        "--wheels", type=pathlib.Path, default=ROOT / ".wheels", help="folder of PyTorch's wheels"
+        "--wheels",
+        type=pathlib.Path,
+        default=ROOT / ".wheels",
+        help="folder of wheels to install there",
     )
     parser.add_argument("--logs", type=pathlib.Path, help="folder for what the parts print")
     options = parser.parse_args()

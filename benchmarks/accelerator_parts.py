@@ -280,7 +280,7 @@ def run(parts: dict[str, Callable[[Sizes, argparse.Namespace], Iterator[Result]]
         "--network",
         default="resnet18",
         choices=workload.IMAGE_SHAPES,
-        help="network to measure (%(default)s)",
+        help="network of the parts steps and digest (%(default)s)",
     )
     parser.add_argument("--small", action="store_true", help="tiny sizes")
     parser.add_argument("--work", type=pathlib.Path, help="folder that the parts share")

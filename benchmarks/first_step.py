@@ -117,7 +117,7 @@ def main() -> None:
         required=True,
         help="network to measure",
     )
-    parser.add_argument("--batch", type=int, required=True, help="images at once")
+    parser.add_argument("--batch", type=int, required=True, help="images of a step")
     parser.add_argument("--steps", type=int, default=workload.ATTACK_STEPS, help="of the attack")
     parser.add_argument("--prune", action="store_true", help="a harp prune step")
     parser.add_argument("--rate", type=float, help="of harp_jax: keeps this share, sparsely")

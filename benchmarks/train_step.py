@@ -295,7 +295,11 @@ def parse() -> argparse.Namespace:
         help="networks to measure",
     )
     parser.add_argument(
-        "--sides", nargs="+", choices=first_step.SIDES, default=list(first_step.SIDES)
+        "--sides",
+        nargs="+",
+        choices=first_step.SIDES,
+        default=list(first_step.SIDES),
+        help="what to compare",
     )
     parser.add_argument("--rounds", type=int, default=5, help="timings of each side (%(default)s)")
     parser.add_argument("--batch", type=int, help="images; by default the network's own number")

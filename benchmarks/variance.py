@@ -92,7 +92,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, help="folder of a run")
-    parser.add_argument("--batch", type=int, default=128, help="images at once")
+    parser.add_argument("--batch", type=int, default=128, help="training images (%(default)s)")
     options = parser.parse_args()
     workdir = checkpoint.absolute(options.workdir)
     for stage in ("pretrain", "prune", "finetune"):

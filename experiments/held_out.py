@@ -99,7 +99,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=pathlib.Path, nargs="+", help="folder of a run")
-    parser.add_argument("--images", type=int, default=10_000, help="their number (%(default)s)")
+    parser.add_argument("--images", type=int, default=10_000, help="number of images (%(default)s)")
     parser.add_argument("--out", type=pathlib.Path, help="table to add rows to, CSV")
     arguments = parser.parse_args()
     if arguments.images < 1:

@@ -191,6 +191,8 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     raised = _raised_in(file, error)
     if raised:
         return raised
+    if "null bytes" in str(error):
+        return f"--config={file}: is no Python file; {packaged.allowed(file)}"
     if isinstance(error, flags.Error):
         return _of_flags(error, file)
     if isinstance(error, AttributeError | KeyError):
@@ -200,11 +202,6 @@ def _in_a_line(error: BaseException, arguments: list[str]) -> str:
     if isinstance(cause, OSError):
         reason = "cannot be read" if pathlib.Path(file).exists() else "is not there"
         return f"--config={file}: {reason}; {packaged.allowed(file)}"
-    if isinstance(error, TypeError) and "get_config() takes 0" in str(error):
-        given = _value_of(arguments, "config")
-        return f"--config={given}: get_config() takes no argument; allowed is --config={file}"
-    if isinstance(error, SyntaxError | UnicodeDecodeError) or "null bytes" in str(error):
-        return f"--config={file}: is no Python file; {packaged.allowed(file)}"
     return f"--config={file}: {error}"
 
 
@@ -242,6 +239,8 @@ def _of_flags(error: flags.Error, file: str) -> str:
         return "--workdir=None: allowed are folders"
     if file and "must have a value other than None" in str(error):
         return f"--config={file}: get_config() returns None; {_CONFIGURATIONS}"
+    if file and "get_config() takes 0 positional" in str(error):
+        return f"--config={file}: takes no argument after ':'; allowed is --config={file}"
     # The last line of an exception from a configuration of the package.
     text = [line for line in str(error).splitlines() if line.strip()][-1]
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
@@ -250,9 +249,11 @@ def _of_flags(error: flags.Error, file: str) -> str:
         return f"{wrong[1]}={wrong[2]!r}: is a section; {allowed}"
     parser = flags.FLAGS[f"config.{wrong[1]}"].parser if wrong else None
     if wrong and parser is not None and parser.flag_type() in _ALLOWED:
-        ratio = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", wrong[2])
-        hint = f", such as {int(ratio[1]) / int(ratio[2]):.6g}" if ratio else ""
         rule, allowed = RULES.get(wrong[1]), f"allowed are {_ALLOWED[parser.flag_type()]}"
+        ratio = re.fullmatch(r"(\d{1,9})/([1-9]\d{0,8})", wrong[2])
+        number = int(ratio[1]) / int(ratio[2]) if ratio else None
+        fits = number is not None and (rule is None or rule.accepts(number))
+        hint = f", such as {number:.6g}" if fits else ""
         if rule is not None and parser.flag_type() != "bool":
             allowed = rule.allowed(wrong[2])
         return f"{wrong[1]}={wrong[2]!r}: {allowed}{hint}"

@@ -8,6 +8,7 @@ import sys
 import time
 
 import networks
+import numpy as np
 import pytest
 import runs
 from PIL import Image
@@ -30,6 +31,7 @@ from experiments.workers import Clock, StoppedError, side_by_side
 from harp_jax import config as harp
 from harp_jax import models
 from harp_jax.config.defaults import RECIPES
+from harp_jax.evaluation import ROBUST
 from harp_jax.export.unread import without_unread
 from harp_jax.pruning import schemes
 from harp_jax.pruning.sparsity import layer_sparsity
@@ -135,13 +137,20 @@ def test_a_row_leaves_out_attacks_of_other_comparisons(tmp_path, tmp_path_factor
     """Of a network that comparisons share, which each ask for other attacks."""
     workdir = runs.finished(tmp_path_factory.getbasetemp())
     shutil.copytree(workdir, tmp_path / "run")
-    found = runs.results(workdir)
     cell = next(cell for cell in cells(MATRIX) if cell.method != DENSE)
-    whole = compare.result(cell, workdir)
-    found["config"]["evaluate"]["run"] = []
-    (tmp_path / "run" / "results.json").write_text(json.dumps(found))
-    left_out = whole.keys() - compare.result(cell, tmp_path / "run").keys()
-    assert left_out == set(found["rows"][-1]["robust"])
+    found = runs.results(workdir)
+    last = found["rows"][-1]
+    last["robust"]["autoattack"] = 0.5
+    last["autoattack"] = {"autoattack": {"after": {"square": 0.5}}}
+    (tmp_path / "run" / "robustness").mkdir(exist_ok=True)
+    np.savez(tmp_path / "run" / "robustness" / "finetune-autoattack.npz", broken_by=[4, ROBUST])
+    rows = []
+    for asked in (list(last["robust"]), []):
+        found["config"]["evaluate"]["run"] = asked
+        (tmp_path / "run" / "results.json").write_text(json.dumps(found))
+        rows.append(compare.result(cell, tmp_path / "run"))
+    left_out = {*last["robust"], "after square", "autoattack_first_250"}
+    assert rows[0].keys() - rows[1].keys() == left_out
 
 
 def test_summary_has_mean_and_spread_over_seeds():

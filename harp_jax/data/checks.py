@@ -27,11 +27,10 @@ def pixels(images: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.ndarray, "
         DataError: If shape, type or range are others.
     """
     shape = images.shape
-    if 0 in shape:
-        raise DataError(f"{where} has the shape {shape}; allowed are one or more images of a pixel")
-    if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] > _MOST_CHANNELS):
+    if images.ndim not in (3, 4) or 0 in shape or (images.ndim == 4 and shape[3] > _MOST_CHANNELS):
+        empty = ", so no pixel" if 0 in shape else ""
         raise DataError(
-            f"{where} has the shape {shape}; allowed are [images, height, width] and "
+            f"{where} has the shape {shape}{empty}; allowed are [images, height, width] and "
             f"[images, height, width, channels] with up to {_MOST_CHANNELS} channels"
         )
     if images.dtype.kind not in "fiu":

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from harp_jax import settings
 from harp_jax.attacks import Attack, AutoAttack
 from harp_jax.attacks.base import Ensemble, Part, as_part, norm_of
 from harp_jax.attacks.norms import NORMS
@@ -99,7 +98,7 @@ def named_attacks(
 
     Raises:
         ValueError: For an unknown name, an object that is not an attack, and a radius that is
-            missing, not used, or an L_inf one above 1.
+            missing, not used, or above 1 in the L_inf norm.
     """
     entries = _entries(attacks)
     if not entries:
@@ -109,6 +108,11 @@ def named_attacks(
         raise ValueError(f"epsilon=None: allowed are numbers >= 0, the radius of {by_name[0]!r}")
     if epsilon is not None and not isinstance(epsilon, numbers.Real):
         raise ValueError(f"epsilon={epsilon!r}: allowed are numbers >= 0")
+    if epsilon is not None and norm in (None, "linf") and epsilon > 1:
+        meant = f"did you mean {epsilon}/255 = {epsilon / 255:.4g}? " if epsilon <= 255 else ""
+        raise ValueError(
+            f"epsilon={epsilon}: in units of [0, 1]; {meant}allowed are numbers in [0, 1]"
+        )
     for name, value in entries:
         if name == NATURAL:
             raise ValueError(f"attacks[{name!r}]: allowed are other names, it stands for no attack")
@@ -124,12 +128,6 @@ def named_attacks(
             chosen[name] = _version(value, epsilon, norm or "linf")
         else:
             chosen[name] = value
-        radius: Any = chosen[name].epsilon
-        if norm_of(chosen[name]) == "linf" and settings.is_number(radius) and radius > 1:
-            raise ValueError(
-                f"epsilon={radius:g} of {name!r}: in units of [0, 1]; did you mean {radius:g}/255 ="
-                f" {radius / 255:.4g}? allowed are numbers in [0, 1]"
-            )
     return chosen
 
 

@@ -283,11 +283,13 @@ def shapes(network: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
     try:
         made: Any = jax.eval_shape(network.init, jax.random.key(0), images)
         for path, leaf in flat(made).items():
-            if not leaf.size:  # where pooling leaves no pixel, new JAX makes empty kernels
+            if not leaf.size:  # pooling leaves no pixel, and the kernel is empty
                 raise ValueError(f"nothing is left of the images for {path!r}")
     except Exception as error:  # networks of one's own may raise anything
+        divides = isinstance(error, ZeroDivisionError)  # older JAX refuses empty kernels so
+        reason = "nothing is left of the images" if divides else one_line(error)
         raise FileError(
-            f"image_shape={image_shape}: allowed are sizes of the network ({one_line(error)})"
+            f"image_shape={image_shape}: allowed are sizes of the network ({reason})"
         ) from error
     return dict(made)
 

@@ -161,8 +161,8 @@ class _Experiment:
             if known and "; allowed " in str(error):
                 raise ConfigError(f"model={self.config.model!r}: {error}") from None
             reason = str(error) if known else f"{type(error).__name__}: {error}"
-            if isinstance(error, ZeroDivisionError):  # where older JAX starts an empty kernel
-                reason = "nothing is left of them for a layer"
+            if isinstance(error, ZeroDivisionError) and self.config.model in models.MODELS:
+                reason = "nothing is left of them for a layer"  # an empty kernel in older JAX
             raise ConfigError(
                 f"model={self.config.model!r}: cannot take images of {shape}"
                 f" ({' '.join(reason.split())[:300]}); allowed are networks for such images"

@@ -41,7 +41,8 @@ def no_path(config: Config, model: nn.Module, dataset: Dataset, variables: Varia
         return None
     names, count = ", ".join(map(layer_name, cut)), len(rates_of(variables))
     learns, even = method(config).learns_masks, ("uniform", "erk")
-    ways = ["a larger prune.target", "a larger prune.alpha"]
+    ways = ["a larger prune.target"]
+    ways += ["a larger prune.alpha"] * (learns or config.prune.strategy != "uniform")
     ways += ["prune.strategy='uniform' or 'erk'"] * (config.prune.strategy not in even)
     ways += ["prune.live=True"] * (learns and not config.prune.live) + [
         "more prune.epochs"
@@ -49,7 +50,7 @@ def no_path(config: Config, model: nn.Module, dataset: Dataset, variables: Varia
     return (
         "no path of kept weights leads from the images to the classes: nothing of an image reaches"
         f" {len(cut)} of {count} layers ({names}), and finetuning cannot change that; prune with"
-        f" {', with '.join(ways[:-1])} or with {ways[-1]}"
+        f" {', or with '.join(ways)}"
     )
 
 

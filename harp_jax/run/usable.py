@@ -1,5 +1,6 @@
 """Checks that a run can use a network, by traces that compute nothing."""
 
+import logging
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +12,12 @@ from harp_jax.config.sections import Config, ConfigError
 from harp_jax.data import Dataset
 from harp_jax.pruning.layers import leaves_by_path
 
+_LOGGER = logging.getLogger(__name__)
 _LONGEST = 300  # characters of an error of the network's
 
 
 def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> None:
-    """Checks a network's names and logits, that training can call it, and crops of its images.
+    """Checks a network's names and logits, and that training can call it; warns of empty crops.
 
     Args:
         config: The configuration of the run.
@@ -30,10 +32,11 @@ def check(config: Config, model: nn.Module, dataset: Dataset, devices: int) -> N
     """
     image = jnp.zeros((1, *dataset.image_shape))
     side, padding = min(dataset.image_shape[:2]), config.data.crop_padding
-    if padding >= side and config.data.image_size is None:
-        raise ConfigError(
-            f"data.crop_padding={padding}: leaves nothing of some images of {side} pixels; allowed"
-            f" are 0 to {side - 1}"
+    if padding >= side:
+        _LOGGER.warning(
+            "data.crop_padding=%d: some crops hold nothing of images with a side of %d pixels",
+            padding,
+            side,
         )
     _check_logits(config, model, image, dataset.num_classes)
     alone = _check_training(config, model, image)

@@ -89,7 +89,7 @@ BAD = [
     ({"y_test": IMAGES.y_test + 1}, "test has the label 3, which train lacks; allowed are 0 to 2"),
     ({"y_test": IMAGES.y_test - 1}, "test has the label -1, which train lacks"),
     ({"x_test": IMAGES.x_test[:, :5]}, "x_train has images of (8, 8, 3) and x_test of (5, 8, 3)"),
-    ({"x_test": IMAGES.x_test[:0]}, "x_test has the shape (0, 8, 8, 3); allowed are one or more"),
+    ({"x_test": IMAGES.x_test[:0]}, "x_test has the shape (0, 8, 8, 3), so no pixel; allowed are"),
     ({"x_train": X.astype(object)}, "cannot be read (Object arrays cannot be loaded"),
 ]
 
