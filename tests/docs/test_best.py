@@ -7,7 +7,7 @@ import pages
 import pytest
 import runs
 
-from experiments.matrices import cifar_jpeg, fashion_best
+from experiments.matrices import cifar_jpeg, fashion_best, fashion_best_options
 from experiments.matrices.fashion_best_starts import MATRIX
 from experiments.matrix import cells
 
@@ -58,7 +58,7 @@ def test_the_tables(matrix, first, target):
             values = [row[column], row[f"{column}_spread"]]
             expected = [100 * float(share) for share in values if share]
             assert shares(cell) == pytest.approx(expected, abs=0.0501), (method, column)
-        interval = intervals.get((method, target), {})
+        interval = intervals.get((method, row["target"]), {})
         for difference, against in zip(differences, AGAINST, strict=True):
             ends = [interval.get(against + end, "") for end in ("", ", low", ", high")]
             words = re.findall(r"[+-][\d.]+", difference)
@@ -118,6 +118,26 @@ def test_the_starts():
         row = measured[cell.name]
         numbers[places] = [f"{float(row[name]):.1f}" for name in ("natural", "robust")]
     assert shown == expected
+
+
+def test_the_options():
+    """Each option alone on and alone off: means over the seeds."""
+    found = {}
+    names = {cell.name: (cell.method, cell.target) for cell in cells(fashion_best_options.MATRIX)}
+    for row in rows("fashion_best_options_held_out.csv"):
+        found.setdefault(names[row["run"]], []).append(row)
+    for pruned, target in (("99.9 %", 0.001),):
+        first, *others = table(f"options at {pruned}")
+        for option, *numbers in (first, *others):
+            pair = [f"HARP, live, with {option}", f"HARP, best, without {option}"]
+            pair = ["HARP, live", "HARP, best"] if option == first[0] else pair
+            for method, shown in zip(pair, (numbers[:2], numbers[2:]), strict=True):
+                of_method = found.pop((method, target), [])
+                assert len(of_method) == 3 * any(shown), method
+                for text, name in zip(shown, ("natural", "robust"), strict=True):
+                    mean = sum(float(row[name]) for row in of_method) / 3
+                    assert float(text or 0) == pytest.approx(mean, abs=0.0501), (method, name)
+    assert not found
 
 
 def test_what_only_square_found():
