@@ -175,8 +175,10 @@ def _version(name: str, epsilon: float | None, norm: str) -> AutoAttack:
 
 
 def _check(attack: Any, name: str) -> None:
-    told = getattr(attack, "__dataclass_params__", None)
-    if isinstance(attack, type) or not (told and told.frozen and isinstance(attack, Attack)):
+    settings = getattr(attack, "__dataclass_params__", None)
+    if isinstance(attack, type) or not (
+        settings and settings.frozen and isinstance(attack, Attack)
+    ):
         raise ValueError(
             f"attacks[{name!r}]={attack!r}: allowed are frozen dataclasses with epsilon and a call"
             " (logits_fn, images, labels, key), and names of AutoAttack's versions"

@@ -44,9 +44,8 @@ def no_path(config: Config, model: nn.Module, dataset: Dataset, variables: Varia
     ways = ["a larger prune.target"]
     ways += ["a larger prune.alpha"] * (learns or config.prune.strategy != "uniform")
     ways += ["prune.strategy='uniform' or 'erk'"] * (config.prune.strategy not in even)
-    ways += ["prune.live=True"] * (learns and not config.prune.live) + [
-        "more prune.epochs"
-    ] * learns
+    ways += ["prune.live=True"] * (learns and not config.prune.live)
+    ways += ["more prune.epochs"] * learns
     return (
         "no path of kept weights leads from the images to the classes: nothing of an image reaches"
         f" {len(cut)} of {count} layers ({names}), and finetuning cannot change that; prune with"

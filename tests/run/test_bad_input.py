@@ -9,8 +9,11 @@ from etils import epath
 from ml_collections import ConfigDict
 from runs import refusal
 
+from harp_jax import models
 from harp_jax.config import default, validate
+from harp_jax.config.sections import load_data
 from harp_jax.data.datasets import SPLITS
+from harp_jax.run import usable
 from harp_jax.workdir import ownership
 
 FIELDS = [
@@ -377,3 +380,10 @@ def test_a_command_without_a_workdir_names_that_flag(tmp_path, monkeypatch):
     command = [*runs.command(tmp_path)[:3], "--config=configs/digits.py"]
     done = runs.here(command)
     assert (done.returncode, done.stderr) == (2, "error: --workdir=None: allowed are folders\n")
+
+
+@pytest.mark.parametrize(("padding", "times"), [(7, 0), (8, 1)])
+def test_crops_that_hold_nothing_are_warned_of(padding, times, caplog):
+    config = runs.digits(**{"data.crop_padding": padding})
+    usable.check(config, models.create("tiny", 10), load_data(config), 1)
+    assert caplog.text.count("some crops hold nothing of images with a side of 8 pixels") == times
