@@ -115,7 +115,7 @@ def kept(lines: Sequence[Line], layers: Sequence[int]) -> Figure:
             axes.plot(range(1, len(shares) + 1), shares, label=method, **style)
         axes.set_yscale("log")
         axes.set_xticks(range(1, len(layers) + 1))
-        axes.yaxis.set_major_formatter(plots.percent_ticks())
+        plots.log_percent_axis(axes)
         axes.set_xlabel("layer", **plots.WRITING)
         plots.calm(axes)
     _legend(figure, panels)
@@ -185,7 +185,7 @@ def _panels(targets: Sequence[str], what: str) -> tuple[Figure, list[Axes]]:
     for axes in flat[len(targets) :]:
         axes.remove()
     for axes, target in zip(flat, targets, strict=False):
-        axes.set_title(f"target: {100 * float(target):g} % of the weights", **plots.TITLE)
+        axes.set_title(f"target: {100 * float(target):g} %", **plots.TITLE)
     figure.supylabel(what, **plots.WRITING)
     return figure, flat[: len(targets)]
 

@@ -122,7 +122,7 @@ def compression(curves: CompressionCurves) -> Figure:
     rate.text(0.03, curves.target, f"target {_percent(curves.target)}", **beside)
     rate.set_yscale("log")
     rate.margins(y=0.12)
-    _plain_log_axis(rate)
+    log_percent_axis(rate)
     for axes in (loss, gamma):
         axes.set_ylim(bottom=0)
     for axes, epoch in ((loss, curves.reached), (gamma, curves.frozen), (rate, curves.reached)):
@@ -158,7 +158,7 @@ def layer_rates(epochs: Epochs, rates: Mapping[str, Series], target: float | Non
         ends.append((f"target {_percent(target)}", target, INK))
     axes.set_yscale("log")
     axes.margins(x=0.01)
-    _plain_log_axis(axes)
+    log_percent_axis(axes)
     _epoch_axis(axes, epochs)
     low, high = np.log(axes.get_ylim())
     heights = (np.log([end for _, end, _ in ends]) - low) / (high - low)
@@ -263,8 +263,8 @@ def _epoch_axis(axes: Axes, epochs: Epochs) -> None:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
-def _plain_log_axis(axes: Axes) -> None:
-    """Labels 1, 2 and 5 of each decade as percentages."""
+def log_percent_axis(axes: Axes) -> None:
+    """Labels 1, 2 and 5 of each decade of the vertical axis, which are shares, in percent."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(percent_ticks())
     axes.minorticks_off()
