@@ -14,7 +14,7 @@ from experiments.matrix import cells
 PAGE = pages.DOCS / "best.md"
 RESULTS = runs.ROOT / "experiments" / "results"
 TABLES = pages.tables(PAGE)
-AGAINST = ("minus HYDRA, LAMP, best", "minus dense")
+LAMP = "HYDRA, LAMP, best"
 
 
 def rows(name):
@@ -33,15 +33,16 @@ def shares(cell):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "first", "target"),
+    ("matrix", "first", "target", "baseline"),
     [
-        ("fashion_best", "99 % pruned", "0.01"),
-        ("fashion_best", "99.9 % pruned", "0.001"),
-        ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01"),
-        ("cifar_jpeg", "CIFAR-10 (JPEG), 99.9 % pruned", "0.001"),
+        ("fashion_best", "99 % pruned", "0.01", LAMP),
+        ("fashion_best", "99.9 % pruned", "0.001", LAMP),
+        ("fashion_best_channels", "half of the channels", "0.5", "uniform channels, best"),
+        ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01", LAMP),
+        ("cifar_jpeg", "CIFAR-10 (JPEG), 99.9 % pruned", "0.001", LAMP),
     ],
 )
-def test_the_tables(matrix, first, target):
+def test_the_tables(matrix, first, target, baseline):
     wanted = {
         row["method"]: row
         for row in rows(f"{matrix}_summary.csv")
@@ -59,8 +60,8 @@ def test_the_tables(matrix, first, target):
             expected = [100 * float(share) for share in values if share]
             assert shares(cell) == pytest.approx(expected, abs=0.0501), (method, column)
         interval = intervals.get((method, row["target"]), {})
-        for difference, against in zip(differences, AGAINST, strict=True):
-            ends = [interval.get(against + end, "") for end in ("", ", low", ", high")]
+        for difference, against in zip(differences, (baseline, "dense"), strict=True):
+            ends = [interval.get(f"minus {against}{end}", "") for end in ("", ", low", ", high")]
             words = re.findall(r"[+-][\d.]+", difference)
             expected = [float(end) for end in ends if end]
             assert [float(word) for word in words] == pytest.approx(expected, abs=0.0501), method
