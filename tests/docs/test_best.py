@@ -37,6 +37,7 @@ def shares(cell):
     [
         ("fashion_best", "99 % pruned", "0.01", LAMP),
         ("fashion_best", "99.9 % pruned", "0.001", LAMP),
+        ("fashion_best_long", "twice as long", "0.01", f"{LAMP}, longer"),
         ("fashion_best_channels", "half of the channels", "0.5", "uniform channels, best"),
         ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01", LAMP),
         ("cifar_jpeg", "CIFAR-10 (JPEG), 99.9 % pruned", "0.001", LAMP),
