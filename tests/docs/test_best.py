@@ -154,8 +154,8 @@ def test_what_only_square_found():
     [
         ("Fashion-MNIST, 99 %", "fashion_best", "0.01", "01234"),
         ("Fashion-MNIST, 99.9 %", "fashion_best", "0.001", "01234"),
-        ("CIFAR-10 after JPEG", "cifar_jpeg", "0.01", "12"),
-        ("the same, 99.9 %", "cifar_jpeg", "0.001", "12"),
+        ("CIFAR-10 after JPEG", "cifar_jpeg", "0.01", "012"),
+        ("the same, 99.9 %", "cifar_jpeg", "0.001", "012"),
     ],
 )
 def test_the_readme(first, matrix, target, seeds):
@@ -173,7 +173,8 @@ def test_the_readme(first, matrix, target, seeds):
             for row in everything
             if (row["method"], row["target"]) == (method, "1" if method == "dense" else target)
         }
-        return 100 * sum(float(of_method[seed]) for seed in seeds) / len(seeds)
+        known = [float(of_method[seed]) for seed in seeds if of_method[seed]]
+        return 100 * sum(known) / len(known)
 
     methods = ("dense", "HARP, best", "HYDRA, LAMP, best")
     for cell, method in zip(shown[1:4], methods, strict=True):
