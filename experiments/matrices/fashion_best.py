@@ -33,11 +33,23 @@ OTHERS: dict[str, Fields] = {
         "prune.method": "score",
         "prune.strategy": "lamp",
     },
+    "HYDRA, LAMP, best, live": {
+        **NO_WINDOW,
+        "prune.method": "score",
+        "prune.strategy": "lamp",
+    },
     "Flying Bird": {"prune.method": "flying_bird", "prune.strategy": "erk", **FINETUNING},
     "Twin-Rep": {"prune.method": "twin_rep", "prune.strategy": "global", **FINETUNING},
 }
 TARGETS = (0.01, 0.001)
-OFTEN = ("HARP, best", "HARP, best, from LAMP", "HYDRA, LAMP, best", "Twin-Rep")
+OFTEN = (
+    "HARP, best",
+    "HARP, best, from LAMP",
+    "HARP, best, without window",
+    "HYDRA, LAMP, best",
+    "HYDRA, LAMP, best, live",
+    "Twin-Rep",
+)
 
 MATRIX = Matrix(
     base=fashion.MATRIX.base,

@@ -5,10 +5,19 @@ The rates share the pruned network of a method.
 Choose by the column `validation_robust`; no attack runs on test data.
 """
 
+from experiments.matrices.fashion_best import BEST, FROM_LAMP, OTHERS, TARGETS
 from experiments.matrices.fashion_best import MATRIX as METHODS
-from experiments.matrices.fashion_best import TARGETS
-from experiments.matrix import Matrix
+from experiments.matrix import Fields, Matrix
 
+BIRD = OTHERS["Flying Bird"]
+TUNED: dict[str, Fields] = {
+    "HARP, best": BEST,
+    "HARP, best, from LAMP": FROM_LAMP,
+    "HYDRA, LAMP, best": OTHERS["HYDRA, LAMP, best"],
+    "Flying Bird": BIRD,
+    "Flying Bird, drop=0.1": {**BIRD, "flying_bird.drop": 0.1},
+    "Twin-Rep": OTHERS["Twin-Rep"],
+}
 FIRST, *OTHER_RATES = RATES = (0.1, 0.01, 0.03, 0.2)
 
 
@@ -22,13 +31,9 @@ MATRIX = Matrix(
     fields={**METHODS.fields, "evaluate.run": ()},
     methods={
         named(method, rate): {**fields, "finetune.learning_rate": rate}
-        for method, fields in METHODS.methods.items()
+        for method, fields in TUNED.items()
         for rate in RATES
     },
-    pruned={
-        named(method, rate): named(method, FIRST)
-        for method in METHODS.methods
-        for rate in OTHER_RATES
-    },
+    pruned={named(method, rate): named(method, FIRST) for method in TUNED for rate in OTHER_RATES},
     targets=TARGETS,
 )
