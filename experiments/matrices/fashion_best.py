@@ -2,8 +2,8 @@
 
 Every pruning method starts from the same dense network of its seed, trains for 5 and 8 epochs more
 and finetunes with the same extras, so that the columns compare what is kept. `fashion_best_options`
-turns the options on and off one by one; `fashion_best_rates` chooses the finetuning rates on
-validation data.
+turns the options on and off one by one; `fashion_best_rates` and `fashion_best_tuned` finetune at
+other rates.
 """
 
 from experiments.matrices import fashion

@@ -7,7 +7,7 @@ import pages
 import pytest
 import runs
 
-from experiments.matrices import cifar_jpeg, fashion_best, fashion_best_options
+from experiments.matrices import cifar_jpeg, fashion_best, fashion_best_options, fashion_best_rates
 from experiments.matrices.fashion_best_starts import MATRIX
 from experiments.matrix import cells
 
@@ -15,6 +15,7 @@ PAGE = pages.DOCS / "best.md"
 RESULTS = runs.ROOT / "experiments" / "results"
 TABLES = pages.tables(PAGE)
 LAMP = "HYDRA, LAMP, best"
+TUNED = "HARP, best, finetuned at 0.2"
 
 
 def rows(name):
@@ -38,6 +39,8 @@ def shares(cell):
         ("fashion_best", "99 % pruned", "0.01", LAMP),
         ("fashion_best", "99.9 % pruned", "0.001", LAMP),
         ("fashion_best_long", "twice as long", "0.01", f"{LAMP}, longer"),
+        ("fashion_best_tuned", "each at its rate, 99 % pruned", "0.01", TUNED),
+        ("fashion_best_tuned", "each at its rate, 99.9 % pruned", "0.001", TUNED),
         ("fashion_best_channels", "half of the channels", "0.5", "uniform channels, best"),
         ("cifar_jpeg", "CIFAR-10 (JPEG), 99 % pruned", "0.01", LAMP),
         ("cifar_jpeg", "CIFAR-10 (JPEG), 99.9 % pruned", "0.001", LAMP),
@@ -120,6 +123,21 @@ def test_the_starts():
         row = measured[cell.name]
         numbers[places] = [f"{float(row[name]):.1f}" for name in ("natural", "robust")]
     assert shown == expected
+
+
+def test_the_finetuning_rates():
+    measured = {row["run"]: row for row in rows("fashion_best_rates_held_out.csv")}
+    targets = {"99 %": "0.01", "99.9 %": "0.001"}
+    names = {
+        (cell.method, f"{cell.target:g}"): cell.name for cell in cells(fashion_best_rates.MATRIX)
+    }
+    head, *shown = next(each for each in TABLES if each[0][0] == "finetuning at")
+    for name, *robust in shown:
+        method, pruned = name.rsplit(", ", 1)
+        for rate, text in zip(head[1:], robust, strict=True):
+            row = measured.pop(names[f"{method}, rate={rate}", targets[pruned]])
+            assert float(text) == pytest.approx(float(row["robust"]), abs=0.0501), (name, rate)
+    assert not measured
 
 
 def test_the_options():
