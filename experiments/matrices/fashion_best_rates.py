@@ -2,7 +2,8 @@
 
 The rates share the pruned network of a method.
 
-Choose by the column `validation_robust`; no attack runs on test data.
+Compare the column `validation_robust`, or accuracies on images that no run has used
+(`experiments.held_out`); no attack runs on test data.
 """
 
 from experiments.matrices.fashion_best import BEST, FROM_LAMP, OTHERS, TARGETS
