@@ -24,7 +24,7 @@ import traceback
 import jax
 import numpy as np
 
-from experiments import outcomes
+from experiments import outcomes, settings
 from experiments.finished import broken_by, network
 from experiments.matrix import Cell, Matrix, cells
 from experiments.tables import KEY, Line, add, read
@@ -219,9 +219,11 @@ def main() -> None:
         names = ", ".join(cell.name for cell in everything[:5])
         allowed = f"allowed are parts of the names of cells, such as {names}"
         raise SystemExit(f"error: --only={arguments.only}: {allowed}")
+    settings.check_there(matrix.base, fields)
     matrix = dataclasses.replace(matrix, fields={**matrix.fields, **fields})
     clock = Clock(arguments.hours)
     work = Work(matrix, arguments.matrix.stem, arguments.runs, arguments.results, clock)
+    settings.check_table(work.table, matrix.base, matrix.fields, fields)
     try:
         side_by_side(lambda: work.on(arguments.only), arguments.jobs, clock)
     except StoppedError:
@@ -284,6 +286,8 @@ class Work:
         """Runs a cell that another one starts from, unless the network is there."""
         with claimed(self._lock(cell), wait=True, clock=self.clock):
             stage = stage_for_others(cell, self.matrix)
+            fields = {**self.matrix.fields, **cell.fields}
+            settings.check_run(self.runs / cell.name, stage, fields)
             if (self.runs / cell.name / stage / files.RESULT).exists():
                 return
             if (source := cell.source(self.matrix)) is not None:

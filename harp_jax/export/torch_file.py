@@ -105,6 +105,28 @@ def _tensor(number: int, array: np.ndarray) -> bytes:
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
 
 
+def own_metadata(entries: Any) -> dict[str, Any] | None:
+    """Finds what `encode` said of a network.
+
+    Args:
+        entries: What is in a checkpoint.
+
+    Returns:
+        The metadata; None if another program wrote it.
+
+    Raises:
+        FileError: If they are of a version that is not known.
+    """
+    try:
+        metadata = json.loads(entries["metadata"])
+        if metadata["format"] != NAME:
+            return None
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    container.check_format(metadata, NAME, VERSION)
+    return metadata
+
+
 def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads a file that `encode` made, with nothing but NumPy.
 

@@ -5,8 +5,11 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from harp_jax import models
 from harp_jax.export.errors import FileError
+from harp_jax.export.torch_file import own_metadata
 from harp_jax.interop import normalizing
 from harp_jax.interop.choosing import choose
 from harp_jax.interop.layouts import RATE, SCORES, layout, why_ignored
@@ -26,6 +29,7 @@ class Comparison:
         choice: The place of the network's arrays.
         scores: Scores and, if there is one, rate of every layer that has scores, by its name.
         buffers: The file's normalisation.
+        own: What `harp_jax.export` said of the network, if it wrote the file; else None.
         report: The report.
     """
 
@@ -48,7 +52,12 @@ class Comparison:
         level = self.choice.level
         self._prefixes = [each.prefix for each in others if each.level == level]
         self.buffers = normalizing.buffers(self.choice.entries, self.choice.prefix, self._prefixes)
+        self.own = own_metadata(content)
         self.report = self._report(content)
+
+    def weights(self, name: str) -> np.ndarray:
+        """Reads the weights of a layer, in PyTorch's order of axes."""
+        return self.choice.entries[f"{self.choice.prefix}{name}.weight"].array()
 
     def _scores(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         found = {}
@@ -83,6 +92,8 @@ class Comparison:
             ignored |= {
                 str(key)[:200]: "another entry of the file" for key in content if key != level
             }
+        if self.own is not None:
+            ignored["metadata"] = "see the notes"
         return Report(self._options.model, choice.name, taken, ignored, missing, wrong, unknown, [])
 
     def _why_left_out(self, key: Any) -> str | None:

@@ -118,13 +118,16 @@ def _belongs(key: str, prefix: str, others: Sequence[str]) -> bool:
     return beside[0] or not any(beside)
 
 
-def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | None, str]:
+def choose(
+    given: Any, there: Buffers, channels: int, own: Mapping[str, Any] | None = None
+) -> tuple[Normalization | None, str]:
     """Decides between the normalisation that was asked for and the file's.
 
     Args:
         given: See `check`.
         there: The file's.
         channels: Of the images.
+        own: What `harp_jax.export` said of the network, if it wrote the file.
 
     Returns:
         (normalisation, note): the note is '' if there is nothing to say.
@@ -133,6 +136,10 @@ def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | N
         FileError: If the two differ, or the file's cannot be used.
     """
     asked = check(given, channels)
+    if there.arrays is None and own is not None:
+        found = check(own.get("normalization") or "none", channels)
+        _check_same(given, asked, found)
+        return found, f"normalisation {found or 'none'} is that of the file's metadata"
     if there.arrays is None:
         if given is None:
             return None, "no normalisation was asked for and none is in the file: images in [0, 1]"
@@ -150,9 +157,17 @@ def choose(given: Any, there: Buffers, channels: int) -> tuple[Normalization | N
         found = check(own, channels)
     except FileError as error:
         raise FileError(f"{name}: {error}") from error
-    differs = asked is None or found is None or not np.allclose(asked, found, rtol=0, atol=1e-6)
+    _check_same(given, asked, found)
+    return found, f"normalisation {found} is that of {name} and {deviation}"
+
+
+def _check_same(given: Any, asked: Normalization | None, found: Normalization | None) -> None:
+    if asked is None or found is None:
+        differs = asked != found
+    else:
+        differs = not np.allclose(asked, found, rtol=0, atol=1e-6)
     if given is not None and differs:
         raise FileError(
-            f"normalization={given!r}: the file has its own, {found}; allowed is to leave it out"
+            f"normalization={given!r}: the file has its own, {found or 'none'}; allowed is to leave"
+            " it out"
         )
-    return found, f"normalisation {found} is that of {name} and {deviation}"

@@ -23,10 +23,18 @@ class Rule(NamedTuple):
     Attributes:
         minimum: HARP's smallest rate, target * alpha; 0 for HYDRA.
         rate: HYDRA's rate; None for HARP.
+        zeros: Whether the scores are the weights themselves, of which those that are 0 go.
     """
 
     minimum: float
     rate: float | None = None
+    zeros: bool = False
+
+    def kept(self, k_score: np.ndarray | None, scores: np.ndarray) -> int:
+        """Returns how many weights of a layer stay."""
+        if self.zeros:  # a layer keeps one at least, and be it 0
+            return max(1, int(np.count_nonzero(scores)))
+        return scores.size - self.removed(k_score, scores.size)
 
     def removed(self, k_score: np.ndarray | None, size: int) -> int:
         """Returns how many of `size` weights the authors' code removes."""
@@ -92,7 +100,7 @@ def layer(
     of_weights = scores.shape == shape
     size = scores.size
     if of_weights:
-        count = size - rule.removed(k_score, size)
+        count = rule.kept(k_score, scores)
     else:
         count = rule.kept_channels(k_score, size)
     if not 1 <= count <= size:

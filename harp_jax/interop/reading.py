@@ -65,9 +65,11 @@ def read(
         target: The target rate k of HARP's pruned checkpoints, in (0, 1). Rates are
             sigmoid(k_score) * (1 - target * alpha) + target * alpha.
         alpha: HARP's alpha, in [0, 1]; None means 0.1.
-        rate: The rate k of HYDRA's pruned checkpoints, in (0, 1]. 1 leaves out the scores.
+        rate: The rate k of HYDRA's pruned checkpoints, in (0, 1]. 1 leaves out the scores, and
+            lets weights train that are 0 in a file without scores. Such a file is that of a pruned
+            network if half of its weights are 0, or any, and `harp_jax.export` wrote it.
         normalization: 'none', 'cifar10', 'svhn', 'imagenet', or mean and deviation of every
-            channel. None means that of the file's buffers, or none.
+            channel. None means that of the file's buffers or metadata, or none.
         num_classes: Number of logits; None means that of the file.
         width: Factor of the network's channels, in (0, 100]; see `harp_jax.models.create`.
         image_shape: Height, width and channels; None means the usual ones of the network.
@@ -150,7 +152,7 @@ def _compared(path: epath.Path, options: Options) -> Iterator[Comparison]:
 def _imported(found: Comparison, options: Options, name: str) -> Imported:
     how, notes = rule(found, options)
     normalization, note = normalizing.choose(
-        options.normalization, found.buffers, options.image_shape[-1]
+        options.normalization, found.buffers, options.image_shape[-1], found.own
     )
     notes += [note] if note else []
     variables = _arrays(found, notes)
@@ -224,8 +226,10 @@ def _scores(found: Comparison, how: Rule, notes: list[str]) -> dict[str, Any]:
     moved, trained = [], found.choice.layout.trained
     for name, (path, shape) in found.choice.layout.layers().items():
         key = f"{found.choice.prefix}{name}"
-        scores = _numbers(found, f"{key}.{SCORES}").astype(np.float32)
-        k_score = None if how.rate is not None else _numbers(found, f"{key}.{RATE}")
+        of_scores = f"{key}.weight" if how.zeros else f"{key}.{SCORES}"
+        scores = _numbers(found, of_scores).astype(np.float32)
+        without = how.zeros or how.rate is not None
+        k_score = None if without else _numbers(found, f"{key}.{RATE}")
         layer = pruned.layer(trained, path, shape, scores, k_score, how)
         place = path.removeprefix("params/")
         collections["scores"][place] = layer.scores

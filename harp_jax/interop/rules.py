@@ -1,10 +1,14 @@
 """Decides whether a checkpoint is of a pruned network, and how its rates are read."""
 
+import numpy as np
+
 from harp_jax.export.errors import FileError
 from harp_jax.interop.comparing import Comparison
 from harp_jax.interop.layouts import RATE
 from harp_jax.interop.options import ALPHA, Options
 from harp_jax.interop.pruned import Rule
+
+_MANY_ZEROS = 0.5  # of the weights: training alone leaves fewer
 
 
 def rule(found: Comparison, options: Options) -> tuple[Rule | None, list[str]]:
@@ -21,7 +25,7 @@ def rule(found: Comparison, options: Options) -> tuple[Rule | None, list[str]]:
         FileError: If the file and the options do not go together, or the options leave it open.
     """
     if not found.scores:
-        return None, _of_dense(found, options)
+        return _without_scores(found, options)
     if options.rate == 1:
         return None, ["popup_scores are left out: rate=1 is a dense network"]
     if all(rate is None for _, rate in found.scores.values()):
@@ -61,6 +65,21 @@ def _of_harp(found: Comparison, options: Options) -> tuple[Rule | None, list[str
         "popup_scores and k_score are left out: every k_score is 1, as in the HARP authors'"
         " pretrained networks, which are dense"
     ]
+
+
+def _without_scores(found: Comparison, options: Options) -> tuple[Rule | None, list[str]]:
+    notes = _of_dense(found, options)
+    arrays = [found.weights(name) for name in found.choice.layout.layers()]
+    total = sum(array.size for array in arrays)
+    kept = sum(int(np.count_nonzero(array)) for array in arrays)
+    pruned_here = found.own is not None and kept < total
+    if not pruned_here and kept > (1 - _MANY_ZEROS) * total:
+        return None, notes
+    counted = f"{total - kept} of {total} weights are exactly 0"
+    if options.rate == 1:
+        return None, [*notes, f"{counted}, and may train: rate=1 is a dense network"]
+    text = f"{counted}: a pruned network, which keeps the other {kept}; with rate=1 a dense one"
+    return Rule(0.0, zeros=True), [*notes, text]
 
 
 def _of_dense(found: Comparison, options: Options) -> list[str]:
