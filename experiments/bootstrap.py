@@ -180,6 +180,29 @@ def without_outcome(lines: Sequence[Line], rows: Sequence[Line]) -> list[str]:
     return [", ".join(key) for key in keys if key not in known]
 
 
+def check_same(lines: Sequence[Line], rows: Sequence[Line]) -> None:
+    """Checks that outcomes are those of the accuracies under AutoAttack.
+
+    Args:
+        lines: Rows with outcomes.
+        rows: Rows with accuracies, rounded to four digits.
+
+    Raises:
+        ValueError: If a cell has two rows, or its outcomes are others.
+    """
+    accuracies = {tuple(row[name] for name in KEY): row.get("autoattack") for row in rows}
+    seen = set()
+    for key, text in ((tuple(line[name] for name in KEY), line[outcomes.COLUMN]) for line in lines):
+        if key in seen:
+            raise ValueError(f"has two rows of {', '.join(key)}; allowed is one")
+        seen.add(key)
+        found = float((outcomes.from_text(text) == ROBUST).mean())
+        accuracy = accuracies.get(key)
+        if accuracy and abs(found - float(accuracy)) > 1e-4:
+            said = f"the outcomes of {', '.join(key)} have an accuracy of {found:.4f}"
+            raise ValueError(f"{said}; allowed is that of its row, {accuracy}")
+
+
 def _names(seeds: Iterable[int]) -> str:
     return " ".join(map(str, seeds))
 
@@ -207,12 +230,15 @@ def main() -> None:
     path = arguments.results / f"{name}_outcomes.csv"
     lines = read(path, *KEY, outcomes.COLUMN)
     try:
-        rows = table(withstood(matrix, lines), against or AGAINST)
+        accuracies = read(arguments.results / f"{name}_matrix.csv", *KEY)
+        of_images = withstood(matrix, lines)
+        check_same(lines, accuracies)
+        rows = table(of_images, against or AGAINST)
     except ValueError as error:
         parser.error(f"{path}: {error}")
     if not rows:
         parser.error(f"{path}: has no outcomes of the matrix; experiments.compare measures them")
-    left_out = without_outcome(lines, read(arguments.results / f"{name}_matrix.csv", *KEY))
+    left_out = without_outcome(lines, accuracies)
     if left_out:
         print(f"left out, no outcomes in {path}: {'; '.join(left_out)}")
     measured = list(dict.fromkeys(row["method"] for row in rows))

@@ -46,8 +46,10 @@ def main() -> None:
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="folder of a run")
     workdirs = parser.parse_args().workdirs
     for workdir in workdirs:
-        if not (workdir / "prune" / files.METRICS).exists():
-            parser.error(f"{workdir}: allowed are workdirs whose prune stage has epochs")
+        for needed in (workdir / "prune" / files.METRICS, workdir / files.CONFIG):
+            if not needed.exists():
+                allowed = "allowed are workdirs whose prune stage has epochs"
+                parser.error(f"{workdir}: {allowed}; there is no {needed}")
     lines = [line for workdir in workdirs for line in epochs(workdir)]
     columns = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")

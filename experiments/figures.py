@@ -10,7 +10,9 @@ settings: it gives NAME_summary.csv and NAME_settings.png (validation accuracy, 
 
 import argparse
 import itertools
+import math
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +29,15 @@ ATTACKED = "autoattack"
 ACCURACIES = ("validation_robust", "natural", "pgd20", ATTACKED)
 OF_EPOCHS = ("seconds", "robust")
 COLUMNS = 2  # panels side by side in a figure
+_NUMBER = r"\d+(\.\d*)?([eE][+-]?\d+)?"
+_SHARE = (_NUMBER, 0.0, 1.0, "numbers in [0, 1]")
+# By column: the form, the smallest and the largest number, and all that in words.
+ALLOWED = {
+    "target": (_NUMBER, 1e-12, 1.0, "numbers in (0, 1]"),
+    "seed": (r"\d+", 0.0, math.inf, "whole numbers"),
+    "seconds": (_NUMBER, 0.0, math.inf, "numbers >= 0"),
+    **dict.fromkeys((*ACCURACIES, "robust"), _SHARE),
+}
 IN_SIGHT = 0.12  # range of accuracies shown, below the best
 
 
@@ -207,13 +218,13 @@ def main() -> None:
     table = parser.parse_args().table
     name = table.stem.removesuffix("_matrix")
     beside = {kind: table.with_name(f"{name}_{kind}") for kind in ("summary", "epochs")}
-    lines = in_order(_checked(table, "kept", "kept_per_layer", *ACCURACIES[:2]))
+    lines = in_order(checked(table, "kept", "kept_per_layer", *ACCURACIES[:2]))
     write(beside["summary"].with_suffix(".csv"), summary(lines))
     if ATTACKED in lines[0]:
         layers = [line["kept_per_layer"] for line in lines if line["method"] == DENSE]
         if not layers:
             raise SystemExit(f"error: {table}: has no row of {DENSE!r} yet, which figures show")
-        epochs = in_order(_checked(beside["epochs"].with_suffix(".csv"), "stage", *OF_EPOCHS))
+        epochs = in_order(checked(beside["epochs"].with_suffix(".csv"), "stage", *OF_EPOCHS))
         sizes = [int(size) for size in layers[0].split()]
         figures = {"accuracy": accuracy(lines), "kept": kept(lines, sizes), "time": time(epochs)}
     else:
@@ -222,20 +233,29 @@ def main() -> None:
         table.with_name(f"{name}_{kind}.png").write_bytes(plots.to_png_bytes(figure))
 
 
-def _checked(path: pathlib.Path, *columns: str) -> list[Line]:
+def checked(path: pathlib.Path, *columns: str) -> list[Line]:
     """Reads a table whose rows can be drawn; raises a SystemExit in one line if they cannot."""
     if not path.exists():
         raise SystemExit(f"error: {path}: is not there; allowed are tables of experiments.compare")
     lines = read(path, *KEY, *columns)
-    numbers = {*KEY[1:], *ACCURACIES, *OF_EPOCHS}
+    seen = set()
     for line in lines:
-        for name in (name for name in line if name in numbers):
-            try:
-                float(line[name])
-            except ValueError:
-                row, allowed = ", ".join(line[key] for key in KEY), "allowed are numbers"
-                said = f"{name}={line[name]!r} in the row of {row}"
-                raise SystemExit(f"error: {path}: {said}; {allowed}") from None
+        cell = ", ".join(line[key] for key in KEY)
+        for name in (name for name in line if name in ALLOWED):
+            pattern, low, high, allowed = ALLOWED[name]
+            if not re.fullmatch(pattern, line[name]) or not low <= float(line[name]) <= high:
+                said = f"{name}={line[name]!r} in the row of {cell}"
+                raise SystemExit(f"error: {path}: {said}; allowed are {allowed}")
+        if not re.fullmatch(r"\d+( \d+)*|", line.get("kept_per_layer", "")):
+            said = f"kept_per_layer={line['kept_per_layer']!r} in the row of {cell}"
+            raise SystemExit(f"error: {path}: {said}; allowed are whole numbers")
+        if "epoch" not in line and cell in seen:
+            raise SystemExit(f"error: {path}: has two rows of {cell}; allowed is one")
+        seen.add(cell)
+    layers = {len(line["kept_per_layer"].split()) for line in lines if "kept_per_layer" in line}
+    if len(layers) > 1:
+        said = f"has rows of {' and '.join(map(str, sorted(layers)))} layers"
+        raise SystemExit(f"error: {path}: {said}; allowed are those of one network")
     if all(map(_is_dense, lines)):
         allowed = "allowed are tables of experiments.compare with one or more"
         raise SystemExit(f"error: {path}: has no row of a pruned network; {allowed}")

@@ -10,6 +10,7 @@ That of the dense network is its dense file.
 """
 
 import argparse
+import operator
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.figures import colours, groups, in_order, summary
+from experiments.figures import ACCURACIES, ATTACKED, checked, colours, groups, in_order, summary
 from experiments.matrix import DENSE
-from experiments.tables import Line, read, write
+from experiments.tables import Line, write
 from harp_jax import models
 from harp_jax.export import Trained, dense_file, sparse_file
 from harp_jax.pruning.costs import trace_layers
@@ -34,7 +35,11 @@ CLASSES = 10
 
 
 class Files:
-    """Sizes of files of a network whose layers follow each other, by the weights they keep."""
+    """Sizes of files of a network whose layers follow each other, by the weights they keep.
+
+    Attributes:
+        weights: Number of weights of each layer, in the order of the calls.
+    """
 
     def __init__(self, network: str, image_shape: Sequence[int]):
         """Draws random values for all arrays of the network, which compress as trained ones do."""
@@ -47,6 +52,7 @@ class Files:
             for path, leaf in leaves_by_path(shapes).items()
         }
         self._kernels = [("params", *each.path) for each in trace_layers(self._model, image_shape)]
+        self.weights = [self._leaves[path].size for path in self._kernels]
         self._metadata: dict[str, Any] = {
             "model": network,
             "num_classes": CLASSES,
@@ -134,6 +140,18 @@ def accuracy(rows: Sequence[Line], shades: dict[str, Any]) -> Figure:
     return figure
 
 
+def _check_network(flags: argparse.Namespace, line: Line, weights: Sequence[int]) -> None:
+    """Raises a SystemExit in one line if a row is not of the network."""
+    kept = [int(count) for count in line["kept_per_layer"].split()]
+    fits = len(kept) == len(weights) and all(map(operator.le, kept, weights))
+    if not fits or (line["method"] == DENSE and kept != list(weights)):
+        shape = " ".join(map(str, flags.image_shape))
+        raise SystemExit(
+            f"error: {flags.table}: kept_per_layer={line['kept_per_layer']!r} of {line['method']};"
+            f" --network={flags.network} --image-shape {shape} has {list(weights)} weights"
+        )
+
+
 def main() -> None:
     """Writes the table of sizes and the figure into the matrix' folder."""
     parser = argparse.ArgumentParser(
@@ -148,8 +166,11 @@ def main() -> None:
     )
     flags = parser.parse_args()
     name = flags.table.stem.removesuffix("_matrix")
-    lines = in_order(read(flags.table))
-    rows = with_sizes(lines, Files(flags.network, flags.image_shape))
+    lines = in_order(checked(flags.table, "kept", "kept_per_layer", *ACCURACIES[:2], ATTACKED))
+    files = Files(flags.network, flags.image_shape)
+    for line in lines:
+        _check_network(flags, line, files.weights)
+    rows = with_sizes(lines, files)
     write(flags.table.with_name(f"{name}_sizes.csv"), rows)
     figure = plots.to_png_bytes(accuracy(rows, colours(lines)))
     flags.table.with_name(f"{name}_sizes.png").write_bytes(figure)

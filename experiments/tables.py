@@ -72,10 +72,10 @@ def by_run(
     measure: Callable[[pathlib.Path], Line],
     out: pathlib.Path | None = None,
 ) -> None:
-    """Prints a row for each run, and writes it to a table in place of the run's earlier row.
+    """Prints a row for each run, and writes it to a table in place of the row of that name.
 
     Args:
-        runs: Workdirs.
+        runs: Workdirs; the name of a run is its folder's.
         measure: Returns the row of one, with its name as `run`.
         out: The table; its folder is made. It keeps its rows of other runs. None for none.
 
@@ -85,6 +85,9 @@ def by_run(
     earlier: list[Line] = []
     rows: list[Line] = []
     try:
+        names = [run.resolve().name for run in runs]
+        for twice in (name for name in names if names.count(name) > 1):
+            raise ValueError(f"{twice}: names two runs; allowed are runs of different names")
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)  # before the work
             if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):

@@ -6,7 +6,7 @@ from jaxtyping import Int32, Shaped, UInt8
 from harp_jax.data.splits import DataError
 
 _CHECKED_TOGETHER = 1024
-_PIXELS = "allowed are whole numbers from 0 to 255, or floats that are such numbers / 255"
+_PIXELS = "allowed are integer types with 0 to 255, or floats that are such numbers / 255"
 _MOST_CHANNELS = 4
 _TOLERANCE = 0.1  # of a pixel's step: float16 numbers near 1 are further apart than float32's
 
@@ -15,8 +15,8 @@ def pixels(images: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.ndarray, "
     """Checks an array of images and returns it as bytes.
 
     Args:
-        images: Images [N, H, W] or [N, H, W, C] of up to 4 channels: whole numbers from 0 to 255,
-            or floats in [0, 1] that are such numbers divided by 255. Other floats would lose
+        images: Images [N, H, W] or [N, H, W, C] of up to 4 channels: integers from 0 to 255, or
+            floats in [0, 1] that are such numbers divided by 255. Other floats would lose
             digits.
         where: File and name of the array, for errors.
 
@@ -114,6 +114,8 @@ def count_classes(
     count = high + 1 if declared is None else declared
     each = f"allowed are 0 to {count - 1}, each at least once"
     if low != 0 or high >= count:
+        if declared is None:  # those that there are, counted from 0
+            each = f"allowed are 0 to {len(np.unique(train)) - 1}, each at least once"
         raise DataError(f"train labels go from {low} to {high}; {each}")
     if count < 2:
         raise DataError(f"train has {count} class; allowed are at least 2")

@@ -170,7 +170,8 @@ def _version(name: str, epsilon: float | None, norm: str) -> AutoAttack:
             raise
         allowed = str(error).partition(": allowed are ")[2]
         raise ValueError(
-            f"attacks={name!r}: allowed are {AUTOATTACK}, {allowed}, and attacks"
+            f"attacks={name!r}: allowed are {AUTOATTACK}, {allowed}, and objects of"
+            " harp_jax.attacks, as PGD(...)"
         ) from None
 
 

@@ -137,9 +137,9 @@ def choose(
     """
     asked = check(given, channels)
     if there.arrays is None and own is not None:
-        found = check(own.get("normalization") or "none", channels)
-        _check_same(given, asked, found)
-        return found, f"normalisation {found or 'none'} is that of the file's metadata"
+        said = check(own.get("normalization"), channels)
+        _check_same(given, asked, said)
+        return said, f"normalisation {said or 'none'} is that of the file's metadata"
     if there.arrays is None:
         if given is None:
             return None, "no normalisation was asked for and none is in the file: images in [0, 1]"
@@ -149,12 +149,12 @@ def choose(
         shapes = " and ".join(str(array.shape) for array in there.arrays)
         raise FileError(f"{name}, {deviation}: have the shapes {shapes}; allowed are {channels}")
     # The decimal numbers that were rounded to float32, as the configuration will give them.
-    own = [
+    numbers = [
         tuple(float(str(np.float32(n))) for n in array.array().reshape(-1))
         for array in there.arrays
     ]
     try:
-        found = check(own, channels)
+        found = check(numbers, channels)
     except FileError as error:
         raise FileError(f"{name}: {error}") from error
     _check_same(given, asked, found)

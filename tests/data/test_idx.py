@@ -174,7 +174,7 @@ def test_train_and_test_of_different_size(folder):
 @pytest.mark.parametrize(
     ("name", "labels", "text"),
     [
-        (TRAIN_LABELS, np.arange(20) % 3 + 1, "train labels go from 1 to 3; allowed are 0 to 3"),
+        (TRAIN_LABELS, np.arange(20) % 3 + 1, "train labels go from 1 to 3; allowed are 0 to 2"),
         (TRAIN_LABELS, np.arange(20) % 2 * 2, "train has no image of class 1; allowed are 0 to 2"),
         (TEST_LABELS, np.arange(6), "test has the label 3, which train lacks; allowed are 0 to 2"),
     ],

@@ -1,4 +1,4 @@
-"""Checkpoints whose masks were applied, the package's own among them, come in as pruned networks."""
+"""Checkpoints whose masks were applied, our own among them, come in as pruned networks."""
 
 import jax
 import numpy as np
