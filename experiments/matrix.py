@@ -58,6 +58,10 @@ class Matrix:
                 _require(name in allowed, field, name, f"methods: {', '.join(allowed)}")
         for target in itertools.chain(self.targets, *self.more_targets.values()):
             _require(0 < target <= 1, "targets", target, "numbers in (0, 1]")
+        for method in known:  # a target's name has six digits
+            names = [f"{each:g}" for each in (*self.targets, *self.more_targets.get(method, ()))]
+            for name in names:
+                _require(names.count(name) == 1, "targets", name, "targets of different names")
 
 
 @dataclasses.dataclass(frozen=True)

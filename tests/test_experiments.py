@@ -432,6 +432,8 @@ def test_a_file_without_a_matrix_is_refused_in_a_line(text, message, tmp_path):
         ({"methods": {"a b": {}, "A-b": {}}}, "methods='A-b': allowed are names that differ"),
         ({"dense": {"dense": {}}}, "methods='dense': allowed are names that differ"),
         ({"targets": (0,)}, r"targets=0: allowed are numbers in \(0, 1\]"),
+        ({"targets": (0.1234567, 0.12345671)}, "targets='0.123457': allowed are targets of"),
+        ({"more_targets": {"a": (0.1,)}}, "targets='0.1': allowed are targets of different"),
     ],
 )
 def test_a_matrix_that_cannot_be_run_is_refused(fields, message):

@@ -14,6 +14,7 @@ from harp_jax.data.photos import Photos
 from harp_jax.data.splits import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_HIDDEN = "."  # what other programs leave: .ipynb_checkpoints, ._photo.jpg
 _TRAIN, _TEST = "train", ("test", "val", "validation")  # the first of these that is there
 
 
@@ -26,7 +27,8 @@ def open_folder(folder: str) -> tuple[Photos, Photos]:
 
     Args:
         folder: Local folder with `train` and `test` (or `val`, or `validation`), each with one
-            folder a class. Files with other endings than `EXTENSIONS` are left out.
+            folder a class. Files with other endings than `EXTENSIONS` are left out, and so is what
+            has a name that begins with a dot.
 
     Returns:
         Encoded images of train and test.
@@ -82,6 +84,7 @@ class _Files:
 
 def _classes(folder: Path) -> list[str]:
     found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    found = [name for name in found if not name.startswith(_HIDDEN)]
     if not found:
         raise DataError(f"{folder} has no folder; expected one a class")
     return found
@@ -103,13 +106,15 @@ def _files(folder: Path, classes: Sequence[str]) -> _Files:
 def _images(folder: Path) -> Iterator[str]:
     """Finds the images in a folder and in those below it, also behind links."""
     walked = []
-    for inner, _, files in os.walk(folder, followlinks=True):
+    for inner, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
         if os.path.realpath(inner) in map(os.path.realpath, Path(inner).parents):
             raise DataError(f"{inner} is a link to a folder around it; allowed are links to others")
         walked.append((inner, files))
     for inner, files in sorted(walked):
         for path in (os.path.join(inner, file) for file in sorted(files)):
-            if path.lower().endswith(EXTENSIONS):
+            hidden = os.path.basename(path).startswith(_HIDDEN)
+            if path.lower().endswith(EXTENSIONS) and not hidden:
                 if not os.path.isfile(path):
                     raise DataError(f"{path} is no file; allowed are images, and links to them")
                 yield path

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow's errors for a broken file.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -32,6 +32,13 @@ def convert(image: Image.Image, mode: str = "RGB") -> Image.Image:
         raise OSError(f"pixels of mode {image.mode!r}; allowed are 8 bits a channel")
     image.info.pop("transparency", None)  # changes no pixel, and Pillow would warn of it
     return image.convert(mode)
+
+
+def why(error: BaseException) -> str:
+    """Says why an image cannot be decoded; Pillow itself names an object in memory."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no format that Pillow reads"
+    return str(error)
 
 
 def decode(encoded: bytes, mode: str = "RGB") -> UInt8[np.ndarray, "height width channels"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from harp_jax.data.images import UNREADABLE, decode
+from harp_jax.data.images import UNREADABLE, decode, why
 from harp_jax.data.splits import DataError, Split
 
 _READ_TOGETHER = 64
@@ -96,7 +96,7 @@ def _named(
     try:
         return decode(encoded, mode)
     except UNREADABLE as error:
-        raise DataError(f"{photos.name(place)} cannot be decoded ({error})") from error
+        raise DataError(f"{photos.name(place)} cannot be decoded ({why(error)})") from error
 
 
 def _sizes_differ(one: str, size: Size, other: str, first: Size) -> DataError:

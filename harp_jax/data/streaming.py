@@ -18,7 +18,7 @@ from jaxtyping import Int, Int32, UInt8
 from tqdm import tqdm
 
 from harp_jax.data.crops import centre_crop, random_crop
-from harp_jax.data.images import UNREADABLE
+from harp_jax.data.images import UNREADABLE, why
 from harp_jax.data.photos import Photos
 from harp_jax.data.splits import DataError, Examples, Split
 
@@ -160,7 +160,7 @@ class _Cut:
             try:
                 images[i] = self._cut(photo, place)
             except UNREADABLE as error:
-                raise self._error(place, f"cannot be decoded ({error})") from error
+                raise self._error(place, f"cannot be decoded ({why(error)})") from error
         return images.reshape(*places.shape, *images.shape[1:]), labels.reshape(places.shape)
 
     def _cut(self, photo: bytes, place: int) -> UInt8[np.ndarray, "size size 3"]:

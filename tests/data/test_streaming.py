@@ -182,7 +182,7 @@ class Listed(list):
         return [self[place] for place in places]
 
 
-UNREADABLE = ({"image": b"no photo"}, "example 2: cannot be decoded \\(cannot identify")
+UNREADABLE = ({"image": b"no photo"}, "example 2: cannot be decoded \\(no format that")
 
 
 @pytest.mark.parametrize(
