@@ -73,13 +73,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        allowed = "allowed are height,width,channels, as 32,32,3"
+        raise argparse.ArgumentTypeError(f"{text}: {allowed}") from None
 
 
 def _normalization(text: str) -> Any:
     if "/" not in text:
         return text
-    return [[float(number) for number in part.split(",")] for part in text.split("/")]
+    try:
+        return [[float(number) for number in part.split(",")] for part in text.split("/")]
+    except ValueError:
+        allowed = "allowed are means/deviations, as 0.5,0.5,0.5/0.2,0.2,0.2"
+        raise argparse.ArgumentTypeError(f"{text}: {allowed}") from None
 
 
 if __name__ == "__main__":

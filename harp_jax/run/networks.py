@@ -98,7 +98,8 @@ class Networks:
         if form.digest not in self._forms:
             self._forms[form.digest] = form
             layers, kept = len(form.kept), sum(len(each.index) for each in form.kept.values())
-            _LOGGER.info("%s: %d layers compute with their %d weights alone", name, layers, kept)
+            text = "%s: %d layers compute with their %d kept weights alone, others as dense ones"
+            _LOGGER.info(text, name, layers, kept)
         return self._forms[form.digest]
 
     def measured(self, name: str, variables: Variables) -> tuple[Model, Variables]:

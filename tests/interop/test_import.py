@@ -386,6 +386,19 @@ def test_files_and_options_that_do_not_go_together(content, settings, said, refu
     assert said in refused(content, **settings)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--image-shape=8x8", "--image-shape: 8x8: allowed are height,width,channels, as 32,32,3"),
+        ("--normalization=a/b", "--normalization: a/b: allowed are means/deviations, as 0.5,0.5"),
+    ],
+)
+def test_options_of_the_command_line(option, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["import", "net.pth", "--model=tiny", "--out=none", option])
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_line(written, tmp_path, capsys):
     path, out = str(written({"state_dict": TINY | SCORES | LEARNED})), tmp_path / "out"
     arguments = ["import", path, "--model=tiny", f"--out={out}"]
