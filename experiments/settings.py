@@ -58,7 +58,7 @@ def check_table(table: pathlib.Path, base: str, fields: Mapping[str, Any], given
                 text = f"has rows of {name}={earlier.get(name)}, now it is {now.get(name)}"
                 raise SystemExit(f"error: {table}: {text}; allowed is another --results")
     elif begun and (others := [name for name in given if name not in _PLACES]):
-        text = f"its rows were made without --set={others[0]}={given[others[0]]}"
+        text = f"no {path.name} says that its rows have --set={others[0]}={given[others[0]]}"
         raise SystemExit(f"error: {table}: {text}; allowed is another --results")
     elif not begun:
         path.write_text(json.dumps(now, indent=1) + "\n")

@@ -40,7 +40,7 @@ def test_a_published_table_takes_no_other_settings(table):
     tables.add(table, [ROW])
     check(table)
     check(table, data__name="npz:elsewhere.npz")
-    with pytest.raises(SystemExit, match=r"made without --set=pretrain.epochs=1; allowed is"):
+    with pytest.raises(SystemExit, match=r"rows have --set=pretrain.epochs=1; allowed is"):
         check(table, pretrain__epochs="1")
 
 
