@@ -4,11 +4,11 @@ python -m experiments.compare --matrix=experiments/matrices/fashion.py --runs=ru
 
 The dense network of a seed is trained once and shared. After each combination (a cell) one row is
 added to experiments/results/NAME_matrix.csv, its epochs to NAME_epochs.csv, and AutoAttack's
-outcome on every image to NAME_outcomes.csv. NAME_settings.json holds the fields of all cells: a table
-takes no rows of others. Cells with a row are skipped, so repeat the command
-after an interruption; an interrupted run resumes. `--jobs=N` runs N cells side by side, each on a
-core of its own, in the order of the cores; several processes with the same command share the cells,
-too. `--hours=H` saves and stops when that time is over.
+outcome on every image to NAME_outcomes.csv. NAME_settings.json holds the fields of all cells: rows
+of others are refused. Cells with a row are skipped, so repeat the command after an interruption; an
+interrupted run resumes. `--jobs=N` runs N cells side by side, each on a core of its own, in the
+order of the cores; several processes with the same command share the cells, too. `--hours=H` saves
+and stops when that time is over.
 """
 
 import argparse
