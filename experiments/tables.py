@@ -85,7 +85,7 @@ def by_run(
     earlier: list[Line] = []
     rows: list[Line] = []
     try:
-        names = [run.resolve().name for run in runs]
+        names = [place.name for place in {run.resolve() for run in runs}]
         for twice in (name for name in names if names.count(name) > 1):
             raise ValueError(f"{twice}: names two runs; allowed are runs of different names")
         if out is not None:
