@@ -24,9 +24,12 @@ def check_there(base: str, names: Mapping[str, Any]) -> None:
         names: Fields, such as 'prune.epochs'.
 
     Raises:
-        SystemExit: For the first that is not; in one line.
+        SystemExit: For the first that is not, or if there is no such file; in one line.
     """
-    known = dict(_flat(config.load(base).to_dict()))
+    try:
+        known = dict(_flat(config.load(base).to_dict()))
+    except config.ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
     for name in names:
         if name in known or name.startswith(("own.", "evaluate.attacks.")):  # new ones are allowed
             continue
@@ -52,7 +55,10 @@ def check_table(table: pathlib.Path, base: str, fields: Mapping[str, Any], given
     now = {name: value for name, value in now.items() if name not in _PLACES}
     begun = bool(read(table, *KEY))
     if begun and path.exists():
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = json.loads(path.read_text())
+        except ValueError as error:
+            raise SystemExit(f"error: {path}: is damaged: {error}") from None
         for name in sorted(earlier.keys() | now.keys()):
             if earlier.get(name) != now.get(name):
                 text = f"has rows of {name}={earlier.get(name)}, now it is {now.get(name)}"

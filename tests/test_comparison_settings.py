@@ -36,6 +36,15 @@ def test_a_table_goes_on_with_its_settings_alone(table):
         check(table, pretrain__epochs="2", attack__steps="4")
 
 
+def test_what_cannot_be_read_is_said_in_a_line(table):
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere"):
+        settings.check_there("configs/nowhere.py", {})
+    tables.add(table, [ROW])
+    table.with_name("toy_settings.json").write_text('{"base')
+    with pytest.raises(SystemExit, match=r"toy_settings.json: is damaged: "):
+        check(table)
+
+
 def test_a_published_table_takes_no_other_settings(table):
     tables.add(table, [ROW])
     check(table)
