@@ -81,6 +81,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_part_without_a_share_saves_before_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SLOW", SAVING)
     monkeypatch.setattr(accelerator_process, "GRACE", 55.0)

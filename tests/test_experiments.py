@@ -69,6 +69,8 @@ def test_every_cell_sets_fields_that_there_are(matrix):
     everything = list(cells(matrix))
     assert len({cell.name for cell in everything}) == len(everything)
     for cell in everything:
+        if cell.seed != matrix.seeds[0]:
+            continue  # the other seeds have the same fields
         config = CONFIGS[matrix.base].get_config()
         config.update_from_flattened_dict({**matrix.fields, **cell.fields, "seed": cell.seed})
         harp.validate(config)

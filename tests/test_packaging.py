@@ -109,6 +109,7 @@ def installed(folder):
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_the_wheel_finds_its_configurations_without_a_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:

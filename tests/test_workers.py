@@ -62,6 +62,7 @@ def test_after_ctrl_c_the_command_may_save(tmp_path):
     assert state.read_text() == "saved"
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_stop_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "SECONDS_TO_SAVE", 0.2)
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"

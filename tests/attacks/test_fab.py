@@ -120,7 +120,7 @@ def test_with_two_classes_the_nearest_boundary_is_the_only_target(norm):
     ("norm", "targeted"),
     [
         ("linf", True),
-        ("l2", False),
+        pytest.param("l2", False, marks=pytest.mark.slow),
         pytest.param("linf", False, marks=pytest.mark.slow),
         pytest.param("l2", True, marks=pytest.mark.slow),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_battery import ATTACKS, each_class
+from test_battery import ATTACKS
 
 from harp_jax import attacks
 from harp_jax.attacks import norms
@@ -20,6 +20,7 @@ IMAGES = jax.random.uniform(jax.random.key(1), (COUNT, *SHAPE))
 LABELS = jnp.arange(COUNT) % CLASSES
 KEY = jax.random.key(2)
 FMN = attacks.FMN(steps=3)
+PARTS = ("APGD", "APGD-T", "FAB", "Square")  # AutoAttack has them all
 every_class = pytest.mark.parametrize(
     "attack",
     [
@@ -108,7 +109,13 @@ def test_types_and_shapes_are_refused_while_tracing(attack):
         assert text in str(caught.value)
 
 
-@each_class
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(ATTACKS[name], marks=pytest.mark.slow if name in PARTS else (), id=name)
+        for name in ("FGSM", "PGD", "CW", "AutoAttack", *PARTS)
+    ],
+)
 def test_numpy_and_other_whole_numbers_change_nothing(attack):
     run = jax.jit(lambda images, labels: attack(network, images, labels, KEY))
     expected = run(IMAGES, LABELS)
@@ -136,6 +143,7 @@ def test_gradients_that_are_not_numbers_move_no_pixel():
     np.testing.assert_allclose(moved.ravel(), [0, 0.1, -0.1, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     attack=st.sampled_from(FAST),

@@ -109,6 +109,7 @@ def test_evaluation_sees_the_middle_of_labelled_photos(folder):
     assert last["valid"].sum() == 3
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(folder, train):
     assert_same(epoch_of(opened(folder, workers=2).train), epoch_of(train))
     test = opened(folder, workers=1).test  # of which one is enough: starting it takes seconds

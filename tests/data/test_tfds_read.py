@@ -183,6 +183,7 @@ def test_preparing_without_tensorflow_says_what_to_install(tmp_path, monkeypatch
     assert text.endswith("pip install 'harp_jax[prepare]'")
 
 
+@pytest.mark.slow
 def test_reading_never_imports_tensorflow():
     root = Path(next(iter(harp_jax.__path__))).parent
     done = subprocess.run(

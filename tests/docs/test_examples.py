@@ -64,6 +64,7 @@ def test_snip_scores_by_the_gradient_of_the_adversarial_loss(dense, tmp_path):
     assert not np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_gradual_pruning_ends_on_the_budget_and_not_before(dense, tmp_path):
     variables = pruned(
         tmp_path / "run", dense, "own_method:Gradual", loss="natural", **{"prune.epochs": 4}

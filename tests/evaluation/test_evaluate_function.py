@@ -121,6 +121,7 @@ def test_versions_have_their_parts(version, parts):
         assert list(found.after) == ["natural", *parts]
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on_and_ends_in_the_same_result(tmp_path, monkeypatch):
     logits_fn = network(4)
     images, labels = examples(logits_fn)
@@ -230,9 +231,11 @@ def test_logits_that_an_attack_makes_not_finite_are_refused():
     [
         (PGD(EPSILON, EPSILON / 2, steps=2), "ce"),
         (PGD(EPSILON, EPSILON / 2, steps=2, objective="dlr"), None),
-        (CW(EPSILON, EPSILON / 2, steps=2), None),
+        pytest.param(CW(EPSILON, EPSILON / 2, steps=2), None, marks=pytest.mark.slow),
         (dataclasses.replace(TWO_PARTS, version="apgd-ce"), "ce"),
-        (dataclasses.replace(TWO_PARTS, version="apgd-dlr"), None),
+        pytest.param(
+            dataclasses.replace(TWO_PARTS, version="apgd-dlr"), None, marks=pytest.mark.slow
+        ),
     ],
     ids=repr,
 )

@@ -89,6 +89,7 @@ def contents(path):
         return {name: file[name] for name in file.files if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_finds_what_the_attack_finds_on_one_batch(split, whole):
     logits_fn = models.logits_fn(MODEL, network())
     images, labels = to_unit(jnp.asarray(split.images)), jnp.asarray(split.labels)

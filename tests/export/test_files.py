@@ -245,6 +245,7 @@ print(program.platforms, [name for name in sys.modules if name.startswith(("harp
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_this_package_runs_the_program(tmp_path):
     trained = small_networks.small("residual")
     export.write(trained, tmp_path / "net", "stablehlo")

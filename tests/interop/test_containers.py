@@ -306,6 +306,7 @@ def test_files_that_are_cut_off(write, written):
         assert refused(written(content[:length]))
 
 
+@pytest.mark.slow
 def test_flipped_bytes_give_arrays_or_one_line(written):
     """Of 300 damaged files of each kind, none ends in anything but a refusal or arrays."""
     rng = np.random.default_rng(1)

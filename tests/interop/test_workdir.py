@@ -68,6 +68,7 @@ def test_it_is_loaded_as_it_was_read(pruned, tmp_path):
     assert {layer.sum() for layer in kept(pruned).values()} < {*range(1, 2048)}
 
 
+@pytest.mark.slow
 def test_a_dense_one_is_pruned_and_finetuned(dense, tmp_path):
     fields = {**TRAINED, "prune.source": str(dense), "prune.method": "magnitude"}
     stages = ("prune", "finetune", "evaluate")

@@ -61,6 +61,7 @@ def test_learned_rates_follow_the_target_down(run):
     assert not any(frozen[: first + 1])
 
 
+@pytest.mark.slow
 def test_fixed_rates_come_down_to_the_budget_and_are_chosen_there(run, tmp_path):
     workdir = run("run", **{"prune.method": "score"})
     rows = runs.metrics(workdir, "prune")

@@ -115,6 +115,7 @@ def trained_by_admm(run, tmp_path_factory):
     return workdir, run(workdir, "admm", **ADMM)
 
 
+@pytest.mark.slow
 def test_admm_hands_on_what_was_measured(run, trained_by_admm):
     workdir, pruned = trained_by_admm
     mask, weights = kept(pruned), magnitudes(kernels(pruned))
@@ -155,6 +156,7 @@ def test_admm_goes_on_with_the_same_bits(run, trained_by_admm, tmp_path, monkeyp
     assert runs.metrics(tmp_path / "run", "prune") == runs.metrics(whole, "prune")
 
 
+@pytest.mark.slow
 def test_live_pruning_ends_on_connections_that_are_fed_and_read(run, tmp_path):
     shares, target = {}, {"prune.target": 0.05}
     for method, fields in (("magnitude", {}), ("harp", {"prune.live": True, "prune.epochs": 3})):

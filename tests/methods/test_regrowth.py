@@ -123,6 +123,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "fields"), RUNS)
 def test_devices_regrow_the_same_weights_and_keep_as_many(stage, fields):
     steps = Steps(2, stage, **fields)

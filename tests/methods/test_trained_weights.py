@@ -74,6 +74,7 @@ def weights(variables):
     )
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_on_the_budget_to_the_weight(run, finished):
     name, workdir = run
     pruned, finetuned = (checkpoint.load(workdir / stage) for stage in ("prune", "finetune"))

@@ -50,6 +50,7 @@ slope = jax.jit(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     size=st.sampled_from([2, 37, 300]),

@@ -112,6 +112,7 @@ def test_a_step_leaves_all_of_the_state_in_its_types(mode):
     assert {leaf.dtype for leaf in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_a_step_has_the_loss_and_statistics_of_float32():
     states = {}
     for dtype in models.COMPUTE_DTYPES:

@@ -56,6 +56,7 @@ def test_residual_joins_share_their_channels():
     assert sorted(writers) == paths
 
 
+@pytest.mark.slow
 def test_bottlenecks_share_their_channels():
     architecture = channels.trace(models.create("resnet50", 1000), (32, 32, 3))
     groups = {tuple(names(group.readers)): group for group in architecture.prunable}
@@ -119,6 +120,7 @@ def test_scores_of_a_group_are_the_norms_of_all_that_read_it():
             np.testing.assert_allclose(scores[path], np.sqrt(6) * norms / norms.max(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_shared_leaves_stay_equal_to_the_bit_in_training():
     variables = pruned()
     trainable = {name: variables[name] for name in ("scores", "rates")}

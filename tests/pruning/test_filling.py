@@ -104,6 +104,7 @@ def live(variables):
     return live_weights(jax.jit(bake)(variables)["params"], groups)
 
 
+@pytest.mark.slow
 @few
 @given(st.integers(0, 2**16), st.floats(0.02, 0.1), st.floats(1.0, 2.0))
 def test_live_networks_are_filled_with_weights_that_connect(seed, rate, more):

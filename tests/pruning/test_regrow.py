@@ -91,6 +91,7 @@ def masks(variables):
     return {path: np.asarray(weight_mask(scores[path], rate)) for path, rate in rates.items()}
 
 
+@pytest.mark.slow
 def test_a_network_keeps_its_counts_and_what_grows_starts_at_zero(network):
     before, growth = network
     after = regrown_jit(before, growth, jnp.float32(0.3))

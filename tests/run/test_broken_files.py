@@ -114,7 +114,15 @@ def test_images_that_are_cut_short_or_not_whole(workdir):
     assert "do not fit each other" in refused(workdir, path)
 
 
-@pytest.mark.parametrize("end", [b'{"epoch": 3, "tra', b"{", b"\0\0\0", b'{"stage": "\xc3'])
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'{"epoch": 3, "tra',
+        b'{"stage": "\xc3',
+        pytest.param(b"{", marks=pytest.mark.slow),
+        pytest.param(b"\0\0\0", marks=pytest.mark.slow),
+    ],
+)
 def test_half_a_last_line_is_dropped_and_said(end, workdir, caplog):
     path = workdir / "prune" / "metrics.jsonl"
     whole = read_metrics(path)

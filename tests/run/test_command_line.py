@@ -288,6 +288,7 @@ def test_a_last_update_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "pretrain" / "result").exists()
 
 
+@pytest.mark.slow
 def test_a_command_runs_on_all_cores_in_a_workdir_that_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [
@@ -314,6 +315,7 @@ def test_help_has_every_flag_and_field(flag, tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_help_may_leave_early():
     line = f"{sys.executable} -m harp_jax.main --help | head -1"
     done = subprocess.run(line, shell=True, capture_output=True, text=True)

@@ -114,6 +114,7 @@ def test_otherwise_it_is_the_whole_network(
     assert caplog.text.count(said) == 1 if said else not caplog.text
 
 
+@pytest.mark.slow
 def test_rows_and_examples_are_those_of_the_whole_network(of_a_run, dataset, tmp_path):
     variables, rows, examples = pruned(MODEL, 0.1), [], []
     for sparse in (False, True):

@@ -9,6 +9,7 @@ from harp_jax.config.rules import RULES, SETTINGS
 
 
 # The type checks of the tests look at random items of a list, also while a value is drawn.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 def test_random_configurations_train_a_step_or_are_refused():
     counts, wrong = config_fuzz.fuzz(15, seed=0)

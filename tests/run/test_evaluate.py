@@ -48,6 +48,7 @@ def evaluated(workdir):
     return [row for row in runs.results(workdir)["rows"] if row["stage"] in EVALUATED]
 
 
+@pytest.mark.slow
 def test_rows_hold_what_each_part_left(workdir):
     assert len(evaluated(workdir)) == len(EVALUATED)
     for row in evaluated(workdir):

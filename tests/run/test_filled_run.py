@@ -43,6 +43,7 @@ def kept_and_live(network):
     return kept, sum(live_weights(params, groups).values())
 
 
+@pytest.mark.slow
 def test_a_learned_network_is_filled_and_says_so(run):
     plain, filled = run("plain"), run("filled", **{"prune.fill": True})
     before, budget = kept_and_live(plain)[0], int(0.05 * TOTAL)

@@ -42,6 +42,7 @@ def mixed(dense, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_every_stage_trains_with_its_own_loss(mixed):
     rows = {stage: runs.metrics(mixed, stage) for stage in ("prune", "finetune")}
     for stage in rows.values():

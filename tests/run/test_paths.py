@@ -23,7 +23,11 @@ SHORT = {
 
 @pytest.mark.parametrize(
     ("target", "strategy", "times"),
-    [(0.004, "global", 1), (0.004, "uniform", 1), (0.2, "global", 0)],
+    [
+        (0.004, "global", 1),
+        pytest.param(0.004, "uniform", 1, marks=pytest.mark.slow),
+        (0.2, "global", 0),
+    ],
 )
 def test_it_is_said_once(target, strategy, times, tmp_path, caplog):
     caplog.set_level(logging.INFO, "harp_jax")

@@ -70,6 +70,7 @@ def test_numbers_are_those_of_the_masked_network_up_to_rounding(sparse, finetune
     assert row["robust"]["pgd10"] == pytest.approx(other["robust"]["pgd10"], abs=3 / 359)
 
 
+@pytest.mark.slow
 def test_a_stopped_one_ends_in_the_same_bits(sparse, finetune, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("harp_jax"), "propagate", True)
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "harp_jax"):

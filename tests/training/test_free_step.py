@@ -83,6 +83,7 @@ def assert_same_bits(one, other):
     assert all(jax.tree.leaves(apart)), apart
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_ends_in_the_same_bits(stage, whole, tmp_path):
     tmp_path = epath.Path(tmp_path)
     with pytest.raises(loop.InterruptedRunError):

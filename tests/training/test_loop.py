@@ -228,7 +228,7 @@ def test_a_checkpoint_is_saved_inside_an_epoch_when_its_minutes_are_over(
     assert fit(tmp_path, minutes=minutes) == undisturbed
 
 
-@pytest.mark.parametrize("all_of_them", [False, True])
+@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_with_damaged_checkpoints_ends_as_one_without(
     all_of_them, undisturbed, tmp_path, caplog
 ):

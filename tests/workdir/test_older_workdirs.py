@@ -33,6 +33,7 @@ def older(tmp_path_factory, tmp_path):
     return workdir
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_with_other_attacks_and_reported_without_its_flags(older):
     before = runs.results(older)
     done = runs.here(
