@@ -7,7 +7,13 @@ import pages
 import pytest
 import runs
 
-from experiments.matrices import cifar_jpeg, fashion_best, fashion_best_options, fashion_best_rates
+from experiments.matrices import (
+    cifar_jpeg,
+    cifar_jpeg_options,
+    fashion_best,
+    fashion_best_options,
+    fashion_best_rates,
+)
 from experiments.matrices.fashion_best_starts import MATRIX
 from experiments.matrix import cells
 
@@ -140,23 +146,35 @@ def test_the_finetuning_rates():
     assert not measured
 
 
-def test_the_options():
+@pytest.mark.parametrize(
+    ("matrix", "name", "tables", "seeds"),
+    [
+        (
+            fashion_best_options.MATRIX,
+            "fashion_best_options",
+            {"options at 99 %": 0.01, "options at 99.9 %": 0.001},
+            3,
+        ),
+        (cifar_jpeg_options.MATRIX, "cifar_jpeg_options", {"options on CIFAR-10": 0.001}, 1),
+    ],
+)
+def test_the_options(matrix, name, tables, seeds):
     """Each option alone on and alone off: means over the seeds."""
     found = {}
-    names = {cell.name: (cell.method, cell.target) for cell in cells(fashion_best_options.MATRIX)}
-    for row in rows("fashion_best_options_held_out.csv"):
+    names = {cell.name: (cell.method, cell.target) for cell in cells(matrix)}
+    for row in rows(f"{name}_held_out.csv"):
         found.setdefault(names[row["run"]], []).append(row)
-    for pruned, target in (("99 %", 0.01), ("99.9 %", 0.001)):
-        first, *others = table(f"options at {pruned}")
+    for title, target in tables.items():
+        first, *others = table(title)
         for option, *numbers in (first, *others):
             pair = [f"HARP, live, with {option}", f"HARP, best, without {option}"]
             pair = ["HARP, live", "HARP, best"] if option == first[0] else pair
             for method, shown in zip(pair, (numbers[:2], numbers[2:]), strict=True):
                 of_method = found.pop((method, target), [])
-                assert len(of_method) == 3 * any(shown), method
-                for text, name in zip(shown, ("natural", "robust"), strict=True):
-                    mean = sum(float(row[name]) for row in of_method) / 3
-                    assert float(text or 0) == pytest.approx(mean, abs=0.0501), (method, name)
+                assert len(of_method) == seeds * any(shown), method
+                for text, column in zip(shown, ("natural", "robust"), strict=True):
+                    mean = sum(float(row[column]) for row in of_method) / seeds
+                    assert float(text or 0) == pytest.approx(mean, abs=0.0501), (method, column)
     assert not found
 
 
